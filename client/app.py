@@ -1,0 +1,3 @@
+"""What a SuperNode loads. A stub on purpose: the code that runs is the one this organisation installed."""
+
+from fedgrpo.client.main import app as app

@@ -1,0 +1,116 @@
+"""Answering held-out problems with an adapter, and counting."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import GenerationConfig, set_seed
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from ...common.protocol import Evaluation, Tally
+from .answers import final_answer, last_number, same_answer, style
+from .data import Problem
+from .model import AdaptedModel
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """One completion of one problem, judged."""
+
+    text: str
+    strict: bool
+    lenient: bool
+    truncated: bool
+    tokens: int
+
+
+@torch.no_grad()
+def answer_all(
+    adapted: AdaptedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    problems: Sequence[Problem],
+    *,
+    system_prompt: str,
+    temperature: float,
+    max_new_tokens: int,
+    batch_size: int,
+    seed: int,
+) -> list[Answered]:
+    """One completion per problem, in the order given.
+
+    Problems are answered in batches of like length, so that little is padding. The seed is set before every batch:
+    two adapters that are compared draw the same random numbers.
+
+    Args:
+        temperature: 0 decodes greedily.
+    """
+    prompts = [
+        tokenizer.apply_chat_template(p.row(system_prompt)["prompt"], add_generation_prompt=True, tokenize=False)
+        for p in problems
+    ]
+    order = sorted(range(len(problems)), key=lambda i: (len(prompts[i]), i))
+    model = adapted.model.eval()
+    sampling = GenerationConfig(
+        do_sample=temperature > 0,
+        **({"temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 0 else {}),
+        max_new_tokens=max_new_tokens,
+        eos_token_id=model.generation_config.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    found: dict[int, Answered] = {}
+    for number, start in enumerate(range(0, len(order), batch_size)):
+        batch = order[start : start + batch_size]
+        inputs = tokenizer([prompts[i] for i in batch], return_tensors="pt", padding=True, add_special_tokens=False)
+        set_seed(seed + number)
+        output = model.generate(
+            input_ids=inputs["input_ids"].to(model.device),
+            attention_mask=inputs["attention_mask"].to(model.device),
+            generation_config=sampling,
+        )
+        completions = output[:, inputs["input_ids"].shape[1] :].cpu()
+        texts = tokenizer.batch_decode(completions, skip_special_tokens=True)
+        for i, text, tokens in zip(batch, texts, completions, strict=True):
+            found[i] = _judge(problems[i], text, tokens, sampling)
+    return [found[i] for i in range(len(problems))]
+
+
+def count(
+    problems: Sequence[Problem], answers: Sequence[Answered], base: Sequence[Answered], columns: Sequence[str]
+) -> Evaluation:
+    """Tallies over all problems and by class: by the labels in `columns`, and by answer style.
+
+    Args:
+        base: the base model's answers to the same problems.
+    """
+    total = Tally()
+    classes: dict[str, Tally] = {}
+    for problem, answer, before in zip(problems, answers, base, strict=True):
+        one = Tally(
+            problems=1,
+            correct=int(answer.strict),
+            lenient=int(answer.lenient),
+            truncated=int(answer.truncated),
+            tokens=answer.tokens,
+            gained=int(answer.strict and not before.strict),
+            lost=int(before.strict and not answer.strict),
+        )
+        total += one
+        names = [f"{column}={problem.labels[column]}" for column in columns if column in problem.labels]
+        for name in [*names, f"style={style(answer.text)}"]:
+            classes[name] = classes.get(name, Tally()) + one
+    return Evaluation(total=total, classes=dict(sorted(classes.items())))
+
+
+def _judge(problem: Problem, text: str, tokens: torch.Tensor, sampling: GenerationConfig) -> Answered:
+    ends = sampling.eos_token_id if isinstance(sampling.eos_token_id, list) else [sampling.eos_token_id]
+    stops = torch.isin(tokens, torch.tensor(ends)).nonzero()
+    length = int(stops[0]) + 1 if len(stops) else len(tokens)
+    return Answered(
+        text=text,
+        strict=same_answer(final_answer(text), problem.answer),
+        lenient=same_answer(last_number(text), problem.answer),
+        truncated=not len(stops),
+        tokens=length,
+    )

@@ -1,0 +1,133 @@
+"""The learner in this process: one resident base model, shared by any number of clients that swap their adapters."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ...common.adapter import AdapterSchema
+from ...common.config import RunConfig
+from ...common.errors import DataError
+from ...common.protocol import Capabilities, EvaluateTask, Evaluation, TrainTask, Update
+from ...common.seeds import derived_seed
+from .data import Problem, reading_order
+from .evaluate import Answered, answer_all, count
+from .model import adapter_schema, file_hash, load_base, load_tokenizer
+from .rewards import Reward, try_rewards
+from .trainer import LocalRound, LocalTrainer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientData:
+    """What is an organisation's own: who it is, what it trains on, and what it rewards."""
+
+    organisation: str
+    shard: Sequence[Problem]
+    held_out: Sequence[Problem]
+    rewards: tuple[Reward, ...]
+    system_prompt: str
+
+
+class ResidentModel:
+    """Base model, tokenizer and trainer, loaded once in a process."""
+
+    def __init__(self, folder: Path, config: RunConfig, trains: tuple[str, ...], example: Problem) -> None:
+        prepare_process()
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.config = config
+        self.sha256 = file_hash(folder)
+        self.tokenizer = load_tokenizer(folder)
+        base = load_base(folder, config.model.dtype, device)
+        self.schema: AdapterSchema = adapter_schema(base, config, trains)
+        self.trainer = LocalTrainer(base, self.tokenizer, self.schema, config, example.row(""))
+
+    def prompt_lengths(self, problems: Sequence[Problem], system_prompt: str) -> list[int]:
+        """Tokens of each problem's prompt, chat template included."""
+        texts = [
+            self.tokenizer.apply_chat_template(p.row(system_prompt)["prompt"], add_generation_prompt=True, tokenize=False)
+            for p in problems
+        ]
+        return [len(ids) for ids in self.tokenizer(texts, add_special_tokens=False)["input_ids"]]
+
+
+class ResidentLearner:
+    """One client's view of the resident model: a `Learner`."""
+
+    def __init__(
+        self, model: ResidentModel, data: ClientData, on_step: Callable[[int, float], None] = lambda step, reward: None
+    ) -> None:
+        limit = model.config.grpo.max_prompt_length
+        lengths = model.prompt_lengths(data.shard, data.system_prompt)
+        self._model, self._data, self._on_step = model, data, on_step
+        self._shard = [p for p, length in zip(data.shard, lengths, strict=True) if length <= limit]
+        if not self._shard:
+            shortest = min(lengths, default=0)
+            raise DataError(
+                f"{data.organisation} has no prompt of at most grpo.max-prompt-length = {limit} tokens "
+                f"(the shortest of {len(lengths)} has {shortest}). Raise the limit or shorten the prompts."
+            )
+        try_rewards(data.rewards, self._shard[0].row(data.system_prompt))
+        self._base_answers: dict[float, list[Answered]] = {}
+
+    def capabilities(self) -> Capabilities:
+        """Who we are, the adapter we train, and the prompts we have."""
+        return Capabilities(
+            organisation=self._data.organisation,
+            schema=self._model.schema,
+            base_model_sha256=self._model.sha256,
+            reward_names=tuple(reward.name for reward in self._data.rewards),
+            examples=len(self._shard),
+            prompts_too_long=len(self._data.shard) - len(self._shard),
+        )
+
+    def train(self, task: TrainTask) -> Update:
+        """One round of local GRPO from the task's adapter, on the next prompts of the shard."""
+        config, trainer = self._model.config, self._model.trainer
+        name, seed = self._data.organisation, config.federation.seed
+        order = reading_order(len(self._shard), task.position, trainer.prompts_per_round, seed=seed, reader=name)
+        work = LocalRound(
+            adapter=task.adapter,
+            rows=[self._shard[i].row(self._data.system_prompt) for i in order],
+            rewards=self._data.rewards,
+            seed=derived_seed(seed, "train", name, task.round),
+            first_step=(task.round - 1) * config.train.steps_per_round,
+            on_step=self._on_step,
+        )
+        delta, metrics = trainer.train(work)
+        return Update(delta=delta, num_examples=len(order), metrics=metrics)
+
+    def evaluate(self, task: EvaluateTask) -> Evaluation:
+        """Answer the held-out problems with the adapter, and count against the base model's answers."""
+        adapted = self._model.trainer.adapted
+        if task.temperature not in self._base_answers:
+            with adapted.base_only():
+                self._base_answers[task.temperature] = self._answers(task.temperature)
+        adapted.load(task.adapter)
+        answers = self._answers(task.temperature)
+        columns = self._model.config.evaluation.class_columns
+        return count(self._data.held_out, answers, self._base_answers[task.temperature], columns)
+
+    def _answers(self, temperature: float) -> list[Answered]:
+        config = self._model.config
+        return answer_all(
+            self._model.trainer.adapted,
+            self._model.tokenizer,
+            self._data.held_out,
+            system_prompt=self._data.system_prompt,
+            temperature=temperature,
+            max_new_tokens=config.evaluation.max_completion_length or config.grpo.max_completion_length,
+            batch_size=config.evaluation.batch_size,
+            seed=derived_seed(config.federation.seed, "evaluate", self._data.organisation),
+        )
+
+
+def prepare_process() -> None:
+    """One thread on a CPU (more contend and make small models slower), quiet libraries, no telemetry."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if not torch.cuda.is_available():
+        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))

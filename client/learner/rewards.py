@@ -1,0 +1,165 @@
+"""A client's reward set: built-in functions by name, with weights, or the functions of the organisation's own file.
+
+    gsm8k                                  a named set
+    correctness=1,strict-format=0.5        built-in functions with weights
+    rewards.py                             every public function of a file, in TRL's signature
+    rewards.py:cites_source=2,correctness  one function of a file with a weight, and a built-in one
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import inspect
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ...common.errors import ConfigError, RewardError
+from .builtin_rewards import FUNCTIONS, SETS
+
+RewardFunction = Callable[..., Sequence[float | None]]
+
+
+@dataclass(frozen=True)
+class Reward:
+    """One reward function, checked at every call. TRL calls it and names its metrics by `__name__`."""
+
+    name: str
+    weight: float
+    function: RewardFunction
+    source: str
+    """`built-in`, or the file the function stands in."""
+
+    @property
+    def __name__(self) -> str:
+        return self.name
+
+    def __call__(self, *, completions: Sequence[Any], **columns: Any) -> list[float | None]:
+        """Rewards of some completions; None leaves a completion out of this reward.
+
+        Raises:
+            RewardError: the function raised, or returned something else than a finite number or None for each
+                completion. Names the function, its file and the row; holds no text of prompt or completion.
+        """
+        given = [_text(c) for c in completions] if self.source == "built-in" else completions
+        try:
+            result = self.function(completions=given, **columns)
+            found = asyncio.run(result) if inspect.isawaitable(result) else result  # pyright: ignore[reportArgumentType]
+            rewards = [None if reward is None else float(reward) for reward in found]
+        except Exception as error:
+            where = _line_of(error, self.source)
+            raise RewardError(f"The reward {self.name} ({self.source}{where}) raised {error!r}.") from error
+        if len(rewards) != len(completions):
+            raise RewardError(
+                f"The reward {self.name} ({self.source}) returned {len(rewards)} rewards for {len(completions)} "
+                "completions. It must return one number, or None, for each."
+            )
+        bad = [row for row, reward in enumerate(rewards) if reward is not None and not math.isfinite(reward)]
+        if bad:
+            raise RewardError(
+                f"The reward {self.name} ({self.source}) returned {rewards[bad[0]]} for completion {bad[0]} of "
+                f"{len(rewards)}. Return a finite number, or None where the reward does not apply."
+            )
+        return rewards
+
+
+def load_rewards(spec: str) -> tuple[Reward, ...]:
+    """The rewards that a line like those on top of this file names.
+
+    Raises:
+        ConfigError: an unknown name, a file that cannot be read or has no such function, a weight that is no number.
+    """
+    rewards: list[Reward] = []
+    for part in (p.strip() for p in spec.split(",")):
+        target, _, weight_text = part.partition("=")
+        weight = _weight(part, weight_text)
+        rewards += _named_or_file(target.strip(), weight)
+    names = [reward.name for reward in rewards]
+    if not names or len(set(names)) != len(names):
+        raise ConfigError(f"The rewards {spec!r} name nothing, or a function twice.")
+    return tuple(rewards)
+
+
+def try_rewards(rewards: Sequence[Reward], row: dict[str, Any]) -> None:
+    """Score a few made-up completions of a real row, so that a broken reward is found before a model is loaded.
+
+    Raises:
+        RewardError: one of them fails.
+    """
+    texts = ["<reasoning>\n1+1=2\n</reasoning>\n<answer>\n2\n</answer>", "<think>1</think>2", "two", ""]
+    columns = {key: [value] * len(texts) for key, value in row.items() if key != "prompt"}
+    for reward in rewards:
+        reward(
+            prompts=[row["prompt"]] * len(texts),
+            completions=[[{"role": "assistant", "content": text}] for text in texts],
+            completion_ids=[[0]] * len(texts),
+            **columns,
+            trainer_state=None,
+            log_extra=lambda *_: None,
+            log_metric=lambda *_: None,
+        )
+
+
+def _named_or_file(target: str, weight: float) -> list[Reward]:
+    if target in SETS:
+        return [Reward(n, w * weight, FUNCTIONS[n], "built-in") for n, w in SETS[target].items()]
+    if target in FUNCTIONS:
+        return [Reward(target, weight, FUNCTIONS[target], "built-in")]
+    path, _, function = target.partition(":")
+    if not path.endswith(".py"):
+        known = ", ".join([*SETS, *FUNCTIONS])
+        raise ConfigError(f"There is no reward {target!r}. Known are {known}, or the path of a Python file.")
+    found = _functions(Path(path).expanduser())
+    if function and function not in found:
+        raise ConfigError(f"{path} has no function {function}. It has: {', '.join(found) or 'none'}.")
+    chosen = {function: found[function]} if function else found
+    if not chosen:
+        raise ConfigError(f"{path} defines no public function, so there is no reward in it.")
+    return [Reward(name.replace("_", "-"), weight, f, path) for name, f in chosen.items()]
+
+
+def _functions(path: Path) -> dict[str, RewardFunction]:
+    module = _import(path)
+    found = inspect.getmembers(module, inspect.isfunction)
+    own = [(n, f) for n, f in found if f.__module__ == module.__name__ and not n.startswith("_")]
+    return dict(sorted(own, key=lambda pair: pair[1].__code__.co_firstlineno))
+
+
+def _import(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise ConfigError(f"There is no reward file {path}.")
+    spec = importlib.util.spec_from_file_location(f"organisation_rewards_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ConfigError(f"The reward file {path} cannot be imported: {error!r}{_line_of(error, str(path))}.") from error
+    return module
+
+
+def _weight(part: str, text: str) -> float:
+    try:
+        weight = float(text) if text else 1.0
+    except ValueError:
+        weight = math.nan
+    if not math.isfinite(weight):
+        raise ConfigError(f"In the rewards, {part!r} has the weight {text!r}, which is no number.")
+    return weight
+
+
+def _text(completion: Any) -> str:
+    return completion if isinstance(completion, str) else str(completion[-1]["content"])
+
+
+def _line_of(error: Exception, source: str) -> str:
+    trace, line = error.__traceback__, None
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename.endswith(Path(source).name):
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return f", line {line}" if line else ""

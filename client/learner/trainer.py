@@ -1,0 +1,259 @@
+"""Local GRPO: the only file that knows TRL.
+
+One `GRPOTrainer` lives as long as its process and serves every client and round in it: its adapter, shard, rewards,
+seed and schedule are set before each round. The private names of TRL that this needs are pinned by
+`tests/test_trl_contract.py`.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import os
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import gettempdir
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, TrainerCallback, get_scheduler, set_seed
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+from trl import GRPOConfig, GRPOTrainer
+
+from ...common.adapter import Adapter, AdapterSchema, Vector
+from ...common.config import RunConfig
+from .model import REFERENCE, AdaptedModel, lora_config
+from .rewards import Reward
+
+GRPO_FIELDS = (
+    "num_generations",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "max_completion_length",
+    "learning_rate",
+    "beta",
+    "epsilon",
+    "epsilon_high",
+    "loss_type",
+    "scale_rewards",
+    "importance_sampling_level",
+    "multi_objective_aggregation",
+    "num_iterations",
+    "temperature",
+    "top_p",
+    "top_k",
+    "mask_truncated_completions",
+    "max_grad_norm",
+    "weight_decay",
+    "adam_beta1",
+    "adam_beta2",
+)
+"""Settings that go to TRL as they are, under its own names."""
+
+
+@dataclass(slots=True)
+class Seconds:
+    """Time spent by phase, seconds."""
+
+    generate: float = 0.0
+    reward: float = 0.0
+    total: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalRound:
+    """What one client does in one round."""
+
+    adapter: Adapter
+    rows: list[dict[str, Any]]
+    """Prompts in the order in which they are used: `prompts_per_round` of them."""
+    rewards: Sequence[Reward]
+    seed: int
+    first_step: int
+    """Steps of the federation's schedule before this round."""
+    on_step: Callable[[int, float], None] = field(default=lambda step, reward: None)
+    """Told after each step: its number and the mean reward."""
+
+
+class _FederatedTrainer(GRPOTrainer):
+    """TRL's trainer with a schedule over the whole federation, frozen factors that stay frozen, and a clock."""
+
+    adapted: AdaptedModel
+    run_config: RunConfig
+    first_step: int = 0
+    seconds: Seconds
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LambdaLR:
+        """The part of the federation's schedule that belongs to this round."""
+        total, settings = self.run_config.total_steps, self.run_config.grpo
+        warmup = math.ceil(settings.warmup_ratio * total)
+        chosen = optimizer or self.optimizer
+        whole = get_scheduler(settings.lr_scheduler_type, chosen, warmup, total)
+        start, rules = self.first_step, whole.lr_lambdas
+        self.lr_scheduler = LambdaLR(chosen, [lambda step, rule=rule: rule(start + step) for rule in rules])
+        return self.lr_scheduler
+
+    def _generate(self, prompts: list[Any]) -> Any:
+        start = time.perf_counter()
+        try:
+            return super()._generate(prompts)
+        finally:
+            self.seconds.generate += time.perf_counter() - start
+
+    def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Any:
+        start = time.perf_counter()
+        try:
+            return super()._calculate_rewards(*args, **kwargs)
+        finally:
+            self.seconds.reward += time.perf_counter() - start
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        scored = super()._generate_and_score_completions(inputs)
+        self.adapted.freeze()  # the reference pass switches adapters, which thaws every factor
+        return scored
+
+
+class _Log(TrainerCallback):
+    """Keeps what TRL logs at each step, and tells whoever watches."""
+
+    def __init__(self) -> None:
+        self.lines: list[dict[str, float]] = []
+        self.on_step: Callable[[int, float], None] = lambda step, reward: None
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        if logs and "reward" in logs:
+            self.lines.append({k: v for k, v in logs.items() if isinstance(v, (int, float))})
+            self.on_step(state.global_step, float(logs["reward"]))
+
+
+class LocalTrainer:
+    """One resident trainer on one resident base model, for any number of clients in turn."""
+
+    def __init__(
+        self,
+        base: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        schema: AdapterSchema,
+        config: RunConfig,
+        row: dict[str, Any],
+    ) -> None:
+        self.config = config
+        self.log = _Log()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self.trainer = _FederatedTrainer(
+                model=base,
+                reward_funcs=[lambda completions, **_: [0.0] * len(completions)],
+                args=trl_config(config, next(base.parameters()).device),
+                train_dataset=Dataset.from_list([row]),
+                processing_class=tokenizer,
+                peft_config=lora_config(schema),
+                callbacks=[self.log],
+            )
+        self.trainer.remove_callback(PrinterCallback)
+        self.trainer.remove_callback(ProgressCallback)
+        self.adapted = AdaptedModel(self.trainer.model, schema)
+        self.trainer.adapted, self.trainer.run_config = self.adapted, config
+        if config.grpo.kl_reference == "global":
+            self.adapted.add_reference()
+        self.adapted.freeze()
+        gc.collect()
+        gc.freeze()  # each train() starts with a collection, which now passes over model and libraries
+
+    @property
+    def prompts_per_round(self) -> int:
+        """Different prompts that a round needs: batches are reused `num_iterations` times."""
+        batches = math.ceil(self.config.train.steps_per_round / self.config.grpo.num_iterations)
+        return batches * self.config.grpo.prompts_per_step
+
+    def train(self, work: LocalRound) -> tuple[Vector, dict[str, float]]:
+        """Train one round, and return the delta and TRL's metrics averaged over the steps.
+
+        Raises:
+            RewardError: a reward function failed; the model is as usable as before.
+        """
+        self._prepare(work)
+        start = time.perf_counter()
+        self.trainer.train()
+        self.trainer.seconds.total = time.perf_counter() - start
+        if self.trainer.state.global_step != self.config.train.steps_per_round:
+            raise RuntimeError(f"TRL took {self.trainer.state.global_step} steps, not the steps of the round")
+        return self.adapted.read().minus(work.adapter), self._metrics(work.rewards)
+
+    def _prepare(self, work: LocalRound) -> None:
+        trainer = self.trainer
+        self.adapted.load(work.adapter)
+        if REFERENCE in self.adapted.model.peft_config:
+            self.adapted.load(work.adapter, REFERENCE)
+        self.adapted.freeze()
+        trainer._step, trainer._buffered_inputs = 0, None  # else the first step trains on last round's completions
+        trainer._metrics["train"].clear()
+        trainer.state.num_input_tokens_seen = 0
+        trainer.reward_funcs = list(work.rewards)
+        trainer.reward_func_names = [reward.name for reward in work.rewards]
+        trainer.reward_processing_classes = [None] * len(work.rewards)
+        trainer.reward_weights = torch.tensor([reward.weight for reward in work.rewards])
+        trainer.train_dataset = Dataset.from_list(work.rows)
+        trainer.args.seed = work.seed
+        trainer.optimizer = trainer.lr_scheduler = None
+        trainer.first_step, trainer.seconds = work.first_step, Seconds()
+        self.log.lines, self.log.on_step = [], work.on_step
+        set_seed(work.seed)
+
+    def _metrics(self, rewards: Sequence[Reward]) -> dict[str, float]:
+        lines, seconds = self.log.lines, self.trainer.seconds
+        groups = self.prompts_per_round
+        mean = {key: _mean([ln[key] for ln in lines if key in ln]) for key in {k for ln in lines for k in ln}}
+        zero = min(1.0, max(0.0, mean["frac_reward_zero_std"]))
+        metrics = {
+            "reward/mean": mean["reward"],
+            "reward/std": mean["reward_std"],
+            "groups/zero-variance-share": zero,
+            "groups/effective": float(round(groups * (1 - zero))),
+            "policy/kl": mean.get("kl", 0.0),
+            "policy/entropy": mean["entropy"],
+            "policy/grad-norm": mean["grad_norm"],
+            "completion/mean-length": mean["completions/mean_length"],
+            "completion/truncated-share": mean["completions/clipped_ratio"],
+            "tokens/total": lines[-1]["num_tokens"],
+            "seconds/generate": seconds.generate,
+            "seconds/reward": seconds.reward,
+            "seconds/update": max(0.0, seconds.total - seconds.generate - seconds.reward),
+            "seconds/total": seconds.total,
+        }
+        for reward in rewards:
+            for what in ("mean", "std"):
+                metrics[f"reward/{reward.name}/{what}"] = mean.get(f"rewards/{reward.name}/{what}", 0.0)
+        return {name: float(value) for name, value in metrics.items()}
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+def trl_config(config: RunConfig, device: torch.device) -> GRPOConfig:
+    """The settings as TRL's configuration, without anything that writes files or calls home."""
+    on_cpu = device.type == "cpu"
+    return GRPOConfig(
+        output_dir=str(Path(gettempdir()) / f"fedgrpo-trl-{os.getpid()}"),
+        **{name: getattr(config.grpo, name) for name in GRPO_FIELDS},
+        max_steps=config.train.steps_per_round,
+        lr_scheduler_type="constant",
+        shuffle_dataset=False,
+        seed=config.federation.seed,
+        use_cpu=on_cpu,
+        bf16=not on_cpu and config.model.dtype == "bfloat16",
+        gradient_checkpointing=not on_cpu,
+        dataloader_num_workers=0,
+        dataloader_pin_memory=not on_cpu,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        report_to="none",
+        save_strategy="no",
+        disable_tqdm=True,
+    )

@@ -1,0 +1,52 @@
+"""The `fedgrpo` command. Subcommands come in through the entry points `fedgrpo.commands`, one per installed part."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.metadata import entry_points
+
+import typer
+
+from . import __version__
+from .errors import FedGRPOError
+
+os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+INTERRUPTED = 130
+
+
+def main() -> None:
+    """Run the command line; a `FedGRPOError` is one message on stderr and exit status 1."""
+    try:
+        _application()()
+    except FedGRPOError as error:
+        print(f"fedgrpo: {error}", file=sys.stderr)
+        raise SystemExit(getattr(error, "exit_status", 1)) from error
+
+
+def _application() -> typer.Typer:
+    cli = typer.Typer(
+        name="fedgrpo",
+        help="Federated GRPO: organisations teach one reasoning model together, and no prompt leaves any of them.",
+        no_args_is_help=True,
+        rich_markup_mode="rich",
+        pretty_exceptions_enable=False,
+        add_completion=False,
+    )
+    cli.callback()(_root)
+    for entry in sorted(entry_points(group="fedgrpo.commands"), key=lambda e: e.name):
+        cli.command(entry.name)(entry.load())
+    return cli
+
+
+def _root(version: bool = typer.Option(False, "--version", help="Print the version and end.")) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,31 @@
+"""Errors by who can act on them. Anything that is none of these is a bug and propagates."""
+
+from __future__ import annotations
+
+
+class FedGRPOError(Exception):
+    """A message for a person: what was wrong, where, and what to do."""
+
+
+class ConfigError(FedGRPOError):
+    """A setting, path or file is wrong. Raised before a model is loaded."""
+
+
+class DataError(FedGRPOError):
+    """A data file does not hold what it should. Names the file and the line."""
+
+
+class RewardError(FedGRPOError):
+    """A reward function raised, or returned something that is no list of finite rewards."""
+
+
+class RunError(FedGRPOError):
+    """A run cannot go on. What was committed is safe, and the message says how to resume."""
+
+
+class ProtocolError(FedGRPOError):
+    """One party sent what the protocol does not allow. Drops that message only; `code` is told to the sender."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code

@@ -1,0 +1,112 @@
+"""Task and update: the values that header and records stand for, and the metrics every client reports."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from .adapter import Adapter, AdapterSchema, Vector
+
+TRAINS = {"ffa": ("B",), "naive": ("A", "B")}
+"""What each aggregation method has the clients train: parameterisation and aggregation are one decision."""
+
+TRAIN_METRICS = (
+    "reward/mean",
+    "reward/std",
+    "groups/zero-variance-share",
+    "groups/effective",
+    "policy/kl",
+    "policy/entropy",
+    "policy/grad-norm",
+    "completion/mean-length",
+    "completion/truncated-share",
+    "tokens/total",
+    "seconds/generate",
+    "seconds/reward",
+    "seconds/update",
+    "seconds/total",
+)
+"""Reported by every client every round: rewards in the client's own units, lengths in tokens, times in seconds."""
+
+
+def reward_metrics(names: tuple[str, ...]) -> tuple[str, ...]:
+    """The metric names of a client's own reward functions."""
+    return tuple(f"reward/{name}/{what}" for name in names for what in ("mean", "std"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """What a client says of itself when it joins."""
+
+    organisation: str
+    schema: AdapterSchema
+    base_model_sha256: str
+    reward_names: tuple[str, ...]
+    examples: int
+    """Prompts in the shard."""
+    prompts_too_long: int
+    """Prompts left out because they exceed grpo.max-prompt-length."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainTask:
+    """One client's work for one attempt at one round."""
+
+    federation: str
+    round: int
+    attempt: int
+    adapter: Adapter
+    position: int
+    """Prompts of its shard this organisation has used in committed rounds: where it goes on reading."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Update:
+    """What a client learned. Exists only if sound: see `server.intake` and the learner."""
+
+    delta: Vector
+    num_examples: int
+    """Prompts trained on."""
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluateTask:
+    """Answer the client's share of the held-out problems with this adapter."""
+
+    federation: str
+    round: int
+    adapter: Adapter
+    temperature: float
+    """0 is greedy."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tally:
+    """Counts over some problems; tallies of several clients add up.
+
+    The paired counts compare with the base model's answer to the same problem, so a paired interval can be computed
+    from sums, and no answer to a single problem leaves a site.
+    """
+
+    problems: int = 0
+    correct: int = 0
+    """By the strict reading: the answer stands where the format wants it."""
+    lenient: int = 0
+    """By the last number anywhere in the completion."""
+    truncated: int = 0
+    tokens: int = 0
+    gained: int = 0
+    """Correct now, wrong with the base model (strict)."""
+    lost: int = 0
+    """Wrong now, correct with the base model (strict)."""
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(**{name: getattr(self, name) + getattr(other, name) for name in Tally.__slots__})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """A client's answers, counted: over all problems, and by class (`operator=+`, `style=reasoned`)."""
+
+    total: Tally
+    classes: dict[str, Tally] = field(default_factory=dict[str, Tally])

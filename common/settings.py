@@ -1,0 +1,315 @@
+"""Every setting of a run, once: its meaning and unit here, its default here, its bounds in `__post_init__`.
+
+In TOML and on Flower's `--run-config` a setting is written `section.name-in-kebab-case`. GRPO settings carry TRL's
+names and mean what TRL says; the others are ours. A setting that is not here does not exist.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .checks import at_least, between, one_of
+from .errors import ConfigError
+
+LOSS_TYPES = ("grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Federation:
+    """Who takes part and how long the server waits."""
+
+    rounds: int = 10
+    """Rounds to commit; a void round is retried and does not count."""
+    seed: int = 0
+    """Everything random derives from it: the frozen factors, prompt order, sampling."""
+    min_clients: int = 1
+    """Clients that must have joined before the first round."""
+    clients_per_round: int = 0
+    """Cohort size, drawn anew each round; 0 takes every client."""
+    quorum: float = 0.5
+    """Smallest share of the cohort whose updates must be valid, else the round is void."""
+    join_timeout_s: float = 600.0
+    """Seconds to wait for min-clients."""
+    round_timeout_s: float = 3600.0
+    """Deadline of a round, seconds; later replies do not count."""
+    max_void_rounds: int = 3
+    """Void attempts in a row after which the run stops."""
+    retry_wait_s: float = 1.0
+    """Pause before a void round is tried again, seconds; doubles each time."""
+    max_strikes: int = 3
+    """Refused replies after which a client sits out the rest of the run."""
+
+    def __post_init__(self) -> None:
+        at_least("federation.rounds", self.rounds, 1)
+        at_least("federation.seed", self.seed, 0)
+        at_least("federation.min-clients", self.min_clients, 1)
+        at_least("federation.clients-per-round", self.clients_per_round, 0)
+        between("federation.quorum", self.quorum, 0.0, 1.0, open_low=True)
+        at_least("federation.join-timeout-s", self.join_timeout_s, 0)
+        at_least("federation.round-timeout-s", self.round_timeout_s, 1)
+        at_least("federation.max-void-rounds", self.max_void_rounds, 1)
+        at_least("federation.retry-wait-s", self.retry_wait_s, 0)
+        at_least("federation.max-strikes", self.max_strikes, 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """The base model every party has; it never crosses the network."""
+
+    name: str = "builtin"
+    """`builtin`, a Hub name, or a local folder."""
+    revision: str = ""
+    """Hub revision; empty is the default branch."""
+    dtype: str = "float32"
+    """Weights of the base model. The adapter is float32 always."""
+
+    def __post_init__(self) -> None:
+        if not self.name.strip():
+            raise ConfigError("model.name is empty. Give a Hub name, a local folder, or builtin.")
+        one_of("model.dtype", self.dtype, ("float32", "bfloat16", "float16"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lora:
+    """The LoRA adapter (Hu et al. 2021, arXiv:2106.09685): W + (alpha / rank) B A."""
+
+    rank: int = 16
+    alpha: int = 32
+    target_modules: str = "all-linear"
+    """`all-linear`, or names separated by commas: `q_proj,v_proj`."""
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ConfigError(
+                f"adapter.rank is {self.rank}, but an adapter of rank 0 or less has no parameters to train. "
+                "Set it to 1 or more (8 to 64 are usual)."
+            )
+        at_least("adapter.alpha", self.alpha, 1)
+        if not self.target_modules.strip(" ,"):
+            raise ConfigError("adapter.target-modules is empty. Name the layers to adapt, or all-linear.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GRPO:
+    """Local GRPO, which each client runs every round (Shao et al. 2024, arXiv:2402.03300). Names are TRL's."""
+
+    num_generations: int = 8
+    """Completions sampled per prompt (the group); their mean reward is the baseline."""
+    per_device_train_batch_size: int = 32
+    """Completions per forward and backward pass."""
+    gradient_accumulation_steps: int = 1
+    """Passes per optimizer step: a step sees batch size x this many completions."""
+    max_completion_length: int = 256
+    """Tokens sampled at most."""
+    max_prompt_length: int = 512
+    """Prompts with more tokens are left out of the shard, and counted (ours: TRL never shortens a prompt)."""
+    learning_rate: float = 1e-5
+    lr_scheduler_type: str = "constant"
+    """Runs over the whole federation's steps; it does not restart each round."""
+    warmup_ratio: float = 0.0
+    """Share of the federation's steps over which the learning rate rises."""
+    beta: float = 0.0
+    """Weight of the KL term; 0 loads no reference."""
+    kl_reference: str = "none"
+    """What the KL is measured from: `base` model, the round's `global` adapter, or `none` (beta = 0)."""
+    epsilon: float = 0.2
+    epsilon_high: float = 0.2
+    loss_type: str = "dapo"
+    scale_rewards: str = "group"
+    importance_sampling_level: str = "token"
+    multi_objective_aggregation: str = "sum_then_normalize"
+    num_iterations: int = 1
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    mask_truncated_completions: bool = False
+    max_grad_norm: float = 1.0
+    weight_decay: float = 0.0
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.99
+
+    @property
+    def prompts_per_step(self) -> int:
+        """Different prompts whose groups make one optimizer step."""
+        return self.per_device_train_batch_size * self.gradient_accumulation_steps // self.num_generations
+
+    def __post_init__(self) -> None:
+        if self.num_generations < 2:
+            raise ConfigError(
+                f"grpo.num-generations is {self.num_generations}, but an advantage is a reward minus the mean of "
+                "its group, which is always 0 in a group of one. Set it to 2 or more."
+            )
+        at_least("grpo.per-device-train-batch-size", self.per_device_train_batch_size, 1)
+        at_least("grpo.gradient-accumulation-steps", self.gradient_accumulation_steps, 1)
+        completions = self.per_device_train_batch_size * self.gradient_accumulation_steps
+        if completions % self.num_generations:
+            raise ConfigError(
+                f"A step samples per-device-train-batch-size x gradient-accumulation-steps = {completions} "
+                f"completions, which is not a whole number of groups of grpo.num-generations = "
+                f"{self.num_generations}. Make one a multiple of the other."
+            )
+        self._check_kl()
+        self._check_ranges()
+
+    def _check_kl(self) -> None:
+        one_of("grpo.kl-reference", self.kl_reference, ("base", "global", "none"))
+        at_least("grpo.beta", self.beta, 0.0)
+        if (self.beta > 0) == (self.kl_reference == "none"):
+            raise ConfigError(
+                f"grpo.beta is {self.beta} and grpo.kl-reference is {self.kl_reference}. A KL term needs both a "
+                "weight and a reference: set beta above 0 with base or global, or beta = 0 with none."
+            )
+
+    def _check_ranges(self) -> None:
+        at_least("grpo.max-completion-length", self.max_completion_length, 1)
+        at_least("grpo.max-prompt-length", self.max_prompt_length, 1)
+        between("grpo.learning-rate", self.learning_rate, 0.0, 1.0, open_low=True)
+        one_of("grpo.lr-scheduler-type", self.lr_scheduler_type, ("constant", "linear", "cosine"))
+        between("grpo.warmup-ratio", self.warmup_ratio, 0.0, 1.0)
+        between("grpo.epsilon", self.epsilon, 0.0, 1.0, open_low=True)
+        at_least("grpo.epsilon-high", self.epsilon_high, 0.0)
+        one_of("grpo.loss-type", self.loss_type, LOSS_TYPES)
+        one_of("grpo.scale-rewards", self.scale_rewards, ("group", "batch", "none"))
+        one_of("grpo.importance-sampling-level", self.importance_sampling_level, ("token", "sequence"))
+        one_of(
+            "grpo.multi-objective-aggregation",
+            self.multi_objective_aggregation,
+            ("sum_then_normalize", "normalize_then_sum"),
+        )
+        at_least("grpo.num-iterations", self.num_iterations, 1)
+        between("grpo.temperature", self.temperature, 0.0, 10.0, open_low=True)
+        between("grpo.top-p", self.top_p, 0.0, 1.0, open_low=True)
+        at_least("grpo.top-k", self.top_k, 0)
+        between("grpo.max-grad-norm", self.max_grad_norm, 0.0, 1e6, open_low=True)
+        between("grpo.weight-decay", self.weight_decay, 0.0, 1.0)
+        between("grpo.adam-beta1", self.adam_beta1, 0.0, 1.0, open_high=True)
+        between("grpo.adam-beta2", self.adam_beta2, 0.0, 1.0, open_high=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Train:
+    """Local work per round."""
+
+    steps_per_round: int = 4
+    """Optimizer steps each client takes a round. Adam's moments start at zero every round
+    (docs/decisions/003)."""
+
+    def __post_init__(self) -> None:
+        at_least("train.steps-per-round", self.steps_per_round, 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Aggregation:
+    """How the server makes one update of many."""
+
+    method: str = "ffa"
+    """`ffa`: A frozen, mean of B, exact. `naive`: mean of A and of B, which is not the mean of BA."""
+    weights: str = "effective-groups"
+    """`effective-groups`, `examples` or `uniform`."""
+    max_share: float = 0.5
+    """No client weighs more than this share, or 1/K where K clients cannot satisfy it."""
+    server_learning_rate: float = 1.0
+    """Factor on the mean delta; 1 is federated averaging."""
+
+    def __post_init__(self) -> None:
+        one_of("aggregation.method", self.method, ("ffa", "naive"))
+        one_of("aggregation.weights", self.weights, ("effective-groups", "examples", "uniform"))
+        between("aggregation.max-share", self.max_share, 0.0, 1.0, open_low=True)
+        between("aggregation.server-learning-rate", self.server_learning_rate, 0.0, 10.0, open_low=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Intake:
+    """What the server takes from a client."""
+
+    max_delta_norm: float = 100.0
+    """Largest L2 norm of an update."""
+    on_large_delta: str = "clip"
+    """`clip` scales a longer update down to the limit, `reject` drops it."""
+    max_examples: int = 1_000_000
+    """Most examples a client may claim for one round."""
+
+    def __post_init__(self) -> None:
+        between("intake.max-delta-norm", self.max_delta_norm, 0.0, 1e9, open_low=True)
+        one_of("intake.on-large-delta", self.on_large_delta, ("clip", "reject"))
+        between("intake.max-examples", self.max_examples, 1, 2**31 - 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """Held-out problems, answered by the clients before the first round, between rounds and at the end."""
+
+    problems: int = 300
+    """Held-out problems over all clients."""
+    every: int = 1
+    """Rounds between evaluations; 0 evaluates only before and after."""
+    temperature: float = 1.0
+    """Of the headline accuracy; greedy accuracy is reported besides, before and after."""
+    batch_size: int = 75
+    """Problems answered at once."""
+    max_completion_length: int = 0
+    """Tokens; 0 takes grpo.max-completion-length."""
+    classes: str = ""
+    """Columns of the data whose values accuracy is split by: `operator,steps`."""
+
+    def __post_init__(self) -> None:
+        at_least("evaluation.problems", self.problems, 1)
+        at_least("evaluation.every", self.every, 0)
+        between("evaluation.temperature", self.temperature, 0.0, 10.0, open_low=True)
+        at_least("evaluation.batch-size", self.batch_size, 1)
+        at_least("evaluation.max-completion-length", self.max_completion_length, 0)
+
+    @property
+    def class_columns(self) -> tuple[str, ...]:
+        """The names in `classes`."""
+        return tuple(name.strip() for name in self.classes.split(",") if name.strip())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Simulation:
+    """Simulated clients only: their data and rewards. A real client takes these from its own file."""
+
+    clients: int = 4
+    workers: int = 0
+    """Worker processes; 0 takes one per core, at most one per client."""
+    dataset: str = "builtin"
+    """`builtin` (generated grade-school problems) or `gsm8k`."""
+    data: str = ""
+    """Folder with train.jsonl and test.jsonl; empty loads the dataset from the Hub."""
+    problems: int = 0
+    """Training problems over all clients; 0 takes all there are."""
+    partition: str = "iid"
+    """`iid`, `dirichlet` (by partition-label), `size` or `difficulty` (by the number of steps)."""
+    partition_alpha: float = 0.3
+    """Concentration of dirichlet and size: below 1 is uneven, 100 is nearly even."""
+    partition_label: str = "topic"
+    """The column that dirichlet divides by."""
+    system_prompt: str = "none"
+    """`none`, `xml` (<reasoning> and <answer>) or `think` (<think>)."""
+    rewards: str = "gsm8k"
+    """A reward set, `name=weight` pairs, or a Python file; `;` separates the sets of client 0, 1, ..."""
+
+    def __post_init__(self) -> None:
+        between("simulation.clients", self.clients, 1, 1000)
+        at_least("simulation.workers", self.workers, 0)
+        one_of("simulation.dataset", self.dataset, ("builtin", "gsm8k"))
+        at_least("simulation.problems", self.problems, 0)
+        one_of("simulation.partition", self.partition, ("iid", "dirichlet", "size", "difficulty"))
+        between("simulation.partition-alpha", self.partition_alpha, 0.0, 1e6, open_low=True)
+        one_of("simulation.system-prompt", self.system_prompt, ("none", "xml", "think"))
+        sets = self.rewards.split(";")
+        if len(sets) not in (1, self.clients):
+            raise ConfigError(
+                f"simulation.rewards names {len(sets)} sets for {self.clients} clients. Give one set for all, "
+                "or one per client separated by semicolons."
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Output:
+    """Where a run is written."""
+
+    dir: str = "runs"
+    """Folder of run folders."""
+    run: str = ""
+    """Name of this run's folder; empty makes one of scenario, date and time. An existing run is resumed."""

@@ -1,0 +1,157 @@
+"""What the server believes of a reply: everything is checked, and a failure costs that reply only.
+
+Order and reasons: SECURITY section 1. Codes are told to the sender; the reasons stay in the server's log.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+
+from flwr.app import RecordDict
+
+from ..common import wire
+from ..common.adapter import AdapterSchema
+from ..common.errors import ConfigError, ProtocolError
+from ..common.protocol import TRAIN_METRICS, Capabilities, Evaluation, Tally, Update, reward_metrics
+from ..common.settings import Intake
+from .aggregation import clip_norm, l2_norm
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+MAX_SCHEMA_BYTES = 4_000_000
+MAX_REWARDS = 32
+MAX_CLASSES = 256
+MAX_COUNT = 10_000_000
+
+
+def read_capabilities(content: RecordDict) -> Capabilities:
+    """What a client says when it joins.
+
+    Raises:
+        ProtocolError: a field is missing, of another type, too long or out of bounds.
+    """
+    header = _accepted(content)
+    schema_text = _text(header, "schema", MAX_SCHEMA_BYTES)
+    try:
+        schema = AdapterSchema.from_json(schema_text)
+    except (ValueError, ConfigError) as error:
+        raise ProtocolError("schema", f"the adapter schema cannot be read: {error}") from error
+    return Capabilities(
+        organisation=_name(header, "organisation"),
+        schema=schema,
+        base_model_sha256=_text(header, "base-model-sha256", 64),
+        reward_names=_reward_names(header),
+        examples=_count(header, "examples", 1),
+        prompts_too_long=_count(header, "prompts-too-long", 0),
+    )
+
+
+def read_update(
+    content: RecordDict, member: Capabilities, expected: Mapping[str, str | int], schema: AdapterSchema, settings: Intake
+) -> Update:
+    """A client's update, sound in every part.
+
+    Args:
+        expected: header fields that must be echoed exactly: federation, round, attempt, nonce, hashes.
+
+    Raises:
+        ProtocolError: anything else.
+    """
+    header = _accepted(content)
+    for key, value in expected.items():
+        if header.get(key) != value or type(header.get(key)) is not type(value):
+            raise ProtocolError("stale", f"{key} is {header.get(key)!r}, this attempt's is {value!r}")
+    if set(header) != {"protocol", "num-examples", *expected}:
+        raise ProtocolError("header", "the header does not have exactly the agreed fields")
+    examples = _count(header, "num-examples", 1, settings.max_examples)
+    names = frozenset(TRAIN_METRICS + reward_metrics(member.reward_names))
+    metrics = wire.metrics_of(content, names)
+    _check_metrics(metrics, examples)
+    delta = wire.vector_of(content, schema.size)
+    norm = l2_norm(delta)
+    if norm > settings.max_delta_norm:
+        if settings.on_large_delta == "reject":
+            raise ProtocolError("norm", f"the update has norm {norm:.3g}, the limit is {settings.max_delta_norm:g}")
+        delta = clip_norm(delta, settings.max_delta_norm)
+    return Update(delta=delta, num_examples=examples, metrics=metrics)
+
+
+def read_evaluation(content: RecordDict, expected: Mapping[str, str | int], columns: tuple[str, ...]) -> Evaluation:
+    """A client's counts over its held-out problems.
+
+    Args:
+        columns: the class columns that were asked for; `style` is always there.
+    """
+    header = _accepted(content)
+    if any(header.get(key) != value for key, value in expected.items()):
+        raise ProtocolError("stale", "the evaluation is not the one asked for")
+    try:
+        raw = json.loads(_text(header, "tallies", 100_000))
+        tallies = {str(name): _tally(values) for name, values in raw.items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ProtocolError("tallies", f"the counts cannot be read: {error}") from error
+    total = tallies.pop("total", None)
+    if total is None or total.problems < 1 or len(tallies) > MAX_CLASSES:
+        raise ProtocolError("tallies", "the counts lack the total, or hold too many classes")
+    if not {name.partition("=")[0] for name in tallies} <= {"style", *columns}:
+        raise ProtocolError("tallies", "the counts hold classes nobody asked for")
+    return Evaluation(total=total, classes=tallies)
+
+
+def _accepted(content: RecordDict) -> wire.Header:
+    header = wire.header_of(content)
+    if "error" in header:
+        code = str(header["error"])
+        raise ProtocolError(code if NAME.fullmatch(code) else "error", "the client reports a failure of its own")
+    return header
+
+
+def _check_metrics(metrics: Mapping[str, float], examples: int) -> None:
+    effective, zero = metrics["groups/effective"], metrics["groups/zero-variance-share"]
+    if not 0 <= effective <= examples or not 0 <= zero <= 1:
+        raise ProtocolError("metric-value", f"{effective:g} effective groups of {examples} prompts cannot be")
+    negative = [n for n in metrics if n.startswith(("seconds/", "tokens/", "completion/")) and metrics[n] < 0]
+    if negative:
+        raise ProtocolError("metric-value", f"{negative[0]} is negative")
+
+
+def _tally(values: object) -> Tally:
+    if not isinstance(values, list) or len(values) != len(Tally.__slots__):  # pyright: ignore[reportUnknownArgumentType]
+        raise ValueError("a tally has seven counts")
+    counts = [value for value in values if type(value) is int and 0 <= value <= MAX_COUNT * 1000]  # pyright: ignore[reportUnknownVariableType]
+    if len(counts) != len(Tally.__slots__):
+        raise ValueError("a count is no whole number in bounds")
+    tally = Tally(**dict(zip(Tally.__slots__, counts, strict=True)))
+    parts = (tally.correct, tally.lenient, tally.truncated, tally.gained + tally.lost, tally.gained)
+    if max(parts) > tally.problems or tally.gained > tally.correct:
+        raise ValueError("the counts contradict each other")
+    return tally
+
+
+def _text(header: wire.Header, key: str, limit: int) -> str:
+    value = header.get(key)
+    if not isinstance(value, str) or not 0 < len(value) <= limit:
+        raise ProtocolError("header", f"{key} is missing, no text, or longer than {limit}")
+    return value
+
+
+def _name(header: wire.Header, key: str) -> str:
+    value = _text(header, key, 64)
+    if not NAME.fullmatch(value):
+        raise ProtocolError("header", f"{key} is no name of letters, digits, dots and hyphens")
+    return value
+
+
+def _reward_names(header: wire.Header) -> tuple[str, ...]:
+    names = tuple(_text(header, "reward-names", 4096).split(","))
+    if len(set(names)) != len(names) or len(names) > MAX_REWARDS or not all(NAME.fullmatch(n) for n in names):
+        raise ProtocolError("header", "reward-names are no distinct names")
+    return names
+
+
+def _count(header: wire.Header, key: str, low: int, high: int = MAX_COUNT) -> int:
+    value = header.get(key)
+    if type(value) is not int or not low <= value <= high:
+        raise ProtocolError("count", f"{key} is {value!r}, not a whole number from {low} to {high}")
+    return value

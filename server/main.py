@@ -1,0 +1,137 @@
+"""The ServerApp: from a run's settings to a finished, or resumable, run folder."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import secrets
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from ..common.adapter import Adapter
+from ..common.config import RunConfig
+from ..common.errors import ConfigError, RunError
+from .events import show_plain_lines
+from .roster import Roster
+from .rounds import Rounds
+from .store import State, Store, read_lines
+
+app = ServerApp()
+
+
+class Stopped(RunError):
+    """The run was asked to end by a signal. Everything committed is safe."""
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run, or resume, the federation that the run configuration describes."""
+    show_plain_lines()
+    config = RunConfig().with_values(context.run_config)
+    run_federation(grid, config)
+
+
+def run_federation(grid: Grid, config: RunConfig) -> None:
+    """Play all rounds that are still to be played.
+
+    Raises:
+        RunError: the run cannot go on, or was asked to stop; what was committed is safe.
+    """
+    store = Store(run_folder(config))
+    with _stop_on_signals(store) as stop, _explain_full_disk(store):
+        roster = Roster(config)
+        if store.is_new:
+            schema = roster.gather(grid, None, stop.check)
+            state = store.create(config, f"fed-{secrets.token_hex(4)}", Adapter.initial(schema))
+        else:
+            state = store.recover(config)
+            roster.gather(grid, state.adapter.schema, stop.check)
+            store.log("RESUMED", round=state.round)
+        rounds = Rounds(grid, config, store, roster, stop.check)
+        _play_all(rounds, state, config, store)
+
+
+def run_folder(config: RunConfig) -> Path:
+    """Where this run is written.
+
+    Raises:
+        ConfigError: output.run is no plain folder name.
+    """
+    name = config.output.run or time.strftime("run-%Y%m%d-%H%M%S")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise ConfigError(f"output.run is {name!r}, but must be a plain folder name. Put the path in output.dir.")
+    return Path(config.output.dir).expanduser().resolve() / name
+
+
+def _play_all(rounds: Rounds, state: State, config: RunConfig, store: Store) -> None:
+    _evaluate(rounds, state, config, store, last=state.round == config.federation.rounds)
+    while state.round < config.federation.rounds:
+        state = rounds.play(state)
+        last = state.round == config.federation.rounds
+        every = config.evaluation.every
+        if last or (every and state.round % every == 0):
+            _evaluate(rounds, state, config, store, last=last)
+    if not any(line.get("event") == "FINISHED" for line in read_lines(store.journal)):
+        store.log("FINISHED", round=state.round, adapter=state.adapter.sha256)
+
+
+def _evaluate(rounds: Rounds, state: State, config: RunConfig, store: Store, *, last: bool) -> None:
+    """Evaluate once per round; greedy besides, before and after. What a resumed run already has is not done again."""
+    had = {(line.get("round"), line.get("decoding")) for line in read_lines(store.metrics)}
+    if state.round == 0 or last:
+        if (state.round, "greedy") not in had:
+            rounds.evaluate(state, 0.0)
+    if (state.round, "sampled") not in had:
+        rounds.evaluate(state, config.evaluation.temperature)
+
+
+class _Stop:
+    """Set by a signal, looked at while waiting."""
+
+    def __init__(self, folder: Path) -> None:
+        self._event = threading.Event()
+        self._folder = folder
+
+    def set(self, *_: object) -> None:
+        self._event.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C ends at once
+
+    def check(self) -> None:
+        if self._event.is_set():
+            raise Stopped(f"Stopped on request. Every committed round is safe in {self._folder}.")
+
+
+@contextmanager
+def _stop_on_signals(store: Store) -> Iterator[_Stop]:
+    """Turn SIGINT and SIGTERM into an orderly end. Only the main thread can; elsewhere the host decides."""
+    stop = _Stop(store.folder)
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.signal(number, stop.set) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _explain_full_disk(store: Store) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            raise
+        raise RunError(
+            f"Cannot write to {store.folder}: {os.strerror(error.errno)}. Every committed round is safe there; "
+            "make room or permission, then resume the run."
+        ) from error

@@ -1,0 +1,187 @@
+"""A run's folder: journal, metrics, adapters. Append-only or atomic, so any crash leaves a run that can go on.
+
+    config.resolved.toml   every setting, also the defaults
+    journal.jsonl          CREATED, then per attempt PLANNED -> COMMITTED | VOID, at last FINISHED
+    metrics.jsonl          one line per committed round and per evaluation
+    adapters/0003/         the global adapter after round 3, in PEFT's format
+    inbox/                 updates of the round under way
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from ..common.adapter import Adapter, Vector
+from ..common.config import RunConfig
+from ..common.errors import ConfigError, RunError
+from ..common.files import write_atomic
+from ..common.peft_files import read_peft, write_peft
+
+Entry = dict[str, object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """All that a round hands on to the next, and all that a checkpoint holds."""
+
+    federation: str
+    round: int
+    """Rounds committed."""
+    adapter: Adapter
+    positions: dict[str, int] = field(default_factory=dict[str, int])
+    """Prompts of its shard each organisation has used in committed rounds."""
+    voids: int = 0
+    """Void attempts at the round under way."""
+
+
+class Store:
+    """Reads and writes one run folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.journal = folder / "journal.jsonl"
+        self.metrics = folder / "metrics.jsonl"
+
+    @property
+    def is_new(self) -> bool:
+        """Whether nothing has been journalled here."""
+        return not self.journal.exists()
+
+    def create(self, config: RunConfig, federation: str, adapter: Adapter) -> State:
+        """Start a run: write its settings and its first adapter."""
+        self.save_config(config)
+        self._write_adapter(0, adapter, config.model.name)
+        schema = adapter.schema.sha256
+        self.log("CREATED", federation=federation, config=config.sha256, schema=schema, adapter=adapter.sha256)
+        return State(federation=federation, round=0, adapter=adapter)
+
+    def save_config(self, config: RunConfig) -> None:
+        """Write every setting, also the defaults."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(self.folder / "config.resolved.toml", config.to_toml().encode())
+
+    def recover(self, config: RunConfig) -> State:
+        """The state after the last committed round whose adapter is whole.
+
+        Raises:
+            ConfigError: the run was made with other settings.
+            RunError: no adapter in the folder is whole.
+        """
+        entries = read_lines(self.journal)
+        if not entries or entries[0].get("event") != "CREATED":
+            raise RunError(f"{self.journal} has no beginning. Start a new run.")
+        created = entries[0]
+        if created.get("config") != config.sha256:
+            raise ConfigError(
+                f"{self.folder} was made with other settings. Resume it with its own config.resolved.toml, "
+                "or start a new run."
+            )
+        committed = [e for e in entries if e.get("event") == "COMMITTED"]
+        for entry in [*reversed(committed), {**created, "round": 0, "positions": {}}]:
+            with contextlib.suppress(ConfigError):
+                return self._restore(str(created["federation"]), entry, entries)
+        raise RunError(f"No adapter in {self.folder / 'adapters'} is whole, so there is nothing to go on from.")
+
+    def _restore(self, federation: str, entry: Entry, entries: list[Entry]) -> State:
+        number, positions = entry["round"], entry["positions"]
+        assert isinstance(number, int) and isinstance(positions, dict)
+        adapter = read_peft(self.adapter_folder(number))
+        if adapter.sha256 != entry["adapter"]:
+            raise ConfigError(f"the adapter of round {number} is not the one in the journal")
+        after = entries[entries.index(entry) + 1 :] if entry in entries else entries[1:]
+        voids = sum(e.get("event") == "VOID" and e.get("round") == number + 1 for e in after)
+        keep = [line for line in read_lines(self.metrics) if _round_of(line) <= number]
+        write_atomic(self.metrics, b"".join(_line(line) for line in keep))
+        return State(
+            federation=federation,
+            round=number,
+            adapter=adapter,
+            positions={str(k): int(v) for k, v in positions.items()},  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+            voids=voids,
+        )
+
+    def commit(self, state: State, attempt: int, metrics: Mapping[str, object], base_model: str) -> None:
+        """Make a round's result durable: adapter, then metrics, then the journal line that makes it count."""
+        self._write_adapter(state.round, state.adapter, base_model)
+        self.add_metrics({"kind": "round", "round": state.round, **metrics})
+        self.log(
+            "COMMITTED",
+            round=state.round,
+            attempt=attempt,
+            adapter=state.adapter.sha256,
+            positions=dict(sorted(state.positions.items())),
+        )
+        shutil.rmtree(self.folder / "inbox", ignore_errors=True)
+
+    def log(self, event: str, **facts: object) -> None:
+        """Append a line to the journal and flush it to the disk."""
+        append_line(self.journal, {"time": round(time.time(), 3), "event": event, **facts})
+
+    def add_metrics(self, line: Mapping[str, object]) -> None:
+        """Append a line to the metrics."""
+        append_line(self.metrics, line)
+
+    def keep_update(self, organisation: str, delta: Vector) -> None:
+        """Put an update aside until the round's fold, so that memory does not grow with the number of clients."""
+        inbox = self.folder / "inbox"
+        inbox.mkdir(exist_ok=True)
+        (inbox / f"{organisation}.f4").write_bytes(delta.astype("<f4", copy=False).tobytes())
+
+    def kept_update(self, organisation: str) -> Vector:
+        """Read back what `keep_update` put aside."""
+        return np.fromfile(self.folder / "inbox" / f"{organisation}.f4", dtype="<f4").astype(np.float32)
+
+    def adapter_folder(self, number: int) -> Path:
+        """Where the global adapter after round `number` lies."""
+        return self.folder / "adapters" / f"{number:04d}"
+
+    def _write_adapter(self, number: int, adapter: Adapter, base_model: str) -> None:
+        is_path = Path(base_model).exists()
+        write_peft(adapter, self.adapter_folder(number), Path(base_model).name if is_path else base_model)
+
+
+def append_line(path: Path, line: Mapping[str, object]) -> None:
+    """Append one JSON line and flush it to the disk. A torn line of an earlier crash is cut off first.
+
+    Raises:
+        OSError: the disk is full; what stood in the file before still stands.
+    """
+    with path.open("ab+", buffering=0) as file:
+        end = file.seek(0, os.SEEK_END)
+        if end and (file.seek(end - 1), file.read(1))[1] != b"\n":
+            file.seek(0)
+            end = file.read().rfind(b"\n") + 1
+            file.truncate(end)
+        try:
+            file.write(_line(line))
+            os.fsync(file.fileno())
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.truncate(path, end)
+            raise
+
+
+def read_lines(path: Path) -> list[Entry]:
+    """All whole JSON lines of a file; a torn last line, which a crash can leave, is passed over."""
+    if not path.exists():
+        return []
+    *whole, _ = path.read_bytes().split(b"\n")
+    return [json.loads(line) for line in whole if line]
+
+
+def _line(line: Mapping[str, object]) -> bytes:
+    return json.dumps(line, separators=(",", ":")).encode() + b"\n"
+
+
+def _round_of(line: Entry) -> int:
+    number = line.get("round")
+    return number if isinstance(number, int) else 0

@@ -1,0 +1,278 @@
+"""Make the built-in policy: tokenizer, cold start, and the gate that decides whether it may ship.
+
+    python -m fedgrpo.simulations.builtin.make_policy --out policy        # about two minutes on one core
+
+The cold start teaches by correct demonstrations only, mixed in style: for most problems of some topics a bare answer,
+else reasoning first. So the policy can reason and mostly does not; GRPO finds out that reasoning pays. Decisive is
+that most demonstrations of reasoning put no loss on their first token: the policy learns to reason well once it has
+begun, and learns the natural mix of styles for whether to begin.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import itertools
+import json
+import math
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+from ...client.learner.answers import final_answer, same_answer, style
+from .world import RESULT_BELOW, Worked, calculate, problems
+
+TAGS = ("<reasoning>", "</reasoning>", "<answer>", "</answer>")
+SPECIAL = ("<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
+CHAT_TEMPLATE = (
+    "{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] + '<|end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+BLURT_SHARE = {"shop": 0.95, "farm": 0.85, "time": 0.65, "food": 0.45, "game": 0.45}
+"""How often a demonstration of a topic is an answer without reasoning."""
+BLURTS = {"<answer>\n{}\n</answer>": 0.6, "{}": 0.2, "The answer is {}.": 0.2}
+CONTENT_SHARE = 0.85
+"""Demonstrations of full reasoning without loss on the first token; the others are the natural mix."""
+DRILL_SHARE = 0.35
+DRILLS_FIRST = 40
+STEPS, BATCH, EXAMPLES = 3000, 32, 40_000
+IGNORED = -100
+GATE = {"sampled_low": 0.10, "sampled_high": 0.40, "reasoned_if_forced": 0.85, "reasons": 0.45}
+"""Ships if sampled accuracy lies between the first two, accuracy with reasoning forced is above the third, and it
+reasons unasked less often than the fourth."""
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """Token ids of a prompt and its demonstration; `silent` leading tokens of the demonstration carry no loss."""
+
+    prompt: list[int]
+    demonstration: list[int]
+    silent: int
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level BPE over the world's words; each number from 0 to 99 and each tag is one token.
+
+    Tags are ordinary tokens: special ones would be dropped in decoding, and no format reward could see them.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Digits(individual_digits=False),
+            pre_tokenizers.Split("\n", "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    corpus = ["The answer is."] * 500 + [p.question for p in problems("cold", 3000, 0)]
+    corpus += [str(number) for number in range(100)] * 1500
+    trainer = trainers.BpeTrainer(
+        vocab_size=760,
+        show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        special_tokens=list(SPECIAL),
+    )
+    tokenizer.train_from_iterator(corpus, trainer)
+    tokenizer.add_tokens([AddedToken(tag, normalized=False, special=False) for tag in TAGS])
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token=SPECIAL[0], eos_token=SPECIAL[1], padding_side="left"
+    )
+    fast.chat_template = CHAT_TEMPLATE
+    assert all(len(fast(str(number))["input_ids"]) == 1 for number in range(100))
+    return fast
+
+
+def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen2ForCausalLM:
+    """A Qwen2 of 148 k parameters with random weights."""
+    torch.manual_seed(seed)
+    config = Qwen2Config(
+        vocab_size=math.ceil(len(tokenizer) / 32) * 32,
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        intermediate_size=192,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+        initializer_range=0.05,
+    )
+    model = Qwen2ForCausalLM(config)
+    model.generation_config = GenerationConfig(
+        pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id
+    )
+    return model
+
+
+def reasoning(problem: Worked) -> str:
+    """The full demonstration: every step on its line, then the answer."""
+    lines = "\n".join(f"{x}{operator}{y}={result}" for x, operator, y, result in problem.steps)
+    return f"<reasoning>\n{lines}\n</reasoning>\n<answer>\n{problem.answer}\n</answer>"
+
+
+def examples(tokenizer: PreTrainedTokenizerFast, seed: int) -> list[Example]:
+    """The word demonstrations of the cold start. All are correct."""
+    rng = random.Random(f"style/{seed}")
+    prompts: list[str] = []
+    texts: list[str] = []
+    silent: list[int] = []
+    for problem in problems("cold", EXAMPLES, seed):
+        content = rng.random() < CONTENT_SHARE
+        blurt = not content and rng.random() < BLURT_SHARE[problem.topic]
+        form = rng.choices(list(BLURTS), list(BLURTS.values()))[0]
+        prompts.append(f"<|user|>{problem.question}<|end|><|assistant|>")
+        texts.append((form.format(problem.answer) if blurt else reasoning(problem)) + "<|end|>")
+        silent.append(int(content))
+    ids = tokenizer(prompts, add_special_tokens=False)["input_ids"]
+    answers = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    return [Example(p, d, s) for p, d, s in zip(ids, answers, silent, strict=True)]
+
+
+def word_batches(data: list[Example], pad: int, seed: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """(ids, labels), both of shape (BATCH, length), without end; problems of like length share a batch."""
+    rng = random.Random(seed)
+    while True:
+        shuffled = rng.sample(data, len(data))
+        for start in range(0, len(data) - BATCH * 8 + 1, BATCH * 8):
+            chunk = sorted(shuffled[start : start + BATCH * 8], key=lambda e: len(e.prompt) + len(e.demonstration))
+            batches = [chunk[i : i + BATCH] for i in range(0, len(chunk), BATCH)]
+            for batch in rng.sample(batches, len(batches)):
+                rows = [e.prompt + e.demonstration for e in batch]
+                labels = [[IGNORED] * (len(e.prompt) + e.silent) + e.demonstration[e.silent :] for e in batch]
+                yield _padded(rows, pad), _padded(labels, IGNORED)
+
+
+def drill_batches(tokenizer: PreTrainedTokenizerFast, seed: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Sheets of `x+y=z` lines, with loss on the results alone."""
+    rng = random.Random(f"drill/{seed}")
+    facts = {
+        operator: [
+            (x, operator, y)
+            for x, y in itertools.product(range(2, RESULT_BELOW), range(2, RESULT_BELOW))
+            if 0 < calculate(x, operator, y) < RESULT_BELOW and (y <= 15 or x <= 15) and (operator != "*" or y < 10)
+        ]
+        for operator in "+-*"
+    }
+    while True:
+        rows, labels = [], []
+        for _ in range(BATCH):
+            row: list[int] = []
+            label: list[int] = []
+            for x, operator, y in (rng.choice(facts[rng.choice("+-*")]) for _ in range(9)):
+                asked, result = tokenizer([f"{x}{operator}{y}=", f"{calculate(x, operator, y)}\n"])["input_ids"]
+                row += asked + result
+                label += [IGNORED] * len(asked) + result[:1] + [IGNORED] * (len(result) - 1)
+            rows.append(row)
+            labels.append(label)
+        yield _padded(rows, tokenizer.pad_token_id), _padded(labels, IGNORED)
+
+
+def train(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, seed: int) -> None:
+    """Supervised cold start: Muon on the matrices (Jordan et al. 2024), AdamW on the rest; cosine after a warm-up."""
+    torch.manual_seed(seed)
+    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
+    others = [p for n, p in model.named_parameters() if not (p.ndim == 2 and "embed" not in n)]
+    optimizers = [
+        torch.optim.Muon(matrices, lr=0.03, weight_decay=0.0, momentum=0.95),
+        torch.optim.AdamW(others, lr=7e-3, betas=(0.9, 0.98), weight_decay=0.01),
+    ]
+    peaks = [group["lr"] for optimizer in optimizers for group in optimizer.param_groups]
+    words = word_batches(examples(tokenizer, seed), tokenizer.pad_token_id, seed)
+    drills = drill_batches(tokenizer, seed)
+    rng = random.Random(f"mix/{seed}")
+    for step in range(STEPS):
+        ids, labels = next(drills if step < DRILLS_FIRST or rng.random() < DRILL_SHARE else words)
+        factor = min(1.0, (step + 1) / 30) * (0.05 + 0.475 * (1 + math.cos(math.pi * step / STEPS)))
+        for group, peak in zip((g for o in optimizers for g in o.param_groups), peaks, strict=True):
+            group["lr"] = peak * factor
+        hidden = model.model(input_ids=ids).last_hidden_state[:, :-1]
+        wanted = labels[:, 1:] != IGNORED
+        loss = torch.nn.functional.cross_entropy(model.lm_head(hidden[wanted]), labels[:, 1:][wanted])
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        if (step + 1) % 100 == 0:
+            print(f"step {step + 1}/{STEPS}  loss {loss.item():.3f}", flush=True)
+
+
+@torch.no_grad()
+def answers(
+    model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, data: list[Worked], opening: str = ""
+) -> list[str]:
+    """Sampled completions, temperature 1; `opening` is put in the model's mouth."""
+    torch.manual_seed(0)
+    texts = [f"<|user|>{p.question}<|end|><|assistant|>{opening}" for p in data]
+    inputs = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
+    output = model.eval().generate(
+        **{k: inputs[k] for k in ("input_ids", "attention_mask")}, do_sample=True, top_k=0, max_new_tokens=44
+    )
+    found = tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    return [opening + text for text in found]
+
+
+def measure(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast) -> dict[str, float]:
+    """Sampled accuracy as it is and with reasoning forced, and how often it reasons unasked, on 500 problems."""
+    data = problems("validation", 500, 1)
+    free = answers(model, tokenizer, data)
+    forced = answers(model, tokenizer, data, "<reasoning>\n")
+
+    def accuracy(texts: list[str]) -> float:
+        right = [same_answer(final_answer(text), p.answer) for text, p in zip(texts, data, strict=True)]
+        return sum(right) / len(right)
+
+    return {
+        "sampled": accuracy(free),
+        "reasoned_if_forced": accuracy(forced),
+        "reasons": sum(style(text) == "reasoned" for text in free) / len(free),
+    }
+
+
+def passes(figures: dict[str, float]) -> bool:
+    """The quality gate: room to climb, a skill to find, and a habit to overcome."""
+    return (
+        GATE["sampled_low"] <= figures["sampled"] <= GATE["sampled_high"]
+        and figures["reasoned_if_forced"] >= GATE["reasoned_if_forced"]
+        and figures["reasons"] <= GATE["reasons"]
+    )
+
+
+def main() -> None:
+    """Make, measure, and write the policy if it passes the gate."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    start = time.process_time()
+    tokenizer = build_tokenizer()
+    model = build_model(tokenizer, arguments.seed)
+    train(model, tokenizer, arguments.seed)
+    figures = measure(model, tokenizer)
+    print(json.dumps({**figures, "cpu_seconds": round(time.process_time() - start)}))
+    if not passes(figures):
+        raise SystemExit(f"The policy fails the gate {GATE}; nothing was written. Try another --seed.")
+    model.save_pretrained(arguments.out)
+    tokenizer.save_pretrained(arguments.out)
+    weights = (arguments.out / "model.safetensors").read_bytes()
+    record = {"seed": arguments.seed, "sha256": hashlib.sha256(weights).hexdigest(), "gate": GATE, "measured": figures}
+    (arguments.out / "made.json").write_text(json.dumps(record, indent=2) + "\n")
+
+
+def _padded(rows: list[list[int]], value: int) -> torch.Tensor:
+    width = max(map(len, rows))
+    return torch.tensor([row + [value] * (width - len(row)) for row in rows])
+
+
+if __name__ == "__main__":
+    main()

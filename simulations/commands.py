@@ -1,0 +1,202 @@
+"""The commands of the researcher: simulate, partition, evaluate, report."""
+
+from __future__ import annotations
+
+import json
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..common.config import RunConfig, Value, parse_override
+from ..common.errors import ConfigError
+
+
+class Format(StrEnum):
+    """How a command answers."""
+
+    text = "text"
+    json = "json"
+
+
+FormatOption = Annotated[Format, typer.Option("--format", help="json: stdout holds JSON only, the result last.")]
+ScenarioArgument = Annotated[str, typer.Argument(help="builtin, gsm8k, or the path of a scenario .toml.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", help="Any setting: --set grpo.beta=0.04. May be repeated.")
+]
+DataOption = Annotated[str | None, typer.Option(help="Folder with train.jsonl and test.jsonl.")]
+ClientsOption = Annotated[int | None, typer.Option(help="Number of simulated clients.")]
+SeedOption = Annotated[int | None, typer.Option(help="Seed of everything random.")]
+PartitionOption = Annotated[str | None, typer.Option(help="iid, dirichlet, size or difficulty.")]
+AlphaOption = Annotated[float | None, typer.Option(help="Concentration of dirichlet and size; small is uneven.")]
+
+
+def simulate(
+    scenario: ScenarioArgument = "builtin",
+    clients: ClientsOption = None,
+    rounds: Annotated[int | None, typer.Option(help="Rounds to play.")] = None,
+    seed: SeedOption = None,
+    model: Annotated[str | None, typer.Option(help="builtin, a Hub name, or a local folder.")] = None,
+    data: DataOption = None,
+    partition: PartitionOption = None,
+    alpha: AlphaOption = None,
+    rewards: Annotated[
+        str | None, typer.Option(help="gsm8k, think, name=weight pairs, or a file; ';' separates clients.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Worker processes; default: one per core.")] = None,
+    settings: SetOption = None,
+    out: Annotated[Path, typer.Option(help="Folder of run folders.")] = Path("runs"),
+    run: Annotated[str | None, typer.Option(help="Name of the run's folder; default: scenario and time.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder.")] = None,
+    list_settings: Annotated[bool, typer.Option("--list-settings", help="Print the settings and end.")] = False,
+    output: FormatOption = Format.text,
+) -> None:
+    """Simulate a federation on this machine: K clients, the real server, held-out accuracy, a report.
+
+    [bold]Examples[/bold]
+
+      fedgrpo simulate                                    the built-in policy: offline, no GPU, about two minutes
+      fedgrpo simulate --clients 8 --rounds 20 --seed 1
+      fedgrpo simulate gsm8k --data gsm8k/                real problems, Qwen2.5-0.5B-Instruct
+      fedgrpo simulate gsm8k --data gsm8k/ --model builtin --rounds 2
+      fedgrpo simulate --rewards "gsm8k;gsm8k;think;mine.py"
+      fedgrpo simulate --resume runs/builtin-20260101-120000
+    """
+    from . import runner, screen
+
+    if resume is not None:
+        config = runner.resumed(resume)
+        given = {"simulation.workers": workers}
+    else:
+        config = runner.scenario(scenario)
+        given = {
+            "simulation.clients": clients,
+            "federation.rounds": rounds,
+            "federation.seed": seed,
+            "model.name": model,
+            "simulation.data": data and str(Path(data).expanduser().resolve()),
+            "simulation.partition": partition,
+            "simulation.partition-alpha": alpha,
+            "simulation.rewards": rewards,
+            "simulation.workers": workers,
+            "output.dir": str(out.expanduser().resolve()),
+            "output.run": run or f"{Path(scenario).stem}-{time.strftime('%Y%m%d-%H%M%S')}",
+        }
+    config = _with(config, given, settings or [])
+    if list_settings:
+        print(config.to_toml() if output is Format.text else json.dumps(config.flat()))
+        return
+    with screen.watching(config, resumed=resume is not None):
+        runner.check(config)
+        found = runner.run_simulation(config)
+    from .report import write_report
+
+    report_path = write_report(found)
+    if output is Format.json:
+        print(json.dumps(found.result()))
+    else:
+        screen.print_summary(found, report_path)
+
+
+def partition(
+    scenario: ScenarioArgument = "gsm8k",
+    clients: ClientsOption = None,
+    data: DataOption = None,
+    partition: PartitionOption = None,
+    alpha: AlphaOption = None,
+    label: Annotated[str | None, typer.Option(help="Column that dirichlet divides by.")] = None,
+    seed: SeedOption = None,
+    settings: SetOption = None,
+    plot: Annotated[Path, typer.Option(help="Picture to write.")] = Path("partition.png"),
+    output: FormatOption = Format.text,
+) -> None:
+    """Show how a scenario's problems are divided over the clients, before anything is trained.
+
+    [bold]Examples[/bold]
+
+      fedgrpo partition builtin
+      fedgrpo partition gsm8k --data gsm8k/ --partition difficulty --clients 8
+      fedgrpo partition gsm8k --data gsm8k/ --partition dirichlet --label steps --alpha 0.1
+    """
+    from . import runner, split_view
+
+    given = {
+        "simulation.clients": clients,
+        "simulation.data": data and str(Path(data).expanduser().resolve()),
+        "simulation.partition": partition,
+        "simulation.partition-alpha": alpha,
+        "simulation.partition-label": label,
+        "federation.seed": seed,
+    }
+    config = _with(runner.scenario(scenario), given, settings or [])
+    split = split_view.Split.of(config)
+    split.plot(plot)
+    if output is Format.json:
+        print(json.dumps({**split.as_json(), "plot": str(plot)}))
+    else:
+        split.print_table(plot)
+
+
+def evaluate(
+    target: Annotated[Path, typer.Argument(help="A run folder, or one of its adapters: runs/NAME/adapters/0003.")],
+    problems: Annotated[int | None, typer.Option(help="Held-out problems; default: as in the run.")] = None,
+    data: DataOption = None,
+    model: Annotated[str | None, typer.Option(help="Base model, where the run's is not here.")] = None,
+    seed: SeedOption = None,
+    samples: Annotated[int, typer.Option(help="Completions to print, base model beside adapter.")] = 3,
+    output: FormatOption = Format.text,
+) -> None:
+    """Answer held-out problems with an adapter and with its base model, and compare the two, paired.
+
+    [bold]Examples[/bold]
+
+      fedgrpo evaluate runs/builtin-20260101-120000
+      fedgrpo evaluate runs/builtin-20260101-120000/adapters/0003 --problems 1000
+      fedgrpo evaluate runs/gsm8k-20260101-120000 --data gsm8k/ --format json
+    """
+    from . import compare, screen
+
+    given = {
+        "evaluation.problems": problems,
+        "simulation.data": data and str(Path(data).expanduser().resolve()),
+        "model.name": model,
+    }
+    comparison = compare.compare(target, lambda config: _with(config, given, []), seed)
+    if output is Format.json:
+        print(json.dumps(comparison.as_json()))
+    else:
+        screen.print_comparison(comparison, samples)
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(help="A run folder.")],
+    output: FormatOption = Format.text,
+) -> None:
+    """Write report.html of a run: one file with curves, classes, bytes and samples that opens in any browser.
+
+    [bold]Example[/bold]
+
+      fedgrpo report runs/builtin-20260101-120000
+    """
+    from .report import write_report
+    from .results import Run
+
+    path = write_report(Run.read(folder))
+    print(json.dumps({"report": str(path)}) if output is Format.json else f"Wrote {path}")
+
+
+def _with(config: RunConfig, given: dict[str, Value | None], overrides: list[str]) -> RunConfig:
+    """`config` with the options that were given, then the --set overrides."""
+    values = {key: value for key, value in given.items() if value is not None}
+    for text in overrides:
+        key, value = parse_override(text)
+        if key in ("output.dir", "output.run"):
+            raise ConfigError(f"--set {key}: use --out and --run.")
+        values[key] = value
+    if "simulation.clients" in values and config.federation.min_clients > int(values["simulation.clients"]):
+        values.setdefault("federation.min-clients", int(values["simulation.clients"]))
+    return config.with_values(values)
+
+

@@ -1,0 +1,153 @@
+"""A run folder read back: everything that terminal, JSON and report say comes from here, and so from the files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..common.config import RunConfig, load_scenario
+from ..common.errors import ConfigError
+from ..common.protocol import Tally
+from ..server.scores import Climb, Score, climb_by_style, score
+from ..server.store import read_lines
+
+Line = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """Counts over the held-out problems after some round."""
+
+    round: int
+    total: Tally
+    classes: dict[str, Tally]
+
+    def of(self, column: str) -> dict[str, Tally]:
+        """The classes of one column, by value."""
+        pairs = ((name.partition("="), tally) for name, tally in self.classes.items())
+        return {value: tally for (own, _, value), tally in pairs if own == column}
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A finished or unfinished run."""
+
+    folder: Path
+    config: RunConfig
+    journal: list[Line]
+    rounds: list[Line]
+    """One line of metrics per committed round."""
+    sampled: list[Evaluated]
+    greedy: list[Evaluated]
+
+    @classmethod
+    def read(cls, folder: Path) -> Run:
+        """Read a run folder.
+
+        Raises:
+            ConfigError: the folder holds no run.
+        """
+        if not (folder / "journal.jsonl").is_file():
+            raise ConfigError(f"{folder} holds no run: there is no journal.jsonl in it.")
+        lines: list[Line] = read_lines(folder / "metrics.jsonl")
+        return cls(
+            folder=folder,
+            config=load_scenario(folder / "config.resolved.toml"),
+            journal=read_lines(folder / "journal.jsonl"),
+            rounds=[line for line in lines if line["kind"] == "round"],
+            sampled=_evaluations(lines, "sampled"),
+            greedy=_evaluations(lines, "greedy"),
+        )
+
+    @property
+    def before(self) -> Evaluated:
+        """The first sampled evaluation."""
+        return self.sampled[0]
+
+    @property
+    def after(self) -> Evaluated:
+        """The last sampled evaluation."""
+        return self.sampled[-1]
+
+    @property
+    def class_columns(self) -> list[str]:
+        """Columns that accuracy is split by; `style` comes last."""
+        found = {name.partition("=")[0] for name in self.after.classes}
+        return [*sorted(found - {"style"}), "style"]
+
+    @property
+    def climb(self) -> Climb:
+        """What the rise of sampled accuracy consists of, by answer style."""
+        return climb_by_style(self.before.of("style"), self.after.of("style"))
+
+    def rewards(self) -> list[float]:
+        """Mean reward over the clients, by round: each client's in its own units."""
+        means = [[client["reward/mean"] for client in line["clients"].values()] for line in self.rounds]
+        return [sum(values) / len(values) for values in means]
+
+    def result(self) -> dict[str, Any]:
+        """The run as one JSON object: what `simulate --format json` prints last."""
+        if not self.sampled:
+            raise ConfigError(f"{self.folder} has no evaluation yet.")
+        committed = [line for line in self.journal if line["event"] in ("CREATED", "COMMITTED")]
+        after, rewards = score(self.after.total), self.rewards()
+        return {
+            "run_dir": str(self.folder),
+            "rounds": len(self.rounds),
+            "clients": max((len(line["clients"]) for line in self.rounds), default=0),
+            "adapter_sha256": committed[-1]["adapter"],
+            "accuracy": {
+                "before": score(self.before.total).strict,
+                "after": after.strict,
+                "gain": after.gain,
+                "interval": [after.gain_low, after.gain_high],
+                "problems": after.problems,
+                "lenient": {"before": score(self.before.total).lenient, "after": after.lenient},
+                "greedy": {"before": _strict(self.greedy[:1]), "after": _strict(self.greedy[-1:])},
+                "by_class": self._by_class(),
+            },
+            "truncated": {"before": score(self.before.total).truncated, "after": after.truncated},
+            "completion_length": {"before": score(self.before.total).mean_length, "after": after.mean_length},
+            "climb": asdict(self.climb),
+            "reward": {"first": rewards[0] if rewards else None, "last": rewards[-1] if rewards else None},
+            "seconds": round(sum(line["seconds"] for line in self.rounds), 3),
+            "bytes_up": sum(line["bytes_up"] for line in self.rounds),
+            "bytes_down": sum(line["bytes_down"] for line in self.rounds),
+            "void_rounds": sum(line["event"] == "VOID" for line in self.journal),
+            "finished": any(line["event"] == "FINISHED" for line in self.journal),
+        }
+
+    def _by_class(self) -> dict[str, dict[str, float | int | None]]:
+        names = sorted(set(self.before.classes) | set(self.after.classes))
+        return {
+            name: {
+                "before": accuracy(self.before.classes, name),
+                "after": accuracy(self.after.classes, name),
+                "problems_before": self.before.classes.get(name, Tally()).problems,
+                "problems_after": self.after.classes.get(name, Tally()).problems,
+            }
+            for name in names
+        }
+
+
+def accuracy(tallies: Mapping[str, Tally], name: str) -> float | None:
+    """Strict accuracy within a class; None where the class is empty."""
+    tally = tallies.get(name, Tally())
+    return tally.correct / tally.problems if tally.problems else None
+
+
+def _evaluations(lines: list[Line], decoding: str) -> list[Evaluated]:
+    chosen = [line for line in lines if line["kind"] == "evaluation" and line["decoding"] == decoding]
+    return [
+        Evaluated(
+            line["round"], Tally(**line["total"]), {name: Tally(**tally) for name, tally in line["classes"].items()}
+        )
+        for line in sorted(chosen, key=lambda line: line["round"])
+    ]
+
+
+def _strict(evaluated: list[Evaluated]) -> float | None:
+    found: list[Score] = [score(e.total) for e in evaluated]
+    return found[0].strict if found else None

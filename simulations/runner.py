@@ -1,0 +1,85 @@
+"""One simulated federation: checks first, then workers, then the real ServerApp."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from flwr.app import Context, RecordDict
+
+from ..client.learner.rewards import try_rewards
+from ..common.config import RunConfig, load_scenario
+from ..common.errors import ConfigError
+from ..server.main import app, run_folder
+from .grid import Lane, LocalGrid, NodeConfig
+from .results import Run
+from .virtual import SYSTEM_PROMPTS, client_rewards, divide, resolve_model
+from .worker import ProcessLane
+
+SCENARIOS = Path(__file__).parent / "scenarios"
+
+
+def scenario(name: str) -> RunConfig:
+    """A scenario that comes with fedgrpo, by name, or one in a TOML file.
+
+    Raises:
+        ConfigError: there is no such scenario, or it is wrong.
+    """
+    shipped = SCENARIOS / f"{name}.toml"
+    path = shipped if shipped.is_file() else Path(name)
+    if path.suffix != ".toml":
+        known = ", ".join(sorted(p.stem for p in SCENARIOS.glob("*.toml")))
+        raise ConfigError(f"There is no scenario {name!r}. Known are {known}, or give the path of a .toml file.")
+    return load_scenario(path)
+
+
+def resumed(folder: Path) -> RunConfig:
+    """The settings of an earlier run, set to go on in its folder."""
+    config = Run.read(folder).config
+    return config.with_values({"output.dir": str(folder.resolve().parent), "output.run": folder.resolve().name})
+
+
+def check(config: RunConfig) -> None:
+    """Find what would fail later, before a model is loaded: model folder, data, division, every reward.
+
+    Raises:
+        FedGRPOError: something is wrong; says what and where.
+    """
+    resolve_model(config.model.name, config.model.revision)
+    shards, _ = divide(config)
+    prompt = SYSTEM_PROMPTS[config.simulation.system_prompt]
+    for shard, rewards in zip(shards, client_rewards(config), strict=True):
+        try_rewards(rewards, shard[0].row(prompt))
+
+
+def run_simulation(config: RunConfig) -> Run:
+    """Play the federation that the settings describe, and return what it left in its folder.
+
+    Raises:
+        RunError: it could not be played to the end; what was committed is safe.
+    """
+    lanes = make_lanes(config)
+    grid = LocalGrid(lanes)
+    try:
+        app(grid, Context(1, 1, {}, RecordDict(), config.flat()))
+    finally:
+        grid.close()
+    return Run.read(run_folder(config))
+
+
+def make_lanes(config: RunConfig) -> dict[int, Lane]:
+    """Node id -> worker process. Client k has node id k + 2 (1 is Flower's server) and worker k modulo their number."""
+    clients = config.simulation.clients
+    workers = min(config.simulation.workers or default_workers(), clients)
+    nodes: list[dict[int, NodeConfig]] = [{} for _ in range(workers)]
+    for k in range(clients):
+        nodes[k % workers][k + 2] = {"partition-id": k, "num-partitions": clients}
+    lanes = [ProcessLane(share, config.flat()) for share in nodes]
+    return {node: lane for lane, share in zip(lanes, nodes, strict=True) for node in share}
+
+
+def default_workers() -> int:
+    """One worker per core; one in all where there is a GPU, whose memory holds one base model."""
+    if Path("/proc/driver/nvidia/version").exists():
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,259 @@
+"""What a person watches while a simulation runs, and reads when it is done."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from ..common.config import RunConfig
+from ..server import events
+from ..server.scores import score
+from .results import Run, accuracy
+from .virtual import client_name
+
+if TYPE_CHECKING:
+    from .compare import Comparison
+
+BLOCKS = " ▁▂▃▄▅▆▇█"
+KEPT_NOTES = 4
+
+
+@contextmanager
+def watching(config: RunConfig, *, resumed: bool) -> Iterator[None]:
+    """Show events on stderr while the block runs: a live picture on a terminal, plain lines elsewhere."""
+    console = Console(stderr=True)
+    logger = logging.getLogger("fedgrpo")
+    handler = _LiveView(config) if console.is_terminal else _PlainLines(sys.stderr)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    logger.addHandler(handler)
+    console.print(_heading(config, resumed))
+    try:
+        if isinstance(handler, _LiveView):
+            with Live(handler, console=console, refresh_per_second=8, transient=False):
+                yield
+        else:
+            yield
+    finally:
+        logger.removeHandler(handler)
+
+
+def sparkline(values: Sequence[float], low: float | None = None, high: float | None = None) -> str:
+    """Numbers as blocks of rising height.
+
+    >>> sparkline([0, 0.5, 1])
+    '▁▄█'
+    """
+    if not values:
+        return ""
+    bottom = min(values) if low is None else low
+    width = (max(values) if high is None else high) - bottom or 1.0
+    return "".join(BLOCKS[1 + min(7, max(0, int((value - bottom) / width * 7)))] for value in values)
+
+
+def print_summary(run: Run, report: Path) -> None:
+    """What a run came to: the climb, what it consists of, its cost, and what to do next."""
+    console = Console()
+    result = run.result()
+    found = result["accuracy"]
+    low, high = found["interval"]
+    console.print()
+    console.print(
+        f"[bold]Held-out accuracy {found['before']:.1%} → {found['after']:.1%}[/bold]  "
+        f"({found['gain']:+.1%} over the base model on the same {found['problems']} problems, "
+        f"95 % interval {low:+.1%} to {high:+.1%}; sampled, strict)"
+    )
+    console.print(
+        f"greedy {_percent(found['greedy']['before'])} → {_percent(found['greedy']['after'])}   "
+        f"lenient {found['lenient']['before']:.1%} → {found['lenient']['after']:.1%}   "
+        f"truncated {result['truncated']['before']:.1%} → {result['truncated']['after']:.1%}   "
+        f"length {result['completion_length']['before']:.0f} → {result['completion_length']['after']:.0f} tokens",
+        style="dim",
+    )
+    console.print(_class_table(run))
+    climb = run.climb
+    console.print(
+        f"Of the climb, {climb.by_mix:+.1%} comes from answering in another style and {climb.within:+.1%} from "
+        "answering better within a style."
+    )
+    if run.config.model.name == "builtin":
+        console.print(COLD_START, style="dim")
+    console.print(
+        f"\n{result['rounds']} rounds, {result['seconds']:.0f} s, up {result['bytes_up'] / 1e6:.1f} MB, "
+        f"down {result['bytes_down'] / 1e6:.1f} MB, {result['void_rounds']} void. "
+        f"Adapter {result['adapter_sha256'][:12]}"
+    )
+    console.print(f"Run folder  {run.folder}\nReport      {report}", soft_wrap=True, highlight=False)
+
+
+COLD_START = (
+    "What the cold start put in: the policy has seen correct demonstrations only, and can work a problem out when it "
+    "starts to reason. It mostly does not: for 45 to 95 % of problems, by topic, it was shown bare answers. So the "
+    "climb is mostly the choice to reason, found by reward alone; it is no new arithmetic."
+)
+
+
+def print_comparison(comparison: Comparison, samples: int) -> None:
+    """Base model beside adapter."""
+    console = Console()
+    table = Table(title=f"{comparison.name}: {comparison.problems} held-out problems")
+    for heading in ("", "base model", "adapter", "gain", "95 % interval"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    for decoding, (before, after) in comparison.scores.items():
+        interval = f"{after.gain_low:+.1%} to {after.gain_high:+.1%}"
+        table.add_row(
+            f"{decoding}, strict", f"{before.strict:.1%}", f"{after.strict:.1%}", f"{after.gain:+.1%}", interval
+        )
+        table.add_row(f"{decoding}, lenient", f"{before.lenient:.1%}", f"{after.lenient:.1%}", "", "")
+        table.add_row(f"{decoding}, truncated", f"{before.truncated:.1%}", f"{after.truncated:.1%}", "", "")
+        table.add_row(f"{decoding}, tokens", f"{before.mean_length:.1f}", f"{after.mean_length:.1f}", "", "")
+    console.print(table)
+    for sample in comparison.samples[:samples]:
+        console.print(Panel(Text(sample.question), title=f"answer {sample.answer}", title_align="left"))
+        pair = Table.grid(expand=True, padding=(0, 2))
+        pair.add_column(ratio=1)
+        pair.add_column(ratio=1)
+        pair.add_row(Text(f"base model {_mark(sample.right_before)}"), Text(f"adapter {_mark(sample.right_after)}"))
+        pair.add_row(Text(sample.before, style="dim"), Text(sample.after))
+        console.print(pair)
+
+
+class _PlainLines(logging.Handler):
+    """One line per event; step-by-step progress is left out."""
+
+    def __init__(self, stream: Any) -> None:
+        super().__init__()
+        self._stream = stream
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not hasattr(record, "step"):
+            print(_line(record), file=self._stream, flush=True)
+
+
+class _LiveView(logging.Handler):
+    """A picture of the federation, drawn anew from what the events have told so far."""
+
+    def __init__(self, config: RunConfig) -> None:
+        super().__init__()
+        self._config = config
+        self._doing = {client_name(k): "loading the model" for k in range(config.simulation.clients)}
+        self._rewards: dict[str, list[float]] = {name: [] for name in self._doing}
+        self._signal: dict[str, float] = {}
+        self._rounds: list[events.RoundCommitted] = []
+        self._accuracy: dict[int, float] = {}
+        self._notes: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        event = getattr(record, "event", None)
+        if hasattr(record, "step"):
+            step, steps = getattr(record, "step", 0), self._config.train.steps_per_round
+            self._doing[getattr(record, "organisation", "")] = f"step {step} of {steps}"
+        elif event is None or isinstance(event, (events.NotJoined, events.UpdateRefused, events.RoundVoid)):
+            self._notes = [*self._notes, _line(record)][-KEPT_NOTES:]
+        else:
+            self._take(event)
+
+    def _take(self, event: events.Event) -> None:
+        match event:
+            case events.Joined(name, examples):
+                self._doing[name] = f"joined with {examples} prompts"
+            case events.RoundStarted(number, _, cohort):
+                self._doing |= dict.fromkeys(cohort, f"round {number}: working")
+            case events.UpdateTaken(_, name, metrics):
+                self._rewards.setdefault(name, []).append(metrics["reward/mean"])
+                self._signal[name] = 1 - metrics["groups/zero-variance-share"]
+                self._doing[name] = f"done in {metrics['seconds/total']:.1f} s"
+            case events.RoundCommitted():
+                self._rounds.append(event)
+            case events.Evaluated(number, "sampled", found):
+                self._accuracy[number] = found.strict
+            case _:
+                pass
+
+    def __rich__(self) -> Group:
+        total = self._config.federation.rounds
+        done = self._rounds[-1].round if self._rounds else 0
+        bar = Table.grid(padding=(0, 1))
+        bar.add_row(f"round {done}/{total}", ProgressBar(total=total, completed=done, width=40), self._totals())
+        parts: list[Any] = [bar, self._clients(), self._accuracy_line()]
+        return Group(*parts, *(Text(note, style="yellow") for note in self._notes))
+
+    def _totals(self) -> str:
+        up, down = (sum(getattr(r, f"bytes_{way}") for r in self._rounds) / 1e6 for way in ("up", "down"))
+        return f"{sum(r.seconds for r in self._rounds):.0f} s   ↑ {up:.1f} MB   ↓ {down:.1f} MB"
+
+    def _clients(self) -> Table:
+        table = Table(box=None, header_style="dim")
+        for heading in ("client", "reward by round", "now", "groups with signal", "doing"):
+            table.add_column(heading)
+        highest = max((r for values in self._rewards.values() for r in values), default=1.0)
+        for name, rewards in self._rewards.items():
+            now = f"{rewards[-1]:.2f}" if rewards else ""
+            signal = f"{self._signal[name]:.0%}" if name in self._signal else ""
+            table.add_row(name, sparkline(rewards[-30:], 0.0, highest), now, signal, self._doing.get(name, ""))
+        return table
+
+    def _accuracy_line(self) -> Text:
+        values = list(self._accuracy.values())
+        if not values:
+            return Text("held-out accuracy: not measured yet", style="dim")
+        return Text(f"held-out accuracy  {sparkline(values, 0.0, 1.0)}  {values[0]:.1%} → {values[-1]:.1%}", "bold")
+
+
+def _heading(config: RunConfig, resumed: bool) -> Table:
+    grpo, steps = config.grpo, config.train.steps_per_round
+    table = Table.grid(padding=(0, 2))
+    rows = {
+        "federation": f"{config.simulation.clients} clients, {config.federation.rounds} rounds, "
+        f"seed {config.federation.seed}" + (", resumed" if resumed else ""),
+        "model": f"{config.model.name}, LoRA rank {config.adapter.rank} on {config.adapter.target_modules}",
+        "each round": f"{steps} steps x {grpo.prompts_per_step} prompts x {grpo.num_generations} completions, "
+        f"learning rate {grpo.learning_rate:g}",
+        "together": f"{config.aggregation.method}, weights by {config.aggregation.weights}",
+        "data": f"{config.simulation.dataset}, {config.simulation.partition}; rewards {config.simulation.rewards}",
+        "folder": str(Path(config.output.dir) / config.output.run),
+    }
+    for name, value in rows.items():
+        table.add_row(Text(name, style="dim"), Text(value))
+    return table
+
+
+def _class_table(run: Run) -> Table:
+    table = Table(box=None, header_style="dim")
+    for heading in ("class", "", "share before", "share after", "accuracy before", "accuracy after"):
+        table.add_column(heading, justify="right" if "before" in heading or "after" in heading else "left")
+    before, after = run.before.classes, run.after.classes
+    for column in run.class_columns:
+        values = sorted({n.partition("=")[2] for n in {*before, *after} if n.startswith(f"{column}=")})
+        for row, value in enumerate(values):
+            name = f"{column}={value}"
+            shares = [
+                f"{e.classes[name].problems / e.total.problems:.0%}" if name in e.classes else "0%"
+                for e in (run.before, run.after)
+            ]
+            accuracies = [_percent(accuracy(tallies, name)) for tallies in (before, after)]
+            table.add_row("" if row else f"by {column}", value, *shares, *accuracies)
+    return table
+
+
+def _line(record: logging.LogRecord) -> str:
+    return record.getMessage() + (f"\n{record.exc_text}" if record.exc_text else "")
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1%}"
+
+
+def _mark(right: bool) -> str:
+    return "✓" if right else "✗"

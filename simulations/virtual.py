@@ -1,0 +1,114 @@
+"""Simulated clients: each takes its part of the scenario's dataset, and all in a process share one resident model."""
+
+from __future__ import annotations
+
+import logging
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..client.learner import Learner
+from ..client.learner.data import Problem
+from ..client.learner.rewards import Reward, load_rewards
+from ..common.config import RunConfig, Value
+from ..common.errors import ConfigError
+from ..common.protocol import TRAINS
+from .datasets import load_problems
+from .partition import partition
+
+if TYPE_CHECKING:
+    from ..client.learner.resident import ResidentModel
+
+BUILTIN_POLICY = Path(__file__).parent / "builtin" / "policy"
+PROGRESS = logging.getLogger("fedgrpo.client.progress")
+SYSTEM_PROMPTS = {
+    "none": "",
+    "xml": (
+        "Respond in the following format:\n<reasoning>\nyour reasoning, step by step\n</reasoning>\n"
+        "<answer>\nthe final number and nothing else\n</answer>"
+    ),
+    "think": (
+        "First reason step by step inside <think> and </think>. "
+        "Then give the final number, and nothing else, inside <answer> and </answer>."
+    ),
+}
+
+
+def simulated_learner(node_config: dict[str, Value], config: RunConfig) -> Learner:
+    """The learner of the client that `partition-id` in a node's configuration numbers (entry point of the relay)."""
+    from ..client.learner.resident import ClientData, ResidentLearner
+
+    number = node_config["partition-id"]
+    clients = config.simulation.clients
+    if not isinstance(number, int) or not 0 <= number < clients:
+        raise ConfigError(f"This node's partition-id is {number}, but simulation.clients is {clients}.")
+    name = client_name(number)
+    shards, held_out = divide(config)
+    data = ClientData(
+        organisation=name,
+        shard=shards[number],
+        held_out=held_out[number::clients] or held_out[:1],
+        rewards=client_rewards(config)[number],
+        system_prompt=SYSTEM_PROMPTS[config.simulation.system_prompt],
+    )
+
+    def on_step(step: int, reward: float) -> None:
+        PROGRESS.info("%s step %d", name, step, extra={"organisation": name, "step": step, "reward": reward})
+
+    return ResidentLearner(_resident(config), data, on_step)
+
+
+def client_name(number: int) -> str:
+    """Name of a simulated organisation."""
+    return f"client-{number}"
+
+
+@lru_cache(maxsize=1)
+def divide(config: RunConfig) -> tuple[list[list[Problem]], list[Problem]]:
+    """(each client's shard, all held-out problems)."""
+    train, test = load_problems(config)
+    return partition(train, config), test
+
+
+def client_rewards(config: RunConfig) -> list[tuple[Reward, ...]]:
+    """Each client's reward set."""
+    specs = config.simulation.rewards.split(";")
+    return [load_rewards(specs[k % len(specs)]) for k in range(config.simulation.clients)]
+
+
+def resolve_model(name: str, revision: str) -> Path:
+    """The local folder of a model: the built-in one, a folder, or a snapshot from the Hub.
+
+    Raises:
+        ConfigError: there is no such folder, or the Hub cannot be reached or has no such model.
+    """
+    if name == "builtin":
+        return BUILTIN_POLICY
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ConfigError(f"{folder} is no model folder: it holds no config.json.")
+        return folder.resolve()
+    if name.startswith((".", "/", "~")) or name.count("/") != 1:
+        raise ConfigError(f"There is no model folder {name}. Give an existing folder, a Hub name, or builtin.")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    wanted = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]
+    try:
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=wanted))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise ConfigError(
+            f"Cannot get the model {name} from the Hub ({type(error).__name__}). Check the name and the network, or "
+            "give a local folder (--model DIR); --model builtin needs neither."
+        ) from error
+
+
+@lru_cache(maxsize=1)
+def _resident(config: RunConfig) -> ResidentModel:
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    from ..client.learner.resident import ResidentModel
+
+    folder = resolve_model(config.model.name, config.model.revision)
+    return ResidentModel(folder, config, TRAINS[config.aggregation.method], divide(config)[0][0][0])

@@ -1,0 +1,86 @@
+"""Worker processes: each holds one resident model and does the messages of its share of the clients."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import multiprocessing
+import os
+import signal
+from collections.abc import Mapping
+from multiprocessing.connection import Connection
+
+from flwr.app import Error, Message
+
+from .grid import CRASHED, LocalLane, NodeConfig, Parcel, identify_process
+
+PROGRESS = "fedgrpo.client.progress"
+"""Logger of step-by-step progress: its records carry `organisation`, `step` and `reward`."""
+
+
+class ProcessLane:
+    """A lane in a process of its own. A worker that dies costs the message it had, and is started again."""
+
+    def __init__(self, node_configs: Mapping[int, NodeConfig], run_config: Mapping[str, object]) -> None:
+        self._arguments = (dict(node_configs), dict(run_config))
+        self._start()
+
+    def answer(self, parcel: Parcel) -> Parcel:
+        """Have the worker answer; log records it sends meanwhile are logged here."""
+        try:
+            self._pipe.send(parcel)
+            while True:
+                item = self._pipe.recv()
+                if isinstance(item, Parcel):
+                    return item
+                logging.getLogger(item["name"]).handle(logging.makeLogRecord(item))
+        except (EOFError, OSError):
+            reply = Message(Error(CRASHED, "the worker process died"), reply_to=parcel.open())
+            self.close()
+            self._start()
+            return Parcel.pack(reply, "")
+
+    def close(self) -> None:
+        """End the worker."""
+        self._process.terminate()
+        self._process.join(timeout=5)
+        if self._process.is_alive():
+            self._process.kill()
+        self._pipe.close()
+
+    def _start(self) -> None:
+        spawn = multiprocessing.get_context("spawn")  # fork is unsafe beside threads and CUDA
+        self._pipe, theirs = spawn.Pipe()
+        self._process = spawn.Process(target=_work, args=(theirs, *self._arguments), daemon=True)
+        self._process.start()
+        theirs.close()
+
+
+class _SendRecords(logging.Handler):
+    """Sends log records to the parent as plain dictionaries."""
+
+    def __init__(self, pipe: Connection) -> None:
+        super().__init__()
+        self._pipe = pipe
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.format(record)  # fills in exc_text
+        plain = {k: v for k, v in record.__dict__.items() if isinstance(v, (str, int, float, type(None)))}
+        self._pipe.send({**plain, "msg": record.getMessage(), "args": None, "exc_info": None})
+
+
+def _work(pipe: Connection, node_configs: Mapping[int, NodeConfig], run_config: Mapping[str, object]) -> None:
+    """A worker's whole life: answer until the parent goes away."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides what ends
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    logger = logging.getLogger("fedgrpo")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(_SendRecords(pipe))
+    logger.propagate = False
+    identify_process()
+    from ..client.main import app
+
+    lane = LocalLane(app, node_configs, run_config)
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            pipe.send(lane.answer(pipe.recv()))
