@@ -65,7 +65,7 @@ def shares(weights: Mapping[str, float], max_share: float) -> dict[str, float]:
     total = sum(weights[name] for name in sorted(weights))
     if total == 0:
         return dict.fromkeys(weights, 0.0)
-    free = {name: weight / total for name, weight in weights.items() if weight > 0}
+    free = {name: weight / total for name, weight in weights.items() if weight / total > 0}
     limit = max(max_share, 1 / len(free))
     capped: dict[str, float] = {}
     while over := {name for name, share in free.items() if share > limit * (1 + 1e-12)}:

@@ -65,6 +65,7 @@ def simulate(
       fedgrpo simulate --resume runs/builtin-20260101-120000
     """
     from . import runner, screen
+    from .report import write_report
 
     if resume is not None:
         config = runner.resumed(resume)
@@ -91,8 +92,6 @@ def simulate(
     with screen.watching(config, resumed=resume is not None):
         runner.check(config)
         found = runner.run_simulation(config)
-    from .report import write_report
-
     report_path = write_report(found)
     if output is Format.json:
         print(json.dumps(found.result()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from ..common.config import RunConfig, load_scenario
 from ..common.errors import ConfigError
 from ..server.main import app, run_folder
 from .grid import Lane, LocalGrid, NodeConfig
+from .reporter import SampleFile
 from .results import Run
 from .virtual import SYSTEM_PROMPTS, client_rewards, divide, resolve_model
 from .worker import ProcessLane
@@ -58,11 +60,13 @@ def run_simulation(config: RunConfig) -> Run:
     Raises:
         RunError: it could not be played to the end; what was committed is safe.
     """
-    lanes = make_lanes(config)
-    grid = LocalGrid(lanes)
+    grid = LocalGrid(make_lanes(config))
+    samples = SampleFile(run_folder(config))
+    logging.getLogger("fedgrpo.client.progress").addHandler(samples)
     try:
         app(grid, Context(1, 1, {}, RecordDict(), config.flat()))
     finally:
+        logging.getLogger("fedgrpo.client.progress").removeHandler(samples)
         grid.close()
     return Run.read(run_folder(config))
 

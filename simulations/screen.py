@@ -137,7 +137,7 @@ class _PlainLines(logging.Handler):
         self._stream = stream
 
     def emit(self, record: logging.LogRecord) -> None:
-        if not hasattr(record, "step"):
+        if not hasattr(record, "step") and not hasattr(record, "sample"):
             print(_line(record), file=self._stream, flush=True)
 
 
@@ -156,6 +156,8 @@ class _LiveView(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         event = getattr(record, "event", None)
+        if hasattr(record, "sample"):
+            return
         if hasattr(record, "step"):
             step, steps = getattr(record, "step", 0), self._config.train.steps_per_round
             self._doing[getattr(record, "organisation", "")] = f"step {step} of {steps}"

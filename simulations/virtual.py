@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from functools import lru_cache
 from pathlib import Path
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from ..client.learner.resident import ResidentModel
 
 BUILTIN_POLICY = Path(__file__).parent / "builtin" / "policy"
-PROGRESS = logging.getLogger("fedgrpo.client.progress")
 SYSTEM_PROMPTS = {
     "none": "",
     "xml": (
@@ -39,6 +37,8 @@ def simulated_learner(node_config: dict[str, Value], config: RunConfig) -> Learn
     """The learner of the client that `partition-id` in a node's configuration numbers (entry point of the relay)."""
     from ..client.learner.resident import ClientData, ResidentLearner
 
+    from .reporter import Reporter
+
     number = node_config["partition-id"]
     clients = config.simulation.clients
     if not isinstance(number, int) or not 0 <= number < clients:
@@ -53,10 +53,7 @@ def simulated_learner(node_config: dict[str, Value], config: RunConfig) -> Learn
         system_prompt=SYSTEM_PROMPTS[config.simulation.system_prompt],
     )
 
-    def on_step(step: int, reward: float) -> None:
-        PROGRESS.info("%s step %d", name, step, extra={"organisation": name, "step": step, "reward": reward})
-
-    return ResidentLearner(_resident(config), data, on_step)
+    return ResidentLearner(_resident(config), data, Reporter(name))
 
 
 def client_name(number: int) -> str:

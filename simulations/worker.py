@@ -14,9 +14,6 @@ from flwr.app import Error, Message
 
 from .grid import CRASHED, LocalLane, NodeConfig, Parcel, identify_process
 
-PROGRESS = "fedgrpo.client.progress"
-"""Logger of step-by-step progress: its records carry `organisation`, `step` and `reward`."""
-
 
 class ProcessLane:
     """A lane in a process of its own. A worker that dies costs the message it had, and is started again."""

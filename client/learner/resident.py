@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +32,18 @@ class ClientData:
     system_prompt: str
 
 
+class Watcher:
+    """Told what a learner does, on this machine only. This one looks away."""
+
+    def step(self, number: int, reward: float) -> None:
+        """A step of local training is done; its mean reward."""
+
+    def answers(
+        self, task: EvaluateTask, problems: Sequence[Problem], base: Sequence[Answered], now: Sequence[Answered]
+    ) -> None:
+        """Held-out problems were answered, by the base model and with the task's adapter."""
+
+
 class ResidentModel:
     """Base model, tokenizer and trainer, loaded once in a process."""
 
@@ -57,12 +69,10 @@ class ResidentModel:
 class ResidentLearner:
     """One client's view of the resident model: a `Learner`."""
 
-    def __init__(
-        self, model: ResidentModel, data: ClientData, on_step: Callable[[int, float], None] = lambda step, reward: None
-    ) -> None:
+    def __init__(self, model: ResidentModel, data: ClientData, watcher: Watcher) -> None:
         limit = model.config.grpo.max_prompt_length
         lengths = model.prompt_lengths(data.shard, data.system_prompt)
-        self._model, self._data, self._on_step = model, data, on_step
+        self._model, self._data, self._watcher = model, data, watcher
         self._shard = [p for p, length in zip(data.shard, lengths, strict=True) if length <= limit]
         if not self._shard:
             shortest = min(lengths, default=0)
@@ -95,7 +105,7 @@ class ResidentLearner:
             rewards=self._data.rewards,
             seed=derived_seed(seed, "train", name, task.round),
             first_step=(task.round - 1) * config.train.steps_per_round,
-            on_step=self._on_step,
+            on_step=self._watcher.step,
         )
         delta, metrics = trainer.train(work)
         return Update(delta=delta, num_examples=len(order), metrics=metrics)
@@ -108,8 +118,9 @@ class ResidentLearner:
                 self._base_answers[task.temperature] = self._answers(task.temperature)
         adapted.load(task.adapter)
         answers = self._answers(task.temperature)
-        columns = self._model.config.evaluation.class_columns
-        return count(self._data.held_out, answers, self._base_answers[task.temperature], columns)
+        base, columns = self._base_answers[task.temperature], self._model.config.evaluation.class_columns
+        self._watcher.answers(task, self._data.held_out, base, answers)
+        return count(self._data.held_out, answers, base, columns)
 
     def _answers(self, temperature: float) -> list[Answered]:
         config = self._model.config

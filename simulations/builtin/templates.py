@@ -112,7 +112,7 @@ TEMPLATES: dict[str, tuple[tuple[str, str], ...]] = {
         ("{n} wins {x} {o} in each round. How many {o} does {n} win in {y} rounds?", "x*y"),
         ("{n} has {a} {o} and {m} has {b} more than {n}. How many {o} does {m} have?", "a+b"),
         ("{n} has {a} {o} and loses {b}. How many {o} does {n} have now?", "a-b"),
-        ("{n} has {a} {o} and {m} has {b} fewer than {n}. How many {o} do they have together?", "a-b a+_"),
+        ("{n} has {a} {o}, wins {b} and then loses {c}. How many {o} does {n} have now?", "a+b _-c"),
         ("{n} wins {x} {o} in each of {y} rounds and then loses {a}. How many {o} does {n} have?", "x*y _-a"),
         (
             "{n} has {x} {o} and loses {y}. {m} has {z} times as many as {n} then. How many {o} does {m} have?",
@@ -124,8 +124,7 @@ TEMPLATES: dict[str, tuple[tuple[str, str], ...]] = {
             "x*y a+_ _-b",
         ),
         (
-            "{n} starts with {a} {o}. In each of {z} rounds {n} wins {x} and loses {y}. "
-            "How many {o} does {n} have now?",
+            "{n} wins {x} {o} and loses {y} in each of {z} rounds, and had {a} before. How many {o} does {n} have now?",
             "x-y _*z _+a",
         ),
     ),

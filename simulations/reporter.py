@@ -1,0 +1,64 @@
+"""What a simulated client tells the person who runs the simulation: steps as they happen, and a few completions.
+
+Goes out through `logging` and, from a worker process, through the pipe to the parent. A real client tells nobody.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..client.learner.data import Problem
+from ..client.learner.evaluate import Answered
+from ..client.learner.resident import Watcher
+from ..common.protocol import EvaluateTask
+from ..server.store import append_line
+
+LOGGER = logging.getLogger("fedgrpo.client.progress")
+SAMPLES_PER_CLIENT = 3
+
+
+class Reporter(Watcher):
+    """Logs the steps and some answers of one simulated organisation."""
+
+    def __init__(self, organisation: str) -> None:
+        self._organisation = organisation
+
+    def step(self, number: int, reward: float) -> None:
+        """A record with `organisation`, `step` and `reward`."""
+        LOGGER.info("", extra={"organisation": self._organisation, "step": number, "reward": reward})
+
+    def answers(
+        self, task: EvaluateTask, problems: Sequence[Problem], base: Sequence[Answered], now: Sequence[Answered]
+    ) -> None:
+        """Records with `sample`: JSON of one problem and both completions. Always the first problems: none is chosen."""
+        if task.temperature == 0:
+            return
+        for problem, before, after in list(zip(problems, base, now, strict=True))[:SAMPLES_PER_CLIENT]:
+            sample = {
+                "round": task.round,
+                "client": self._organisation,
+                "question": problem.question,
+                "answer": problem.answer,
+                "before": before.text,
+                "after": after.text,
+                "right_before": before.strict,
+                "right_after": after.strict,
+            }
+            LOGGER.info("", extra={"sample": json.dumps(sample)})
+
+
+class SampleFile(logging.Handler):
+    """Collects the samples of the clients in a run folder's samples.jsonl."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self._folder = folder
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Append the record's sample, if it has one."""
+        sample = getattr(record, "sample", None)
+        if isinstance(sample, str) and self._folder.is_dir():
+            append_line(self._folder / "samples.jsonl", json.loads(sample))

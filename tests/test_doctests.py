@@ -1,0 +1,21 @@
+"""The examples in docstrings are true."""
+
+import doctest
+import importlib
+
+import pytest
+
+MODULES = [
+    "fedgrpo.common.seeds",
+    "fedgrpo.common.config",
+    "fedgrpo.client.learner.answers",
+    "fedgrpo.client.learner.builtin_rewards",
+    "fedgrpo.simulations.screen",
+]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_in_docstrings(name):
+    found = doctest.testmod(importlib.import_module(name))
+    assert found.attempted > 0
+    assert found.failed == 0

@@ -1,0 +1,111 @@
+"""An organisation's own reward set: loading, and a check at every call."""
+
+import math
+
+import pytest
+from fedgrpo.client.learner.rewards import load_rewards, try_rewards
+from fedgrpo.common.errors import ConfigError, RewardError
+
+ROW = {"prompt": [{"role": "user", "content": "1+1?"}], "answer": "2"}
+OWN = """
+import math
+from math import sqrt
+def cites_source(completions, answer, **kwargs):
+    return [1.0 if "source" in c[0]["content"] else None for c in completions]
+def short(completions, **kwargs):
+    return [-len(c[0]["content"]) / 100 for c in completions]
+async def slow(completions, **kwargs):
+    return [0.25] * len(completions)
+def _helper(x):
+    return x
+"""
+
+
+@pytest.fixture
+def own(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(OWN)
+    return path
+
+
+def call(reward, *texts):
+    return reward(completions=[[{"role": "assistant", "content": t}] for t in texts], answer=["2"] * len(texts))
+
+
+def test_a_named_set_and_single_functions_with_weights():
+    names = [(r.name, r.weight) for r in load_rewards("gsm8k")]
+    assert names[0] == ("correctness", 1.0)
+    assert len(names) == 5
+    assert [(r.name, r.weight) for r in load_rewards("correctness=2, integer = .5")] == [
+        ("correctness", 2.0),
+        ("integer", 0.5),
+    ]
+    assert dict((r.name, r.weight) for r in load_rewards("think=2"))["integer"] == 1.0
+
+
+def test_built_in_functions_read_chat_messages_as_text():
+    (reward,) = load_rewards("correctness")
+    assert call(reward, "<answer>2</answer>", "2") == [2.0, 0.0]
+
+
+def test_the_public_functions_of_a_file_are_rewards_in_trl_s_signature(own):
+    cites, short, slow = load_rewards(str(own))
+    assert (cites.name, short.name, slow.name) == ("cites-source", "short", "slow")
+    assert call(cites, "source: x", "none") == [1.0, None]
+    assert call(slow, "a", "b") == [0.25, 0.25]
+    assert [r.name for r in load_rewards(f"{own}:short=0.5,correctness")] == ["short", "correctness"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ("corectness", "no reward 'corectness'. Known are gsm8k"),
+        ("nowhere.py", "no reward file nowhere.py"),
+        ("correctness=much", "weight 'much', which is no number"),
+        ("correctness,correctness", "a function twice"),
+        ("", "no reward ''"),
+    ],
+)
+def test_a_wrong_spec_is_refused_with_what_is_known(spec, says):
+    with pytest.raises(ConfigError, match=says):
+        load_rewards(spec)
+
+
+def test_a_file_that_fails_or_lacks_the_function_is_named(own, tmp_path):
+    with pytest.raises(ConfigError, match="no function long. It has: cites_source, short, slow"):
+        load_rewards(f"{own}:long")
+    broken = tmp_path / "broken.py"
+    broken.write_text("x = 1\nraise ValueError('no')\n")
+    with pytest.raises(ConfigError, match=r"broken.py cannot be imported: ValueError\('no'\), line 2"):
+        load_rewards(str(broken))
+    empty = tmp_path / "empty.py"
+    empty.write_text("x = 1\n")
+    with pytest.raises(ConfigError, match="defines no public function"):
+        load_rewards(str(empty))
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ("return [1 / 0 for c in completions]", r"the_reward .*line 2\) raised ZeroDivisionError|line 2"),
+        ("return [float('nan')] * len(completions)", "returned nan for completion 0"),
+        ("return [float('inf')] * len(completions)", "returned inf for completion 0"),
+        ("return [1.0]", "returned 1 rewards for 4 completions"),
+        ("return 1.0", "raised TypeError"),
+        ("return ['good'] * len(completions)", "raised ValueError"),
+        ("return None", "raised TypeError"),
+    ],
+)
+def test_a_reward_that_misbehaves_is_found_before_training(tmp_path, body, says):
+    path = tmp_path / "bad.py"
+    path.write_text(f"def the_reward(completions, **kwargs):\n    {body}\n")
+    with pytest.raises(RewardError, match=says) as caught:
+        try_rewards(load_rewards(str(path)), ROW)
+    assert "the-reward" in str(caught.value)
+    assert "bad.py" in str(caught.value)
+
+
+def test_a_good_set_passes_the_trial(own):
+    rewards = (*load_rewards(str(own)), *load_rewards("gsm8k"))
+    try_rewards(rewards, ROW)
+    assert all(math.isfinite(r.weight) for r in rewards)

@@ -1,0 +1,229 @@
+"""The server's round loop over the in-process grid, with real messages and clients of every kind."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+from fedgrpo.common.errors import ConfigError, RunError
+from fedgrpo.server import rounds
+from fedgrpo.server.main import Stopped
+from fedgrpo.simulations.results import Run
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from federation import honest, play, settings
+
+
+def misbehave_in(kind, clients, how, round_number=None):
+    """A behaviour: `how` for these clients in messages of this kind (and round), honest otherwise."""
+
+    def behave(number, header, reply):
+        hit = header["kind"] == kind and number in clients and round_number in (None, header.get("round"))
+        return how(number, header, reply) if hit else reply
+
+    return behave
+
+
+def fail(number, header, reply):
+    raise RuntimeError("PRIVATE-PROMPT")
+
+
+def garbage(number, header, reply):
+    reply["vector"] = ArrayRecord({"vector": Array(np.full(3, np.nan, np.float32))})
+    return reply
+
+
+def test_a_federation_plays_its_rounds_and_leaves_a_readable_run(tmp_path):
+    run = play(settings(tmp_path))
+    assert [line["round"] for line in run.rounds] == [1, 2, 3]
+    assert [e.round for e in run.sampled] == [0, 1, 2, 3]
+    assert [e.round for e in run.greedy] == [0, 3]
+    result = run.result()
+    assert result["accuracy"]["before"] == 0.2
+    assert result["accuracy"]["after"] == 0.5
+    assert result["accuracy"]["by_class"]["steps=1"]["problems_after"] == 40
+    assert result["finished"]
+    assert result["bytes_up"] > 3 * 4 * 4 * 18
+    assert run.rounds[0]["clients"]["client-2"]["share"] == 0.25
+    assert [line["event"] for line in run.journal] == ["CREATED", *["PLANNED", "COMMITTED"] * 3, "FINISHED"]
+
+
+def test_the_same_seed_gives_the_same_adapter_and_another_seed_another(tmp_path):
+    one, same = play(settings(tmp_path / "a")), play(settings(tmp_path / "b"))
+    other = play(settings(tmp_path / "c", federation__seed=1))
+    assert one.result()["adapter_sha256"] == same.result()["adapter_sha256"] != other.result()["adapter_sha256"]
+
+
+@pytest.mark.parametrize(("how", "code"), [(fail, "client-raised"), (garbage, "array-type")])
+def test_a_bad_client_costs_its_reply_and_not_the_run(tmp_path, how, code):
+    run = play(settings(tmp_path), misbehave_in("train", {1}, how))
+    assert len(run.rounds) == 3
+    assert run.rounds[0]["refused"] == {"client-1": code}
+    assert sorted(run.rounds[0]["clients"]) == ["client-0", "client-2", "client-3"]
+    assert "PRIVATE-PROMPT" not in (run.folder / "metrics.jsonl").read_text()
+
+
+def test_a_client_that_keeps_sending_garbage_sits_out(tmp_path):
+    run = play(settings(tmp_path, federation__rounds=4, federation__max_strikes=2), misbehave_in("train", {1}, garbage))
+    assert [line["refused"] for line in run.rounds] == [{"client-1": "array-type"}] * 2 + [{}] * 2
+    assert all(len(line["clients"]) == 3 for line in run.rounds)
+
+
+def test_a_late_client_is_left_behind_at_the_deadline(tmp_path):
+    def sleep(number, header, reply):
+        time.sleep(2.5)
+        return reply
+
+    start = time.monotonic()
+    config = settings(tmp_path, federation__rounds=1, federation__round_timeout_s=1.0, evaluation__every=0)
+    run = play(config, misbehave_in("train", {3}, sleep))
+    assert run.rounds[0]["refused"] == {"client-3": "late"}
+    assert time.monotonic() - start < 6
+
+
+def test_the_sender_is_told_why_its_reply_was_refused(tmp_path):
+    told = []
+
+    def listen(number, header, reply):
+        told.append((header["round"], header["last-refusal"]))
+        return garbage(number, header, reply) if header["round"] == 1 else reply
+
+    play(settings(tmp_path), misbehave_in("train", {0}, listen))
+    assert told == [(1, ""), (2, "array-type"), (3, "")]
+
+
+def test_below_quorum_the_round_is_void_and_tried_again(tmp_path):
+    attempts = []
+
+    def fail_twice(number, header, reply):
+        if number == 0:
+            attempts.append(header["attempt"])
+        return fail(number, header, reply) if header["attempt"] < 3 else reply
+
+    run = play(settings(tmp_path), misbehave_in("train", {0, 1, 2}, fail_twice, round_number=2))
+    assert attempts == [1, 2, 3]
+    assert [line["attempt"] for line in run.rounds] == [1, 3, 1]
+    assert run.result()["void_rounds"] == 2
+    assert run.result()["adapter_sha256"] == play(settings(tmp_path / "clean")).result()["adapter_sha256"]
+
+
+def test_too_many_void_rounds_end_the_run_and_keep_what_was_committed(tmp_path):
+    config = settings(tmp_path)
+    behave = misbehave_in("train", {0, 1, 2, 3}, fail, round_number=3)
+    with pytest.raises(RunError, match=r"Round 3 was void 3 times: 0 of 4 updates were valid, 2 are needed .*2 committed"):
+        play(config, behave)
+    resumed = play(config)
+    assert resumed.result()["adapter_sha256"] == play(settings(tmp_path / "clean")).result()["adapter_sha256"]
+    assert resumed.rounds[-1]["attempt"] == 4
+
+
+def test_a_cohort_is_drawn_when_fewer_are_wanted_and_positions_follow_who_trained(tmp_path):
+    run = play(settings(tmp_path, federation__clients_per_round=2, federation__rounds=6))
+    cohorts = [tuple(line["cohort"]) for line in run.journal if line["event"] == "PLANNED"]
+    assert {len(cohort) for cohort in cohorts} == {2}
+    assert len(set(cohorts)) > 1
+    last = [line for line in run.journal if line["event"] == "COMMITTED"][-1]
+    assert last["positions"] == {name: 4 * sum(name in c for c in cohorts) for name in sorted({n for c in cohorts for n in c})}
+
+
+def test_too_few_clients_end_with_who_is_missing(tmp_path):
+    config = settings(tmp_path, federation__min_clients=5, federation__join_timeout_s=0.3)
+    with pytest.raises(RunError, match="4 of the 5 clients needed have joined within 0.3 s"):
+        play(config)
+
+
+def test_a_client_with_another_model_is_turned_away(tmp_path):
+    def other_shapes(number, header, reply):
+        reply["header"]["schema"] = reply["header"]["schema"].replace("layer.0", "layer.9")
+        return reply
+
+    run = play(settings(tmp_path), misbehave_in("join", {0}, other_shapes))
+    assert all(sorted(line["clients"]) == ["client-1", "client-2", "client-3"] for line in run.rounds)
+
+
+def test_two_nodes_cannot_be_the_same_organisation(tmp_path):
+    def pretend(number, header, reply):
+        reply["header"]["organisation"] = "client-0"
+        return reply
+
+    run = play(settings(tmp_path), misbehave_in("join", {1}, pretend))
+    assert sorted(run.rounds[0]["clients"]) == ["client-0", "client-2", "client-3"]
+
+
+@pytest.mark.parametrize("stop_after", [1, 3, 6, 9, 12])
+def test_a_run_that_was_stopped_anywhere_goes_on_and_ends_as_if_it_never_was(tmp_path, stop_after, monkeypatch):
+    """`stop_after` counts looks at the stop flag, so the run ends in joining, training or evaluating."""
+    config, looks = settings(tmp_path), []
+    real = rounds.exchange
+
+    def exchange_until(*args, stopped, **kwargs):
+        def stopped_now():
+            looks.append(1)
+            if len(looks) == stop_after:
+                raise Stopped("stopped")
+            stopped()
+
+        return real(*args, stopped=stopped_now, **kwargs)
+
+    monkeypatch.setattr(rounds, "exchange", exchange_until)
+
+    def slow(number, header, reply):
+        time.sleep(0.03)
+        return reply
+
+    with pytest.raises(Stopped):
+        play(config, slow)
+    monkeypatch.undo()
+    resumed = play(config)
+    clean = play(settings(tmp_path / "clean"))
+    assert resumed.result()["adapter_sha256"] == clean.result()["adapter_sha256"]
+    assert [e.round for e in resumed.sampled] == [0, 1, 2, 3]
+    assert [line["round"] for line in resumed.rounds] == [1, 2, 3]
+
+
+def test_other_settings_cannot_resume_a_run(tmp_path):
+    play(settings(tmp_path, federation__rounds=1))
+    with pytest.raises(ConfigError, match="was made with other settings"):
+        play(settings(tmp_path, federation__rounds=2))
+
+
+def test_a_message_can_carry_anything_and_the_server_stays_up(tmp_path):
+    """Each round another client sends something absurd; each costs its reply only."""
+
+    def absurd(number, header, reply):
+        options = [
+            RecordDict(),
+            RecordDict({"header": ConfigRecord({"protocol": 1})}),
+            RecordDict({"header": ConfigRecord({"protocol": "1", "error": "x" * 5000})}),
+            RecordDict({"vector": ArrayRecord({"vector": Array(np.zeros(18, np.float32))})}),
+        ]
+        return options[int(header["round"]) % len(options)]
+
+    config = settings(tmp_path, federation__rounds=4, federation__max_strikes=9)
+    run = play(config, misbehave_in("train", {2}, absurd))
+    assert len(run.rounds) == 4
+    assert all(list(line["refused"]) == ["client-2"] for line in run.rounds)
+
+
+def test_replies_are_taken_while_others_still_train(tmp_path):
+    """The grid gives each client a lane of its own: a slow one does not hold up the others."""
+    seen = threading.Event()
+
+    def wait_for_the_others(number, header, reply):
+        assert seen.wait(5) or number != 0
+        return reply
+
+    def note(number, header, reply):
+        if header["kind"] == "train" and number == 1:
+            seen.set()
+        return wait_for_the_others(number, header, reply) if header["kind"] == "train" and number == 0 else reply
+
+    assert len(play(settings(tmp_path, federation__rounds=1), note).rounds) == 1
+
+
+def test_honest_is_what_it_says():
+    assert honest(0, {}, RecordDict()) == RecordDict()
+
+
+def test_a_run_folder_without_a_run_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="holds no run"):
+        Run.read(tmp_path)
