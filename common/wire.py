@@ -35,12 +35,15 @@ def header_of(content: RecordDict) -> Header:
     """The header of a message of this protocol version.
 
     Raises:
-        ProtocolError: there is none, or it is of another version.
+        ProtocolError: there is none, it is of another version, or holds lists or bytes.
     """
     record = content.config_records.get(HEADER)
     if record is None or record.get("protocol") != PROTOCOL:
         raise ProtocolError("version", f"the message is not of protocol {PROTOCOL}; every party needs the same version")
-    return {k: v for k, v in record.items() if isinstance(v, (int, float, str, bool))}
+    scalars = {k: v for k, v in record.items() if isinstance(v, (int, float, str, bool))}
+    if len(scalars) != len(record):
+        raise ProtocolError("header", "the header holds something else than numbers, true or false, and text")
+    return scalars
 
 
 def vector_of(content: RecordDict, size: int) -> Vector:
