@@ -14,6 +14,8 @@ from flwr.app import Error, Message
 
 from .grid import CRASHED, LocalLane, NodeConfig, Parcel, identify_process
 
+GRACE_S = 2.0
+
 
 class ProcessLane:
     """A lane in a process of its own. A worker that dies costs the message it had, and is started again."""
@@ -38,9 +40,13 @@ class ProcessLane:
             return Parcel.pack(reply, "")
 
     def close(self) -> None:
-        """End the worker."""
-        self._process.terminate()
-        self._process.join(timeout=5)
+        """End the worker: an idle one by itself, one at work by a signal."""
+        with contextlib.suppress(OSError):
+            self._pipe.send(None)
+        self._process.join(timeout=GRACE_S)
+        if self._process.is_alive():
+            self._process.terminate()
+            self._process.join(timeout=GRACE_S)
         if self._process.is_alive():
             self._process.kill()
         self._pipe.close()
@@ -79,5 +85,5 @@ def _work(pipe: Connection, node_configs: Mapping[int, NodeConfig], run_config: 
 
     lane = LocalLane(app, node_configs, run_config)
     with contextlib.suppress(EOFError, OSError):
-        while True:
-            pipe.send(lane.answer(pipe.recv()))
+        while (parcel := pipe.recv()) is not None:
+            pipe.send(lane.answer(parcel))

@@ -1,0 +1,51 @@
+"""A resident learner on the built-in policy, small enough for a test."""
+
+import pytest
+from fedgrpo.client.learner.resident import ClientData, ResidentLearner, ResidentModel, Watcher
+from fedgrpo.client.learner.rewards import load_rewards
+from fedgrpo.common.config import RunConfig
+from fedgrpo.common.protocol import TRAINS
+from fedgrpo.simulations.builtin import world
+from fedgrpo.simulations.virtual import BUILTIN_POLICY
+
+BASE = {
+    "federation.rounds": 3,
+    "grpo.max-completion-length": 44,
+    "grpo.num-generations": 4,
+    "grpo.per-device-train-batch-size": 8,
+    "grpo.learning-rate": 4e-3,
+    "train.steps-per-round": 2,
+    "adapter.rank": 4,
+    "adapter.alpha": 8,
+    "simulation.dataset": "builtin",
+}
+PROBLEMS = [worked.problem() for worked in world.problems("train", 24, 0)]
+
+
+def make_config(**values):
+    return RunConfig().with_values({**BASE, **{k.replace("__", ".").replace("_", "-"): v for k, v in values.items()}})
+
+
+def make_model(config):
+    return ResidentModel(BUILTIN_POLICY, config, TRAINS[config.aggregation.method], PROBLEMS[0])
+
+
+def make_learner(model, name="client-0", shard=PROBLEMS, rewards=None, watcher=None, held_out=PROBLEMS[:6]):
+    data = ClientData(
+        organisation=name,
+        shard=shard,
+        held_out=held_out,
+        rewards=rewards or load_rewards("gsm8k"),
+        system_prompt="",
+    )
+    return ResidentLearner(model, data, watcher or Watcher())
+
+
+@pytest.fixture(scope="package")
+def config():
+    return make_config()
+
+
+@pytest.fixture(scope="package")
+def model(config):
+    return make_model(config)

@@ -1,0 +1,62 @@
+"""`grpo.kl-reference` means what it says. TRL decides by how the model is handed over, and says nothing.
+
+Each round is one step, so the policy of the reported KL is the round's global adapter itself: measured from `global`
+it is 0, measured from `base` it is as large as the adapter makes it.
+"""
+
+import numpy as np
+import pytest
+from conftest import make_config, make_learner, make_model
+from fedgrpo.client.learner.model import REFERENCE
+from fedgrpo.common.adapter import Adapter
+from fedgrpo.common.protocol import TrainTask
+
+
+def first_step_kl(reference, beta, method="ffa"):
+    config = make_config(
+        grpo__kl_reference=reference, grpo__beta=beta, train__steps_per_round=1, aggregation__method=method
+    )
+    model = make_model(config)
+    learner = make_learner(model)
+    kls = []
+    for number in (1, 2):  # two rounds with different global adapters: a reference that is kept would show
+        noise = np.random.default_rng(number).normal(size=model.schema.size).astype(np.float32)
+        adapter = Adapter.initial(model.schema).plus(0.5 * noise)
+        task = TrainTask(federation="f", round=number, attempt=1, adapter=adapter, position=0)
+        kls.append(learner.train(task).metrics["policy/kl"])
+    return kls, model
+
+
+@pytest.mark.parametrize("method", ["ffa", "naive"])
+def test_base_measures_from_the_base_model(method):
+    kls, model = first_step_kl("base", 0.1, method)
+    assert min(kls) > 1e-2
+    assert REFERENCE not in model.trainer.adapted.model.peft_config
+
+
+@pytest.mark.parametrize("method", ["ffa", "naive"])
+def test_global_measures_from_the_adapter_that_the_round_began_with(method):
+    kls, _ = first_step_kl("global", 0.1, method)
+    assert max(map(abs, kls)) < 1e-6
+
+
+def test_none_loads_no_reference_and_reports_no_kl():
+    kls, model = first_step_kl("none", 0.0)
+    assert kls == [0.0, 0.0]
+    assert REFERENCE not in model.trainer.adapted.model.peft_config
+    assert model.trainer.trainer.ref_model is None
+
+
+@pytest.mark.parametrize("reference", ["base", "global"])
+def test_frozen_factors_stay_frozen_though_the_reference_pass_thaws_them(reference):
+    config = make_config(grpo__kl_reference=reference, grpo__beta=0.1)
+    model = make_model(config)
+    start = Adapter.initial(model.schema)
+    update = make_learner(model).train(TrainTask(federation="f", round=1, attempt=1, adapter=start, position=0))
+    assert np.abs(update.delta).max() > 0
+    now = dict(model.trainer.adapted.model.named_parameters())
+    for module in model.schema.modules:
+        name = f"base_model.model.{module.name}.lora_A.default.weight"
+        assert not now[name].requires_grad
+        assert (now[name].detach().numpy() == start.tensors()[module, "A"]).all()
+        assert now[name].grad is None

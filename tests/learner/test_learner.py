@@ -1,0 +1,199 @@
+"""The resident learner: one trainer, many clients and rounds, nothing carried over that should not be."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import PROBLEMS, make_config, make_learner, make_model
+from fedgrpo.client.learner.model import load_tokenizer
+from fedgrpo.client.learner.resident import Watcher
+from fedgrpo.client.learner.rewards import Reward, load_rewards
+from fedgrpo.common.adapter import Adapter
+from fedgrpo.common.errors import DataError, RewardError
+from fedgrpo.common.peft_files import write_peft
+from fedgrpo.common.protocol import TRAIN_METRICS, EvaluateTask, TrainTask, reward_metrics
+from fedgrpo.simulations.virtual import BUILTIN_POLICY
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+
+def task(model, number=1, position=0, adapter=None):
+    return TrainTask(
+        federation="f", round=number, attempt=1, adapter=adapter or Adapter.initial(model.schema), position=position
+    )
+
+
+def same(one, other):
+    return (one.delta == other.delta).all()
+
+
+def test_an_update_has_exactly_the_agreed_metrics_and_moves_the_adapter(model):
+    update = make_learner(model).train(task(model))
+    names = reward_metrics(tuple(r.name for r in load_rewards("gsm8k")))
+    assert set(update.metrics) == set(TRAIN_METRICS + names)
+    assert all(type(value) is float and np.isfinite(value) for value in update.metrics.values())
+    assert update.num_examples == 4
+    assert np.linalg.norm(update.delta) > 0
+    parts = sum(update.metrics[f"seconds/{phase}"] for phase in ("generate", "reward", "update"))
+    assert parts == pytest.approx(update.metrics["seconds/total"], rel=1e-6)
+    assert update.metrics["seconds/generate"] > 0
+    total = sum(update.metrics[f"reward/{r.name}/mean"] * r.weight for r in load_rewards("gsm8k"))
+    assert total == pytest.approx(update.metrics["reward/mean"], abs=1e-5)
+
+
+def test_training_is_a_function_of_the_task_whoever_trained_before(model):
+    first, second = make_learner(model, "client-0"), make_learner(model, "client-1", PROBLEMS[::-1])
+    one = first.train(task(model))
+    other = second.train(task(model))
+    assert not same(one, other)
+    again = first.train(task(model))
+    assert same(one, again)
+    assert one.metrics["reward/mean"] == again.metrics["reward/mean"]
+    assert one.metrics["tokens/total"] == again.metrics["tokens/total"]
+
+
+def test_another_round_samples_anew(model):
+    learner = make_learner(model)
+    assert not same(learner.train(task(model, 1)), learner.train(task(model, 2)))
+
+
+def prompts_seen(model, position, shard):
+    seen = []
+
+    def listen(prompts, completions, **_):
+        seen.extend(p[-1]["content"] for p in prompts)
+        return [0.0] * len(completions)
+
+    learner = make_learner(model, shard=shard, rewards=(Reward("listen", 1.0, listen, "test"),))
+    seen.clear()  # the trial at construction
+    learner.train(task(model, position=position))
+    return list(dict.fromkeys(seen))
+
+
+def test_prompts_are_used_without_repetition_until_the_shard_is_used_up(model):
+    shard = PROBLEMS[:12]
+    seen = [prompts_seen(model, position, shard) for position in (0, 4, 8, 12)]
+    assert [len(s) for s in seen] == [4, 4, 4, 4]
+    assert sorted(sum(seen[:3], [])) == sorted(p.question for p in shard)
+    assert seen[3] != seen[0]
+    assert prompts_seen(model, 4, shard) == seen[1]
+
+
+def test_a_constant_reward_gives_no_signal_and_moves_nothing(model):
+    flat = Reward("flat", 1.0, lambda completions, **_: [1.0] * len(completions), "test")
+    update = make_learner(model, rewards=(flat,)).train(task(model))
+    assert update.metrics["groups/zero-variance-share"] == 1.0
+    assert update.metrics["groups/effective"] == 0.0
+    assert not update.delta.any()
+
+
+def test_a_reward_that_fails_in_mid_training_does_not_spoil_the_next_round(model):
+    calls = []
+
+    def sometimes(completions, **_):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyError("no such column")
+        return [float(len(c[0]["content"])) for c in completions]
+
+    learner = make_learner(model, rewards=(Reward("sometimes", 1.0, sometimes, "test"),))
+    with pytest.raises(RewardError, match="The reward sometimes .* raised KeyError"):
+        learner.train(task(model))
+    calls.extend([1] * 10)
+    after = learner.train(task(model))
+    clean = Reward("sometimes", 1.0, lambda completions, **_: [float(len(c[0]["content"])) for c in completions], "test")
+    assert same(after, make_learner(model, rewards=(clean,)).train(task(model)))
+
+
+def test_none_leaves_a_completion_out(model):
+    half = Reward("half", 1.0, lambda completions, **_: [None, 1.0] * (len(completions) // 2), "test")
+    update = make_learner(model, rewards=(half, *load_rewards("correctness"))).train(task(model))
+    assert update.metrics["reward/half/mean"] == pytest.approx(1.0)
+
+
+def test_the_schedule_runs_over_the_federation_and_not_over_a_round():
+    config = make_config(grpo__lr_scheduler_type="cosine", grpo__warmup_ratio=0.34)
+    model = make_model(config)
+    rates = []
+    real = model.trainer.trainer.create_scheduler
+
+    def listen(*args, **kwargs):
+        scheduler = real(*args, **kwargs)
+        rates.extend(4e-3 * scheduler.lr_lambdas[0](step) for step in range(config.train.steps_per_round))
+        return scheduler
+
+    model.trainer.trainer.create_scheduler = listen
+    learner = make_learner(model)
+    for number in (1, 2, 3):
+        learner.train(task(model, number))
+    warmup, total = 3, 6
+    expected = [step / warmup for step in range(warmup)]
+    expected += [0.5 * (1 + np.cos(np.pi * (s - warmup) / (total - warmup))) for s in range(warmup, total)]
+    assert rates == pytest.approx([4e-3 * e for e in expected], abs=1e-9)
+
+
+def test_prompts_that_are_too_long_are_left_out_and_counted(config):
+    model = make_model(make_config(grpo__max_prompt_length=24))
+    lengths = model.prompt_lengths(PROBLEMS, "")
+    can = make_learner(model).capabilities()
+    assert can.examples == sum(n <= 24 for n in lengths) > 0
+    assert can.prompts_too_long == sum(n > 24 for n in lengths) > 0
+    with pytest.raises(DataError, match="no prompt of at most grpo.max-prompt-length = 5 tokens"):
+        make_learner(make_model(make_config(grpo__max_prompt_length=5)))
+
+
+def test_evaluation_counts_against_the_base_model(model):
+    learner = make_learner(model, held_out=PROBLEMS[:12])
+    start = Adapter.initial(model.schema)
+    before = learner.evaluate(EvaluateTask(federation="f", round=0, adapter=start, temperature=0.0))
+    assert before.total.problems == 12
+    assert before.total.gained == before.total.lost == 0
+    noise = np.random.default_rng(0).normal(size=model.schema.size).astype(np.float32)
+    broken = start.plus(noise)
+    after = learner.evaluate(EvaluateTask(federation="f", round=1, adapter=broken, temperature=0.0))
+    assert after.total.correct - before.total.correct == after.total.gained - after.total.lost
+    assert sum(t.problems for name, t in after.classes.items() if name.startswith("style=")) == 12
+
+
+def test_sampled_evaluation_draws_the_same_numbers_for_every_adapter(model):
+    learner = make_learner(model, held_out=PROBLEMS[:12])
+    start = Adapter.initial(model.schema)
+    one = learner.evaluate(EvaluateTask(federation="f", round=0, adapter=start, temperature=1.0))
+    again = learner.evaluate(EvaluateTask(federation="f", round=5, adapter=start, temperature=1.0))
+    assert one == again
+    assert one.total.gained == one.total.lost == 0
+
+
+def test_the_watcher_hears_of_steps(model):
+    steps = []
+
+    class Listening(Watcher):
+        def step(self, number, reward):
+            steps.append(number)
+
+    make_learner(model, watcher=Listening()).train(task(model))
+    assert steps == [1, 2]
+
+
+@pytest.mark.parametrize("method", ["ffa", "naive"])
+def test_an_exported_adapter_opens_in_peft_and_computes_the_same(tmp_path, method):
+    model = make_model(make_config(aggregation__method=method))
+    noise = np.random.default_rng(0).normal(size=model.schema.size).astype(np.float32)
+    adapter = Adapter.initial(model.schema).plus(0.1 * noise)
+    write_peft(adapter, tmp_path, "builtin")
+    base = AutoModelForCausalLM.from_pretrained(BUILTIN_POLICY)
+    ids = torch.arange(5, 45)[None]
+    with torch.no_grad():
+        plain = base(ids).logits
+        opened = PeftModel.from_pretrained(base, tmp_path)(ids).logits
+        model.trainer.adapted.load(adapter)
+        ours = model.trainer.adapted.model.eval()(ids).logits
+    assert (opened - ours).abs().max() < 1e-5
+    assert (opened - plain).abs().max() > 0.1
+
+
+def test_a_custom_tokenizer_is_not_replaced_without_a_word():
+    ours = load_tokenizer(BUILTIN_POLICY)
+    assert len(ours("17")["input_ids"]) == 1
+    text = "<|user|>If 17 apples cost $34\n<reasoning>"
+    assert ours.decode(ours(text)["input_ids"]) == text
+    assert AutoTokenizer.from_pretrained(BUILTIN_POLICY)("17")["input_ids"] != []
