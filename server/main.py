@@ -30,6 +30,8 @@ app = ServerApp()
 class Stopped(RunError):
     """The run was asked to end by a signal. Everything committed is safe."""
 
+    exit_status = 130
+
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:

@@ -11,6 +11,7 @@ from ..common.files import write_atomic
 from ..server.scores import score
 from ..server.store import read_lines
 from .results import Evaluated, Run, accuracy
+from .screen import notes
 
 TEMPLATE = Path(__file__).parent / "report.html.jinja"
 SHARED_REWARDS = ("reward/mean", "reward/std")
@@ -31,7 +32,7 @@ def write_report(run: Run) -> Path:
         clients=_client_rows(run),
         samples=_samples(run),
         settings=run.config.flat(),
-        builtin=run.config.model.name == "builtin",
+        notes=notes(run.config),
     )
     path = run.folder / "report.html"
     write_atomic(path, page.encode())

@@ -10,7 +10,7 @@ from flwr.app import Context, RecordDict
 
 from ..client.learner.rewards import try_rewards
 from ..common.config import RunConfig, load_scenario
-from ..common.errors import ConfigError
+from ..common.errors import ConfigError, RunError
 from ..server.main import app, run_folder
 from .grid import Lane, LocalGrid, NodeConfig
 from .reporter import SampleFile
@@ -60,15 +60,20 @@ def run_simulation(config: RunConfig) -> Run:
     Raises:
         RunError: it could not be played to the end; what was committed is safe.
     """
+    folder = run_folder(config)
     grid = LocalGrid(make_lanes(config))
-    samples = SampleFile(run_folder(config))
+    samples = SampleFile(folder)
     logging.getLogger("fedgrpo.client.progress").addHandler(samples)
     try:
         app(grid, Context(1, 1, {}, RecordDict(), config.flat()))
+    except RunError as error:
+        if (folder / "journal.jsonl").exists():
+            raise type(error)(f"{error}\nGo on with: fedgrpo simulate --resume {folder}") from error
+        raise
     finally:
         logging.getLogger("fedgrpo.client.progress").removeHandler(samples)
         grid.close()
-    return Run.read(run_folder(config))
+    return Run.read(folder)
 
 
 def make_lanes(config: RunConfig) -> dict[int, Lane]:

@@ -83,12 +83,15 @@ def print_summary(run: Run, report: Path) -> None:
     )
     console.print(_class_table(run))
     climb = run.climb
-    console.print(
-        f"Of the climb, {climb.by_mix:+.1%} comes from answering in another style and {climb.within:+.1%} from "
-        "answering better within a style."
-    )
-    if run.config.model.name == "builtin":
-        console.print(COLD_START, style="dim")
+    if low <= 0 <= high:
+        console.print("The interval includes 0: no difference to the base model was found.")
+    else:
+        console.print(
+            f"Of the change, {climb.by_mix:+.1%} comes from answering in another style and {climb.within:+.1%} from "
+            "answering better within a style."
+        )
+    for note in notes(run.config):
+        console.print(note, style="dim")
     console.print(
         f"\n{result['rounds']} rounds, {result['seconds']:.0f} s, up {result['bytes_up'] / 1e6:.1f} MB, "
         f"down {result['bytes_down'] / 1e6:.1f} MB, {result['void_rounds']} void. "
@@ -97,10 +100,21 @@ def print_summary(run: Run, report: Path) -> None:
     console.print(f"Run folder  {run.folder}\nReport      {report}", soft_wrap=True, highlight=False)
 
 
+def notes(config: RunConfig) -> list[str]:
+    """What must be said beside the figures of a run."""
+    if config.model.name != "builtin":
+        return []
+    return [COLD_START if config.simulation.dataset == "builtin" else STAND_IN]
+
+
 COLD_START = (
     "What the cold start put in: the policy has seen correct demonstrations only, and can work a problem out when it "
     "starts to reason. It mostly does not: for 45 to 95 % of problems, by topic, it was shown bare answers. So the "
     "climb is mostly the choice to reason, found by reward alone; it is no new arithmetic."
+)
+STAND_IN = (
+    "The built-in policy (148 k parameters) only stands in for a model here, to show that everything runs: it knows "
+    "nothing of these problems. Give a real one with --model."
 )
 
 

@@ -1,0 +1,118 @@
+"""The command line as a person meets it: what is wrong is said in one message, before a model is loaded."""
+
+import json
+
+import pytest
+from fedgrpo.common import cli
+from fedgrpo.simulations.virtual import BUILTIN_POLICY
+
+GOOD_LINE = '{"question": "1+1?", "answer": "1+1=<<1+1=2>>2\\n#### 2"}\n'
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    """Run `fedgrpo ...` in this process: (exit status, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words):
+        monkeypatch.setattr("sys.argv", ["fedgrpo", *map(str, words)])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        out, err = capsys.readouterr()
+        return caught.value.code, out, err
+
+    return call
+
+
+def gsm8k(folder, train=GOOD_LINE * 40, test=GOOD_LINE * 4):
+    folder.mkdir()
+    (folder / "train.jsonl").write_text(train)
+    (folder / "test.jsonl").write_text(test)
+    return folder
+
+
+def test_help_shows_the_commands_and_each_has_examples(run):
+    status, out, _ = run("--help")
+    assert status == 0
+    for command in ("simulate", "partition", "evaluate", "report"):
+        assert command in out
+        assert "Example" in run(command, "--help")[1]
+
+
+def test_every_setting_can_be_listed(run):
+    status, out, _ = run("simulate", "gsm8k", "--list-settings", "--format", "json")
+    assert status == 0
+    assert json.loads(out)["grpo.max-grad-norm"] == 0.1
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["simulate", "nothing"], "There is no scenario 'nothing'. Known are builtin, gsm8k"),
+        (["simulate", "missing.toml"], "Cannot read the scenario missing.toml: No such file"),
+        (["simulate", "gsm8k", "--data", "nowhere", "--model", "builtin"], "train.jsonl: No such file"),
+        (["simulate", "--set", "grpo.num-generation=4"], "Did you mean grpo.num-generations?"),
+        (["simulate", "--set", "grpo.num-generations=1"], "always 0 in a group of one"),
+        (["simulate", "--set", "adapter.rank=0"], "no parameters to train"),
+        (["simulate", "--set", "beta"], "not of the form section.key=value"),
+        (["simulate", "--set", "output.dir=x"], "use --out and --run"),
+        (["simulate", "--model", "/no/such/model"], "There is no model folder /no/such/model"),
+        (["simulate", "--model", "."], "holds no config.json"),
+        (["simulate", "--rewards", "corectness"], "There is no reward 'corectness'"),
+        (["simulate", "--rewards", "gsm8k;think"], "2 sets for 4 clients"),
+        (["simulate", "--clients", "0"], "simulation.clients is 0"),
+        (["simulate", "--rounds", "-1"], "federation.rounds is -1"),
+        (["simulate", "--partition", "odd"], "must be one of: iid, dirichlet"),
+        (["simulate", "--clients", "900"], "too few for 900 clients"),
+        (["simulate", "--run", "../x"], "must be a plain folder name"),
+        (["simulate", "--resume", "nothing"], "holds no run"),
+        (["evaluate", "nothing"], "neither a run folder nor one of its adapters"),
+        (["report", "."], "holds no run"),
+    ],
+)
+def test_bad_input_ends_with_one_message_and_leaves_nothing_behind(run, tmp_path, words, says):
+    status, out, err = run(*words)
+    assert status == 1
+    assert says in " ".join(err.split())
+    assert "Traceback" not in err
+    assert out == ""
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ("return [1 / 0]", "raised ZeroDivisionError"),
+        ("return [float('nan')] * len(completions)", "returned nan for completion 0"),
+        ("return [1.0]", "returned 1 rewards for 4 completions"),
+    ],
+)
+def test_a_reward_file_that_fails_is_found_before_a_model_is_loaded(run, tmp_path, body, says):
+    (tmp_path / "mine.py").write_text(f"def mine(completions, **kwargs):\n    {body}\n")
+    status, _, err = run("simulate", "--rewards", "gsm8k;gsm8k;gsm8k;mine.py")
+    assert status == 1
+    assert says in err
+    assert "mine.py" in err
+
+
+def test_a_malformed_line_is_named_by_its_number(run, tmp_path):
+    folder = gsm8k(tmp_path / "data", train=GOOD_LINE * 41 + '{"question": \n')
+    status, _, err = run("simulate", "gsm8k", "--data", folder, "--model", "builtin")
+    assert status == 1
+    assert "train.jsonl, line 42 is not JSON" in " ".join(err.split())
+
+
+def test_a_split_is_previewed_as_table_numbers_and_picture(run, tmp_path):
+    folder = gsm8k(tmp_path / "data", train=GOOD_LINE * 40)
+    status, out, _ = run("partition", "gsm8k", "--data", folder, "--format", "json", "--clients", "5")
+    found = json.loads(out.splitlines()[-1])
+    assert status == 0
+    assert [client["problems"] for client in found["clients"]] == [8] * 5
+    assert (tmp_path / "partition.png").read_bytes().startswith(b"\x89PNG")
+    assert "client-3" in run("partition", "builtin")[1]
+
+
+def test_the_model_folder_can_be_a_path(run):
+    status, out, _ = run("simulate", "--model", BUILTIN_POLICY, "--list-settings", "--format", "json")
+    assert status == 0
+    assert json.loads(out)["model.name"] == str(BUILTIN_POLICY)
