@@ -128,6 +128,6 @@ def _train_task(header: wire.Header, content: RecordDict, schema: AdapterSchema)
 
 def _field(header: wire.Header, key: str, kind: type[Scalar]) -> Scalar:
     value = header.get(key)
-    if type(value) is not kind:
+    if not isinstance(value, kind) or type(value) is not kind:  # a bool is an int to Python, and none to us
         raise ProtocolError("header", f"the task's {key} is missing or has another type")
     return value

@@ -175,7 +175,7 @@ class Adapter:
                     found[module, factor] = self.schema.initial_tensor(module, factor)
         return found
 
-    def plus(self, delta: Vector, scale: float = 1.0) -> Adapter:
+    def plus(self, delta: Vector | npt.NDArray[np.float64], scale: float = 1.0) -> Adapter:
         """This adapter moved by `scale * delta`, computed in float64 and rounded once."""
         moved = self.vector.astype(np.float64) + np.float64(scale) * delta.astype(np.float64)
         return replace(self, vector=moved.astype(np.float32))

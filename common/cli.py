@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from importlib.metadata import entry_points
+from typing import Annotated
 
 import typer
 
@@ -42,7 +43,10 @@ def _application() -> typer.Typer:
     return cli
 
 
-def _root(version: bool = typer.Option(False, "--version", help="Print the version and end.")) -> None:
+VersionOption = typer.Option("--version", help="Print the version and end.")  # pyright: ignore[reportUnknownMemberType]
+
+
+def _root(version: Annotated[bool, VersionOption] = False) -> None:
     if version:
         print(__version__)
         raise typer.Exit

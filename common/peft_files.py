@@ -8,7 +8,7 @@ from pathlib import Path
 import safetensors
 import safetensors.numpy
 
-from .adapter import Adapter, AdapterSchema, Module
+from .adapter import Adapter, AdapterSchema, Module, Vector
 from .errors import ConfigError
 from .files import write_atomic
 
@@ -38,7 +38,7 @@ def read_peft(folder: Path) -> Adapter:
     """
     try:
         schema = AdapterSchema.from_json((folder / SCHEMA).read_text(encoding="utf-8"))
-        stored = safetensors.numpy.load_file(folder / WEIGHTS)
+        stored: dict[str, Vector] = safetensors.numpy.load_file(folder / WEIGHTS)  # pyright: ignore[reportUnknownMemberType]
     except OSError as error:
         raise ConfigError(f"{folder} holds no adapter of fedgrpo: {error.strerror} ({error.filename}).") from error
     except (ValueError, safetensors.SafetensorError) as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from .adapter import Adapter, AdapterSchema, Vector
 
@@ -101,7 +101,8 @@ class Tally:
     """Wrong now, correct with the base model (strict)."""
 
     def __add__(self, other: Tally) -> Tally:
-        return Tally(**{name: getattr(self, name) + getattr(other, name) for name in Tally.__slots__})
+        names = [f.name for f in fields(Tally)]
+        return Tally(**{name: getattr(self, name) + getattr(other, name) for name in names})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

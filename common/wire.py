@@ -73,7 +73,7 @@ def metrics_of(content: RecordDict, names: frozenset[str], limit: float = 1e15) 
         ProtocolError: a name too many or too few, another type, or a value that is not finite or too large.
     """
     record = content.metric_records.get(METRICS)
-    if record is None or set(record) != names:
+    if record is None or frozenset(record) != names:
         raise ProtocolError("metric-names", "the metrics are not the ones agreed on when the client joined")
     metrics: dict[str, float] = {}
     for name, value in record.items():

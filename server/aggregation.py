@@ -2,8 +2,8 @@
 
 A fold is a running sum. Updates arrive one at a time, are scaled and added in float64 and forgotten, so memory does
 not grow with the number of clients. Which factors a client trains, and so what the mean is worth, is one decision with
-the method (`protocol.TRAINS`): the mean of B over a shared frozen A is exactly the mean of the products B A (FFA-LoRA, Sun et
-al. 2024, arXiv:2403.12313); the mean of A and the mean of B separately (`naive`, FedIT, Zhang et al. 2023,
+the method (`protocol.TRAINS`): the mean of B over a shared frozen A is exactly the mean of the products B A (FFA-LoRA,
+Sun et al. 2024, arXiv:2403.12313); the mean of A and the mean of B separately (`naive`, FedIT, Zhang et al. 2023,
 arXiv:2305.05644) is not.
 """
 
@@ -18,6 +18,7 @@ import numpy.typing as npt
 from ..common.adapter import Adapter, Vector
 from ..common.protocol import Update
 from ..common.settings import Aggregation
+
 
 @dataclass(frozen=True, slots=True)
 class Fold:
@@ -65,16 +66,20 @@ def shares(weights: Mapping[str, float], max_share: float) -> dict[str, float]:
     total = sum(weights[name] for name in sorted(weights))
     if total == 0:
         return dict.fromkeys(weights, 0.0)
-    free = {name: weight / total for name, weight in weights.items() if weight / total > 0}
+    free: dict[str, float] = {name: weight / total for name, weight in weights.items() if weight / total > 0}
     limit = max(max_share, 1 / len(free))
     capped: dict[str, float] = {}
-    while over := {name for name, share in free.items() if share > limit * (1 + 1e-12)}:
-        capped |= dict.fromkeys(over, limit)
+    while over := _above(free, limit * (1 + 1e-12)):
+        capped.update((name, limit) for name in over)
         free = {name: share for name, share in free.items() if name not in over}
         room = 1 - limit * len(capped)
         scale = room / sum(free[name] for name in sorted(free)) if free else 0.0
         free = {name: share * scale for name, share in free.items()}
     return {name: capped.get(name, free.get(name, 0.0)) for name in weights}
+
+
+def _above(shares: Mapping[str, float], limit: float) -> set[str]:
+    return {name for name, share in shares.items() if share > limit}
 
 
 def next_adapter(
@@ -103,4 +108,3 @@ def clip_norm(delta: Vector, limit: float) -> Vector:
 def l2_norm(delta: Vector) -> float:
     """Euclidean norm in float64."""
     return float(np.linalg.norm(delta.astype(np.float64)))
-

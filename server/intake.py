@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import fields
+from typing import cast
 
 from flwr.app import RecordDict
 
@@ -23,6 +25,7 @@ MAX_SCHEMA_BYTES = 4_000_000
 MAX_REWARDS = 32
 MAX_CLASSES = 256
 MAX_COUNT = 10_000_000
+TALLY_FIELDS = tuple(f.name for f in fields(Tally))
 
 
 def read_capabilities(content: RecordDict) -> Capabilities:
@@ -48,7 +51,11 @@ def read_capabilities(content: RecordDict) -> Capabilities:
 
 
 def read_update(
-    content: RecordDict, member: Capabilities, expected: Mapping[str, str | int], schema: AdapterSchema, settings: Intake
+    content: RecordDict,
+    member: Capabilities,
+    expected: Mapping[str, str | int],
+    schema: AdapterSchema,
+    settings: Intake,
 ) -> Update:
     """A client's update, sound in every part.
 
@@ -117,12 +124,12 @@ def _check_metrics(metrics: Mapping[str, float], examples: int) -> None:
 
 
 def _tally(values: object) -> Tally:
-    if not isinstance(values, list) or len(values) != len(Tally.__slots__):  # pyright: ignore[reportUnknownArgumentType]
-        raise ValueError("a tally has seven counts")
-    counts = [value for value in values if type(value) is int and 0 <= value <= MAX_COUNT * 1000]  # pyright: ignore[reportUnknownVariableType]
-    if len(counts) != len(Tally.__slots__):
-        raise ValueError("a count is no whole number in bounds")
-    tally = Tally(**dict(zip(Tally.__slots__, counts, strict=True)))
+    if not isinstance(values, list):
+        raise ValueError("a tally is a list of counts")
+    found = [v for v in cast(list[object], values) if type(v) is int and 0 <= v <= MAX_COUNT * 1000]
+    if len(found) != len(TALLY_FIELDS) or len(found) != len(cast(list[object], values)):
+        raise ValueError("a tally has seven whole numbers in bounds")
+    tally = Tally(**dict(zip(TALLY_FIELDS, found, strict=True)))
     parts = (tally.correct, tally.lenient, tally.truncated, tally.gained + tally.lost, tally.gained)
     if max(parts) > tally.problems or tally.gained > tally.correct:
         raise ValueError("the counts contradict each other")

@@ -9,7 +9,7 @@ import secrets
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -88,9 +88,8 @@ def _play_all(rounds: Rounds, state: State, config: RunConfig, store: Store) -> 
 def _evaluate(rounds: Rounds, state: State, config: RunConfig, store: Store, *, last: bool) -> None:
     """Evaluate once per round; greedy besides, before and after. What a resumed run already has is not done again."""
     had = {(line.get("round"), line.get("decoding")) for line in read_lines(store.metrics)}
-    if state.round == 0 or last:
-        if (state.round, "greedy") not in had:
-            rounds.evaluate(state, 0.0)
+    if (state.round == 0 or last) and (state.round, "greedy") not in had:
+        rounds.evaluate(state, 0.0)
     if (state.round, "sampled") not in had:
         rounds.evaluate(state, config.evaluation.temperature)
 
@@ -112,7 +111,7 @@ class _Stop:
 
 
 @contextmanager
-def _stop_on_signals(store: Store) -> Iterator[_Stop]:
+def _stop_on_signals(store: Store) -> Generator[_Stop]:
     """Turn SIGINT and SIGTERM into an orderly end. Only the main thread can; elsewhere the host decides."""
     stop = _Stop(store.folder)
     if threading.current_thread() is not threading.main_thread():
@@ -127,7 +126,7 @@ def _stop_on_signals(store: Store) -> Iterator[_Stop]:
 
 
 @contextmanager
-def _explain_full_disk(store: Store) -> Iterator[None]:
+def _explain_full_disk(store: Store) -> Generator[None]:
     try:
         yield
     except OSError as error:

@@ -117,7 +117,10 @@ class Rounds:
         cohort = self.roster.cohort(number)
         needed = max(1, math.ceil(len(cohort) * self.config.federation.quorum))
         if len(cohort) < self.config.federation.min_clients:
-            return None, f"{len(cohort)} clients are there, federation.min-clients is {self.config.federation.min_clients}"
+            return (
+                None,
+                f"{len(cohort)} clients are there, federation.min-clients is {self.config.federation.min_clients}",
+            )
         nonce = secrets.token_hex(8)
         self.store.log("PLANNED", round=number, attempt=attempt, cohort=cohort, adapter=state.adapter.sha256)
         emit(RoundStarted(number, attempt, cohort))

@@ -1,10 +1,10 @@
 """A run's folder: journal, metrics, adapters. Append-only or atomic, so any crash leaves a run that can go on.
 
-    config.resolved.toml   every setting, also the defaults
-    journal.jsonl          CREATED, then per attempt PLANNED -> COMMITTED | VOID, at last FINISHED
-    metrics.jsonl          one line per committed round and per evaluation
-    adapters/0003/         the global adapter after round 3, in PEFT's format
-    inbox/                 updates of the round under way
+config.resolved.toml   every setting, also the defaults
+journal.jsonl          CREATED, then per attempt PLANNED -> COMMITTED | VOID, at last FINISHED
+metrics.jsonl          one line per committed round and per evaluation
+adapters/0003/         the global adapter after round 3, in PEFT's format
+inbox/                 updates of the round under way
 """
 
 from __future__ import annotations
@@ -86,14 +86,16 @@ class Store:
                 "or start a new run."
             )
         committed = [e for e in entries if e.get("event") == "COMMITTED"]
-        for entry in [*reversed(committed), {**created, "round": 0, "positions": {}}]:
+        beginning: Entry = {**created, "round": 0, "positions": {}}
+        for entry in [*reversed(committed), beginning]:
             with contextlib.suppress(ConfigError):
                 return self._restore(str(created["federation"]), entry, entries)
         raise RunError(f"No adapter in {self.folder / 'adapters'} is whole, so there is nothing to go on from.")
 
     def _restore(self, federation: str, entry: Entry, entries: list[Entry]) -> State:
         number, positions = entry["round"], entry["positions"]
-        assert isinstance(number, int) and isinstance(positions, dict)
+        assert isinstance(number, int)
+        assert isinstance(positions, dict)
         adapter = read_peft(self.adapter_folder(number))
         if adapter.sha256 != entry["adapter"]:
             raise ConfigError(f"the adapter of round {number} is not the one in the journal")

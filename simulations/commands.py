@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -69,7 +70,7 @@ def simulate(
 
     if resume is not None:
         config = runner.resumed(resume)
-        given = {"simulation.workers": workers}
+        given: dict[str, Value | None] = {"simulation.workers": workers}
     else:
         config = runner.scenario(scenario)
         given = {
@@ -186,7 +187,7 @@ def report(
     print(json.dumps({"report": str(path)}) if output is Format.json else f"Wrote {path}")
 
 
-def _with(config: RunConfig, given: dict[str, Value | None], overrides: list[str]) -> RunConfig:
+def _with(config: RunConfig, given: Mapping[str, Value | None], overrides: list[str]) -> RunConfig:
     """`config` with the options that were given, then the --set overrides."""
     values = {key: value for key, value in given.items() if value is not None}
     for text in overrides:
@@ -197,5 +198,3 @@ def _with(config: RunConfig, given: dict[str, Value | None], overrides: list[str
     if "simulation.clients" in values and config.federation.min_clients > int(values["simulation.clients"]):
         values.setdefault("federation.min-clients", int(values["simulation.clients"]))
     return config.with_values(values)
-
-

@@ -80,11 +80,15 @@ def compare(target: Path, adjust: Callable[[RunConfig], RunConfig], seed: int | 
     passes = [(config.evaluation.temperature, False), (config.evaluation.temperature, True), (0.0, False), (0.0, True)]
     found = {}
     for temperature, adapted in track(passes, "answering", console=Console(stderr=True), transient=True):
-        found[temperature, adapted] = _answers(model, problems, config, temperature, sampling_seed, adapter if adapted else None)
+        found[temperature, adapted] = _answers(
+            model, problems, config, temperature, sampling_seed, adapter if adapted else None
+        )
     return _compared(f"{run.name}, adapter {folder.name}", adapter.sha256, problems, config, found)
 
 
-def _answers(model: Any, problems: list[Problem], config: RunConfig, temperature: float, seed: int, adapter: Any) -> Any:
+def _answers(
+    model: Any, problems: list[Problem], config: RunConfig, temperature: float, seed: int, adapter: Any
+) -> Any:
     from ..client.learner.evaluate import answer_all
 
     adapted = model.trainer.adapted
@@ -113,7 +117,9 @@ def _compared(name: str, sha256: str, problems: list[Problem], config: RunConfig
         base, now = found[temperature, False], found[temperature, True]
         evaluation = count(problems, now, base, columns)
         scores[decoding] = (score(count(problems, base, base, ()).total), score(evaluation.total))
-    pairs = zip(problems, found[config.evaluation.temperature, False], found[config.evaluation.temperature, True], strict=True)
+    pairs = zip(
+        problems, found[config.evaluation.temperature, False], found[config.evaluation.temperature, True], strict=True
+    )
     samples = [Sample(p.question, p.answer, b.text, a.text, b.strict, a.strict) for p, b, a in pairs]
     return Comparison(name, sha256, len(problems), scores, evaluation.classes, samples)
 

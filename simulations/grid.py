@@ -41,9 +41,7 @@ class Parcel:
         """Serialise a message."""
         objects = {key: item.deflate() for key, item in get_all_nested_objects(message).items()}
         metadata = message.metadata
-        return cls(
-            message_id, message.object_id, objects, metadata.dst_node_id, metadata.created_at + metadata.ttl
-        )
+        return cls(message_id, message.object_id, objects, metadata.dst_node_id, metadata.created_at + metadata.ttl)
 
     def open(self) -> Message:
         """The message again, sharing nothing with the one that was packed."""
@@ -68,7 +66,9 @@ class Lane(Protocol):
 class LocalLane:
     """Runs the ClientApp in this process."""
 
-    def __init__(self, app: ClientApp, node_configs: Mapping[int, NodeConfig], run_config: Mapping[str, object]) -> None:
+    def __init__(
+        self, app: ClientApp, node_configs: Mapping[int, NodeConfig], run_config: Mapping[str, object]
+    ) -> None:
         self._app = app
         self._contexts = {
             node: Context(1, node, dict(config), RecordDict(), dict(run_config))  # pyright: ignore[reportArgumentType]

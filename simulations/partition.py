@@ -34,7 +34,9 @@ def partition(problems: Sequence[Problem], config: RunConfig) -> list[list[Probl
     rng = np.random.default_rng(seed)
     match settings.partition:
         case "dirichlet":
-            parts = _dirichlet(_labels(problems, settings.partition_label), settings.partition_alpha, clients, least, rng)
+            parts = _dirichlet(
+                _labels(problems, settings.partition_label), settings.partition_alpha, clients, least, rng
+            )
         case "size":
             parts = _sizes(len(problems), settings.partition_alpha, clients, least, rng)
         case "difficulty":

@@ -33,7 +33,7 @@ class Reporter(Watcher):
     def answers(
         self, task: EvaluateTask, problems: Sequence[Problem], base: Sequence[Answered], now: Sequence[Answered]
     ) -> None:
-        """Records with `sample`: JSON of one problem and both completions. Always the first problems: none is chosen."""
+        """Records with `sample`: JSON of a problem and both completions. Always the first problems: none is chosen."""
         if task.temperature == 0:
             return
         for problem, before, after in list(zip(problems, base, now, strict=True))[:SAMPLES_PER_CLIENT]:

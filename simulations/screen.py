@@ -18,7 +18,6 @@ from rich.text import Text
 
 from ..common.config import RunConfig
 from ..server import events
-from ..server.scores import score
 from .results import Run, accuracy
 from .virtual import client_name
 

@@ -36,7 +36,6 @@ SYSTEM_PROMPTS = {
 def simulated_learner(node_config: dict[str, Value], config: RunConfig) -> Learner:
     """The learner of the client that `partition-id` in a node's configuration numbers (entry point of the relay)."""
     from ..client.learner.resident import ClientData, ResidentLearner
-
     from .reporter import Reporter
 
     number = node_config["partition-id"]

@@ -12,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 MODULE = Module("layer", 6, 5)
-WEIGHTS = st.dictionaries(st.text("abcdef", min_size=1, max_size=3), st.just(0.0) | st.floats(1e-3, 1e6), min_size=1, max_size=8)
+WEIGHTS = st.dictionaries(
+    st.text("abcdef", min_size=1, max_size=3), st.just(0.0) | st.floats(1e-3, 1e6), min_size=1, max_size=8
+)
 
 
 def schema(trains):
@@ -54,7 +56,7 @@ def test_the_mean_of_b_is_the_mean_of_the_products_and_the_mean_of_both_is_not()
 def test_the_order_of_arrival_changes_no_bit(order, seed):
     own = schema(("A", "B"))
     deltas, start = random_deltas(own, "abcd", seed), Adapter.initial(own)
-    weights = {name: w for name, w in zip("abcd", (0.1, 0.2, 0.3, 0.4), strict=True)}
+    weights = dict(zip("abcd", (0.1, 0.2, 0.3, 0.4), strict=True))
     shuffled = {name: weights[name] for name in order}
     one = next_adapter(start, weights, deltas.__getitem__, Aggregation())
     assert next_adapter(start, shuffled, deltas.__getitem__, Aggregation()).sha256 == one.sha256

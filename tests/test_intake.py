@@ -5,12 +5,12 @@ import time
 
 import numpy as np
 import pytest
+from federation import metrics, schema, settings
 from fedgrpo.common import wire
 from fedgrpo.common.errors import ProtocolError
 from fedgrpo.common.protocol import Capabilities
 from fedgrpo.common.settings import Intake
 from fedgrpo.server.intake import read_capabilities, read_evaluation, read_update
-from federation import metrics, schema, settings
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
@@ -34,7 +34,12 @@ def reply(own, header=None, vector=None, found=None):
 
 def member(own):
     return Capabilities(
-        organisation="a", schema=own, base_model_sha256="", reward_names=("correctness",), examples=9, prompts_too_long=0
+        organisation="a",
+        schema=own,
+        base_model_sha256="",
+        reward_names=("correctness",),
+        examples=9,
+        prompts_too_long=0,
     )
 
 
@@ -152,7 +157,9 @@ def test_a_long_update_is_clipped_or_rejected_as_configured(own):
         read(content, own, max_delta_norm=2.0, on_large_delta="reject")
 
 
-SCALARS = st.one_of(st.integers(-(2**40), 2**40), st.floats(), st.text(max_size=20), st.booleans(), st.binary(max_size=9))
+SCALARS = st.one_of(
+    st.integers(-(2**40), 2**40), st.floats(), st.text(max_size=20), st.booleans(), st.binary(max_size=9)
+)
 
 
 @hypothesis_settings(max_examples=300, deadline=None)

@@ -40,7 +40,7 @@ def test_a_named_set_and_single_functions_with_weights():
         ("correctness", 2.0),
         ("integer", 0.5),
     ]
-    assert dict((r.name, r.weight) for r in load_rewards("think=2"))["integer"] == 1.0
+    assert {r.name: r.weight for r in load_rewards("think=2")}["integer"] == 1.0
 
 
 def test_built_in_functions_read_chat_messages_as_text():

@@ -5,12 +5,12 @@ import time
 
 import numpy as np
 import pytest
+from federation import honest, play, settings
 from fedgrpo.common.errors import ConfigError, RunError
 from fedgrpo.server import rounds
 from fedgrpo.server.main import Stopped
 from fedgrpo.simulations.results import Run
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
-from federation import honest, play, settings
 
 
 def misbehave_in(kind, clients, how, round_number=None):
@@ -109,7 +109,9 @@ def test_below_quorum_the_round_is_void_and_tried_again(tmp_path):
 def test_too_many_void_rounds_end_the_run_and_keep_what_was_committed(tmp_path):
     config = settings(tmp_path)
     behave = misbehave_in("train", {0, 1, 2, 3}, fail, round_number=3)
-    with pytest.raises(RunError, match=r"Round 3 was void 3 times: 0 of 4 updates were valid, 2 are needed .*2 committed"):
+    with pytest.raises(
+        RunError, match=r"Round 3 was void 3 times: 0 of 4 updates were valid, 2 are needed .*2 committed"
+    ):
         play(config, behave)
     resumed = play(config)
     assert resumed.result()["adapter_sha256"] == play(settings(tmp_path / "clean")).result()["adapter_sha256"]
@@ -122,7 +124,9 @@ def test_a_cohort_is_drawn_when_fewer_are_wanted_and_positions_follow_who_traine
     assert {len(cohort) for cohort in cohorts} == {2}
     assert len(set(cohorts)) > 1
     last = [line for line in run.journal if line["event"] == "COMMITTED"][-1]
-    assert last["positions"] == {name: 4 * sum(name in c for c in cohorts) for name in sorted({n for c in cohorts for n in c})}
+    assert last["positions"] == {
+        name: 4 * sum(name in c for c in cohorts) for name in sorted({n for c in cohorts for n in c})
+    }
 
 
 def test_too_few_clients_end_with_who_is_missing(tmp_path):

@@ -18,7 +18,9 @@ def test_a_score_on_ten_problems():
 
 def test_the_interval_is_agresti_and_min_s():
     # n = 100, 20 gained, 5 lost: (20.5 - 5.5) / 102 = 0.14706, se = sqrt(26 - 225 / 102) / 102 = 0.04782
-    assert paired_interval(100, 20, 5) == pytest.approx((0.14706 - 1.95996 * 0.04782, 0.14706 + 1.95996 * 0.04782), abs=1e-4)
+    assert paired_interval(100, 20, 5) == pytest.approx(
+        (0.14706 - 1.95996 * 0.04782, 0.14706 + 1.95996 * 0.04782), abs=1e-4
+    )
     assert paired_interval(0, 0, 0) == (0.0, 0.0)
 
 

@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from federation import play, schema, settings
 from fedgrpo.common import files
 from fedgrpo.common.adapter import Adapter
 from fedgrpo.common.errors import RunError
 from fedgrpo.common.files import write_atomic
 from fedgrpo.server import store as store_module
 from fedgrpo.server.store import Store, append_line, read_lines
-from federation import play, schema, settings
 
 
 def committed(tmp_path, rounds=3):

@@ -34,7 +34,9 @@ def test_splits_share_no_combination_of_numbers():
         return {
             tuple(sorted(int(n) for n in re.findall(r"\d+", w.question)))
             for w in world.problems(split, 800, 3)
-            if not w.question.startswith(("Bus", "It is")) and " years old" not in w.question and "birds" not in w.question
+            if not w.question.startswith(("Bus", "It is"))
+            and " years old" not in w.question
+            and "birds" not in w.question
         }
 
     splits = list(world.SPLITS)
@@ -47,7 +49,10 @@ def test_problems_are_the_same_on_every_machine():
     first = world.problems("test", 3, 1)
     assert first == world.problems("test", 3, 1)
     assert first != world.problems("test", 3, 2)
-    assert hashlib.sha256("".join(w.question for w in world.problems("train", 50, 0)).encode()).hexdigest()[:12] == "aad693a0abec"
+    assert (
+        hashlib.sha256("".join(w.question for w in world.problems("train", 50, 0)).encode()).hexdigest()[:12]
+        == "aad693a0abec"
+    )
 
 
 def test_operators_and_steps_come_in_the_designed_shares():

@@ -46,10 +46,7 @@ def answer_all(
     Args:
         temperature: 0 decodes greedily.
     """
-    prompts = [
-        tokenizer.apply_chat_template(p.row(system_prompt)["prompt"], add_generation_prompt=True, tokenize=False)
-        for p in problems
-    ]
+    prompts = prompt_texts(tokenizer, problems, system_prompt)
     order = sorted(range(len(problems)), key=lambda i: (len(prompts[i]), i))
     model = adapted.model.eval()
     sampling = GenerationConfig(
@@ -74,6 +71,12 @@ def answer_all(
         for i, text, tokens in zip(batch, texts, completions, strict=True):
             found[i] = _judge(problems[i], text, tokens, sampling)
     return [found[i] for i in range(len(problems))]
+
+
+def prompt_texts(tokenizer: PreTrainedTokenizerBase, problems: Sequence[Problem], system_prompt: str) -> list[str]:
+    """The problems as the model sees them: chat template, system prompt, and the opening of its answer."""
+    chats = [problem.row(system_prompt)["prompt"] for problem in problems]
+    return [str(tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)) for chat in chats]
 
 
 def count(

@@ -54,7 +54,8 @@ def load_base(folder: Path, dtype: str, device: torch.device) -> PreTrainedModel
         )
     except (OSError, ValueError) as error:
         raise ConfigError(f"The model in {folder} cannot be loaded: {error}") from error
-    return model.to(device)
+    model.to(device)  # pyright: ignore[reportArgumentType]
+    return model
 
 
 def file_hash(folder: Path) -> str:

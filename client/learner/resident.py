@@ -17,7 +17,7 @@ from ...common.errors import DataError
 from ...common.protocol import Capabilities, EvaluateTask, Evaluation, TrainTask, Update
 from ...common.seeds import derived_seed
 from .data import Problem, reading_order
-from .evaluate import Answered, answer_all, count
+from .evaluate import Answered, answer_all, count, prompt_texts
 from .model import adapter_schema, file_hash, load_base, load_tokenizer
 from .rewards import Reward, try_rewards
 from .trainer import LocalRound, LocalTrainer
@@ -61,10 +61,7 @@ class ResidentModel:
 
     def prompt_lengths(self, problems: Sequence[Problem], system_prompt: str) -> list[int]:
         """Tokens of each problem's prompt, chat template included."""
-        texts = [
-            self.tokenizer.apply_chat_template(p.row(system_prompt)["prompt"], add_generation_prompt=True, tokenize=False)
-            for p in problems
-        ]
+        texts = prompt_texts(self.tokenizer, problems, system_prompt)
         return [len(ids) for ids in self.tokenizer(texts, add_special_tokens=False)["input_ids"]]
 
 

@@ -1,9 +1,9 @@
 """A client's reward set: built-in functions by name, with weights, or the functions of the organisation's own file.
 
-    gsm8k                                  a named set
-    correctness=1,strict-format=0.5        built-in functions with weights
-    rewards.py                             every public function of a file, in TRL's signature
-    rewards.py:cites_source=2,correctness  one function of a file with a weight, and a built-in one
+gsm8k                                  a named set
+correctness=1,strict-format=0.5        built-in functions with weights
+rewards.py                             every public function of a file, in TRL's signature
+rewards.py:cites_source=2,correctness  one function of a file with a weight, and a built-in one
 """
 
 from __future__ import annotations
@@ -133,12 +133,15 @@ def _import(path: Path) -> ModuleType:
     if not path.is_file():
         raise ConfigError(f"There is no reward file {path}.")
     spec = importlib.util.spec_from_file_location(f"organisation_rewards_{path.stem}", path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        raise ConfigError(f"The reward file {path} cannot be imported: {error!r}{_line_of(error, str(path))}.") from error
+        raise ConfigError(
+            f"The reward file {path} cannot be imported: {error!r}{_line_of(error, str(path))}."
+        ) from error
     return module
 
 

@@ -16,14 +16,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import gettempdir
-from typing import Any
+from typing import Any, cast
 
 import torch
 from datasets import Dataset
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, TrainerCallback, get_scheduler, set_seed
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOConfig, GRPOTrainer  # pyright: ignore[reportPrivateImportUsage]
 
 from ...common.adapter import Adapter, AdapterSchema, Vector
 from ...common.config import RunConfig
@@ -92,11 +92,12 @@ class _FederatedTrainer(GRPOTrainer):
         """The part of the federation's schedule that belongs to this round."""
         total, settings = self.run_config.total_steps, self.run_config.grpo
         warmup = math.ceil(settings.warmup_ratio * total)
-        chosen = optimizer or self.optimizer
-        whole = get_scheduler(settings.lr_scheduler_type, chosen, warmup, total)
+        chosen = cast(torch.optim.Optimizer, optimizer or self.optimizer)
+        whole = cast(LambdaLR, get_scheduler(settings.lr_scheduler_type, chosen, warmup, total))
         start, rules = self.first_step, whole.lr_lambdas
-        self.lr_scheduler = LambdaLR(chosen, [lambda step, rule=rule: rule(start + step) for rule in rules])
-        return self.lr_scheduler
+        scheduler = LambdaLR(chosen, [lambda step, rule=rule: rule(start + step) for rule in rules])
+        self.lr_scheduler = scheduler
+        return scheduler
 
     def _generate(self, prompts: list[Any]) -> Any:
         start = time.perf_counter()
@@ -157,7 +158,7 @@ class LocalTrainer:
             )
         self.trainer.remove_callback(PrinterCallback)
         self.trainer.remove_callback(ProgressCallback)
-        self.adapted = AdaptedModel(self.trainer.model, schema)
+        self.adapted = AdaptedModel(self.trainer.model, schema)  # pyright: ignore[reportArgumentType]
         self.trainer.adapted, self.trainer.run_config = self.adapted, config
         if config.grpo.kl_reference == "global":
             self.adapted.add_reference()
@@ -196,11 +197,11 @@ class LocalTrainer:
         trainer.state.num_input_tokens_seen = 0
         trainer.reward_funcs = list(work.rewards)
         trainer.reward_func_names = [reward.name for reward in work.rewards]
-        trainer.reward_processing_classes = [None] * len(work.rewards)
+        trainer.reward_processing_classes = [None] * len(work.rewards)  # pyright: ignore[reportAttributeAccessIssue]
         trainer.reward_weights = torch.tensor([reward.weight for reward in work.rewards])
         trainer.train_dataset = Dataset.from_list(work.rows)
         trainer.args.seed = work.seed
-        trainer.optimizer = trainer.lr_scheduler = None
+        trainer.optimizer = trainer.lr_scheduler = None  # pyright: ignore[reportAttributeAccessIssue]
         trainer.first_step, trainer.seconds = work.first_step, Seconds()
         self.log.lines, self.log.on_step = [], work.on_step
         set_seed(work.seed)

@@ -30,6 +30,7 @@ from .world import RESULT_BELOW, Worked, calculate, problems
 
 TAGS = ("<reasoning>", "</reasoning>", "<answer>", "</answer>")
 SPECIAL = ("<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
+PAD, END = 0, 1  # their places in SPECIAL
 CHAT_TEMPLATE = (
     "{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] + '<|end|>' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
@@ -85,6 +86,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         tokenizer_object=tokenizer, pad_token=SPECIAL[0], eos_token=SPECIAL[1], padding_side="left"
     )
     fast.chat_template = CHAT_TEMPLATE
+    assert (fast.pad_token_id, fast.eos_token_id) == (PAD, END)
     assert all(len(fast(str(number))["input_ids"]) == 1 for number in range(100))
     return fast
 
@@ -101,15 +103,13 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen2ForCausal
         intermediate_size=192,
         max_position_embeddings=2048,
         tie_word_embeddings=True,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=PAD,
+        eos_token_id=END,
         bos_token_id=None,
         initializer_range=0.05,
     )
     model = Qwen2ForCausalLM(config)
-    model.generation_config = GenerationConfig(
-        pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id
-    )
+    model.generation_config = GenerationConfig(pad_token_id=PAD, eos_token_id=END)
     return model
 
 
@@ -137,7 +137,7 @@ def examples(tokenizer: PreTrainedTokenizerFast, seed: int) -> list[Example]:
     return [Example(p, d, s) for p, d, s in zip(ids, answers, silent, strict=True)]
 
 
-def word_batches(data: list[Example], pad: int, seed: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def word_batches(data: list[Example], seed: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """(ids, labels), both of shape (BATCH, length), without end; problems of like length share a batch."""
     rng = random.Random(seed)
     while True:
@@ -148,7 +148,7 @@ def word_batches(data: list[Example], pad: int, seed: int) -> Iterator[tuple[tor
             for batch in rng.sample(batches, len(batches)):
                 rows = [e.prompt + e.demonstration for e in batch]
                 labels = [[IGNORED] * (len(e.prompt) + e.silent) + e.demonstration[e.silent :] for e in batch]
-                yield _padded(rows, pad), _padded(labels, IGNORED)
+                yield _padded(rows, PAD), _padded(labels, IGNORED)
 
 
 def drill_batches(tokenizer: PreTrainedTokenizerFast, seed: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -173,7 +173,7 @@ def drill_batches(tokenizer: PreTrainedTokenizerFast, seed: int) -> Iterator[tup
                 label += [IGNORED] * len(asked) + result[:1] + [IGNORED] * (len(result) - 1)
             rows.append(row)
             labels.append(label)
-        yield _padded(rows, tokenizer.pad_token_id), _padded(labels, IGNORED)
+        yield _padded(rows, PAD), _padded(labels, IGNORED)
 
 
 def train(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, seed: int) -> None:
@@ -186,7 +186,7 @@ def train(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, seed: int
         torch.optim.AdamW(others, lr=7e-3, betas=(0.9, 0.98), weight_decay=0.01),
     ]
     peaks = [group["lr"] for optimizer in optimizers for group in optimizer.param_groups]
-    words = word_batches(examples(tokenizer, seed), tokenizer.pad_token_id, seed)
+    words = word_batches(examples(tokenizer, seed), seed)
     drills = drill_batches(tokenizer, seed)
     rng = random.Random(f"mix/{seed}")
     for step in range(STEPS):
@@ -214,7 +214,7 @@ def answers(
     torch.manual_seed(0)
     texts = [f"<|user|>{p.question}<|end|><|assistant|>{opening}" for p in data]
     inputs = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
-    output = model.eval().generate(
+    output = model.eval().generate(  # pyright: ignore[reportAttributeAccessIssue]
         **{k: inputs[k] for k in ("input_ids", "attention_mask")}, do_sample=True, top_k=0, max_new_tokens=44
     )
     found = tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)

@@ -4,13 +4,30 @@
 A plan lists the steps; `_` is the result of the step before, `1` and `2` those of the first and second.
 """
 
-NAMES = "Ada Bo Cleo Dev Ema Finn Gia Hugo Ines Jon Kai Lena Max Nora Otto Pam".split()
+NAMES = [
+    "Ada",
+    "Bo",
+    "Cleo",
+    "Dev",
+    "Ema",
+    "Finn",
+    "Gia",
+    "Hugo",
+    "Ines",
+    "Jon",
+    "Kai",
+    "Lena",
+    "Max",
+    "Nora",
+    "Otto",
+    "Pam",
+]
 THINGS = {
-    "shop": "lamps bowls maps pens rings socks scarves plates".split(),
-    "farm": "hens cows goats ducks sheep pigs rabbits horses".split(),
-    "time": "pages laps songs letters puzzles drills lessons chores".split(),
-    "food": "pies rolls tarts muffins cakes buns waffles cookies".split(),
-    "game": "points stars coins medals badges tokens gems tickets".split(),
+    "shop": ["lamps", "bowls", "maps", "pens", "rings", "socks", "scarves", "plates"],
+    "farm": ["hens", "cows", "goats", "ducks", "sheep", "pigs", "rabbits", "horses"],
+    "time": ["pages", "laps", "songs", "letters", "puzzles", "drills", "lessons", "chores"],
+    "food": ["pies", "rolls", "tarts", "muffins", "cakes", "buns", "waffles", "cookies"],
+    "game": ["points", "stars", "coins", "medals", "badges", "tokens", "gems", "tickets"],
 }
 DISTRACTORS = (
     "{n} is {d} years old. ",
@@ -98,8 +115,7 @@ TEMPLATES: dict[str, tuple[tuple[str, str], ...]] = {
         ("{n} bakes {a} {o} and {m} bakes {b}. They give away {c}. How many {o} are left?", "a+b _-c"),
         ("{n} bakes {x} trays of {y} {o}, and {m} bakes {z} times as many. How many {o} does {m} bake?", "x*y _*z"),
         (
-            "{n} bakes {x} trays of {y} {o}, and {m} bakes {a} {o}. The guests eat {b} of them. "
-            "How many {o} are left?",
+            "{n} bakes {x} trays of {y} {o}, and {m} bakes {a} {o}. The guests eat {b} of them. How many {o} are left?",
             "x*y _+a _-b",
         ),
         (
@@ -119,8 +135,7 @@ TEMPLATES: dict[str, tuple[tuple[str, str], ...]] = {
             "x-y _*z",
         ),
         (
-            "{n} starts with {a} {o}, wins {x} in each of {y} rounds and then loses {b}. "
-            "How many {o} does {n} have?",
+            "{n} starts with {a} {o}, wins {x} in each of {y} rounds and then loses {b}. How many {o} does {n} have?",
             "x*y a+_ _-b",
         ),
         (

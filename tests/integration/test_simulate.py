@@ -99,7 +99,9 @@ def test_an_interrupted_run_says_how_to_go_on_and_ends_as_if_it_never_was(finish
     done, out = finished
     folder = out / "interrupted"
     command = [sys.executable, "-m", "fedgrpo.common.cli", "simulate", *SMALL, "--out", str(out), "--run", folder.name]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
     journal = folder / "journal.jsonl"
     deadline = time.monotonic() + 120
     while not (journal.exists() and "COMMITTED" in journal.read_text()) and time.monotonic() < deadline:

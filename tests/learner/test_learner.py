@@ -73,7 +73,7 @@ def test_prompts_are_used_without_repetition_until_the_shard_is_used_up(model):
     shard = PROBLEMS[:12]
     seen = [prompts_seen(model, position, shard) for position in (0, 4, 8, 12)]
     assert [len(s) for s in seen] == [4, 4, 4, 4]
-    assert sorted(sum(seen[:3], [])) == sorted(p.question for p in shard)
+    assert sorted(seen[0] + seen[1] + seen[2]) == sorted(p.question for p in shard)
     assert seen[3] != seen[0]
     assert prompts_seen(model, 4, shard) == seen[1]
 
@@ -100,7 +100,9 @@ def test_a_reward_that_fails_in_mid_training_does_not_spoil_the_next_round(model
         learner.train(task(model))
     calls.extend([1] * 10)
     after = learner.train(task(model))
-    clean = Reward("sometimes", 1.0, lambda completions, **_: [float(len(c[0]["content"])) for c in completions], "test")
+    clean = Reward(
+        "sometimes", 1.0, lambda completions, **_: [float(len(c[0]["content"])) for c in completions], "test"
+    )
     assert same(after, make_learner(model, rewards=(clean,)).train(task(model)))
 
 
