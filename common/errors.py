@@ -29,3 +29,7 @@ class ProtocolError(FedGRPOError):
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
         self.code = code
+
+
+class PeerFailedError(ProtocolError):
+    """The other party failed, was late, or says that it failed: nothing came, and nothing wrong was sent."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
-from ..common.errors import ProtocolError
+from ..common.errors import PeerFailedError
 
 ERROR_CODES = {
     1: "load-failed",
@@ -34,10 +34,10 @@ class Reply:
         """The content.
 
         Raises:
-            ProtocolError: the node failed or did not reply in time.
+            PeerFailedError: the node failed or did not reply in time.
         """
         if self.content is None:
-            raise ProtocolError(self.code, "no reply within the deadline" if self.code == "late" else "the node failed")
+            raise PeerFailedError(self.code, "no reply within the deadline" if self.code == "late" else "it failed")
         return self.content
 
 

@@ -15,7 +15,7 @@ from flwr.app import RecordDict
 
 from ..common import wire
 from ..common.adapter import AdapterSchema
-from ..common.errors import ConfigError, ProtocolError
+from ..common.errors import ConfigError, PeerFailedError, ProtocolError
 from ..common.protocol import TRAIN_METRICS, Capabilities, Evaluation, Tally, Update, reward_metrics
 from ..common.settings import Intake
 from .aggregation import clip_norm, l2_norm
@@ -110,7 +110,7 @@ def _accepted(content: RecordDict) -> wire.Header:
     header = wire.header_of(content)
     if "error" in header:
         code = str(header["error"])
-        raise ProtocolError(code if NAME.fullmatch(code) else "error", "the client reports a failure of its own")
+        raise PeerFailedError(code if NAME.fullmatch(code) else "error", "it reports a failure of its own")
     return header
 
 

@@ -13,7 +13,7 @@ from flwr.serverapp import Grid
 from ..common import wire
 from ..common.adapter import AdapterSchema
 from ..common.config import RunConfig
-from ..common.errors import ProtocolError, RunError
+from ..common.errors import PeerFailedError, ProtocolError, RunError
 from ..common.protocol import TRAINS, Capabilities
 from ..common.seeds import derived_seed
 from .events import Joined, NotJoined, emit
@@ -72,10 +72,10 @@ class Roster:
         generator = np.random.default_rng(derived_seed(self.config.federation.seed, "cohort", round_number))
         return tuple(sorted(generator.choice(able, size, replace=False).tolist()))
 
-    def refuse(self, organisation: str, code: str) -> None:
-        """Note a refused reply; a late or failed one is no strike, since nothing harmful was sent."""
-        self.refusals[organisation] = code
-        if code not in ("late", "unavailable", "client-crashed", "client-raised", "load-failed"):
+    def refuse(self, organisation: str, error: ProtocolError) -> None:
+        """Note a reply that was refused. One that failed to come is no strike: nothing wrong was sent."""
+        if not isinstance(error, PeerFailedError):
+            self.refusals[organisation] = error.code
             self.strikes[organisation] += 1
 
     def _ask_new_nodes(

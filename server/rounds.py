@@ -167,7 +167,7 @@ class Rounds:
                 update = read_update(content, self.roster.members[name], expected, schema, self.config.intake)
             except ProtocolError as error:
                 refused[name] = error.code
-                self.roster.refuse(name, error.code)
+                self.roster.refuse(name, error)
                 emit(UpdateRefused(number, name, error.code, str(error)))
                 continue
             self.roster.refusals.pop(name, None)

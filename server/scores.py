@@ -25,6 +25,11 @@ class Score:
     gain_low: float
     gain_high: float
 
+    @property
+    def base(self) -> float:
+        """Strict accuracy of the base model on the same problems."""
+        return self.strict - self.gain
+
     def __str__(self) -> str:
         gain = f", {self.gain:+.1%} [{self.gain_low:+.1%}, {self.gain_high:+.1%}] over the base model"
         return f"{self.strict:.1%} of {self.problems}{gain if self.gain or self.gain_low != self.gain_high else ''}"

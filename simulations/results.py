@@ -99,7 +99,7 @@ class Run:
             "clients": max((len(line["clients"]) for line in self.rounds), default=0),
             "adapter_sha256": committed[-1]["adapter"],
             "accuracy": {
-                "before": score(self.before.total).strict,
+                "before": after.base,
                 "after": after.strict,
                 "gain": after.gain,
                 "interval": [after.gain_low, after.gain_high],

@@ -6,6 +6,7 @@ import time
 import numpy as np
 import pytest
 from federation import honest, play, settings
+from fedgrpo.common import wire
 from fedgrpo.common.errors import ConfigError, RunError
 from fedgrpo.server import rounds
 from fedgrpo.server.main import Stopped
@@ -231,3 +232,15 @@ def test_honest_is_what_it_says():
 def test_a_run_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="holds no run"):
         Run.read(tmp_path)
+
+
+def test_a_client_that_reports_its_own_failure_is_asked_again_and_told_nothing(tmp_path):
+    told = []
+
+    def report(number, header, reply):
+        told.append(header["last-refusal"])
+        return wire.pack({"error": "reward"})
+
+    run = play(settings(tmp_path, federation__max_strikes=1), misbehave_in("train", {1}, report))
+    assert [line["refused"] for line in run.rounds] == [{"client-1": "reward"}] * 3
+    assert told == ["", "", ""]
