@@ -33,8 +33,8 @@ def simulate(seed: int, out: Path, rounds: int | None) -> Run:
 
 
 def interval(values: list[float]) -> float:
-    """Half width of the 95 % interval of the mean."""
-    return T95[len(values)] * statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else float("nan")
+    """Half width of the 95 % interval of the mean; 0 for a single seed, which has none."""
+    return T95[len(values)] * statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
 
 
 def rows(runs: list[Run]) -> dict[str, list[tuple[float, float]]]:
@@ -101,11 +101,17 @@ def main() -> None:
             name, f"{before:.1%}", f"{after:.1%}", f"{after - before:+.1%}", f"{low:+.1%} to {high:+.1%}",
             f"{min(gains):+.1%}",
         )  # fmt: skip
-        figures[name] = {"before": before, "after": after, "gain": after - before, "interval": [low, high]}
-        figures[name]["lowest"] = min(gains)
+        exact = {
+            "before": before,
+            "after": after,
+            "gain": after - before,
+            "low": low,
+            "high": high,
+            "lowest": min(gains),
+        }
+        figures[name] = {key: round(value, 4) for key, value in exact.items()}
     Console(width=110).print(table)
-    finite = json.dumps({"name": "learning", "ratios": {}, "figures": {**figures, "seconds": seconds}})
-    print(finite.replace("NaN", "null"))
+    print(json.dumps({"name": "learning", "ratios": {}, "figures": {**figures, "seconds": seconds}}))
 
 
 if __name__ == "__main__":

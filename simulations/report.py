@@ -47,17 +47,14 @@ def figures(run: Run) -> list[tuple[str, str]]:
             ("Reward of each client", _svg(lambda axes: _per_client(axes, run, "reward/mean", "mean reward"))),
             (
                 "Groups without signal",
-                _svg(
-                    lambda axes: _per_client(
-                        axes, run, "groups/zero-variance-share", "share of groups whose rewards are all equal"
-                    )
-                ),
+                _svg(lambda axes: _per_client(axes, run, "groups/zero-variance-share", "share with equal rewards")),
             ),
             ("Each reward function, mean over clients", _svg(lambda axes: _reward_functions(axes, run))),
             ("Completion length", _svg(lambda axes: _per_client(axes, run, "completion/mean-length", "tokens"))),
             ("Entropy", _svg(lambda axes: _per_client(axes, run, "policy/entropy", "nats per token"))),
             ("Bytes", _svg(lambda axes: _bytes(axes, run))),
         ]
+    drawn.append(("How it answers", _svg(lambda axes: _styles(axes, run))))
     for column in run.class_columns:
         drawn.append((f"Accuracy by {column}", _svg(lambda axes, column=column: _by_class(axes, run, column))))
     return drawn
@@ -126,6 +123,16 @@ def _by_class(axes: Any, run: Run, column: str) -> None:
         points = [(e.round, accuracy(e.of(column), value)) for e in run.sampled]
         shown = [(number, found) for number, found in points if found is not None]
         axes.plot(*zip(*shown, strict=True), "o-", markersize=3, label=value)
+    axes.set_ylim(0, 1)
+
+
+def _styles(axes: Any, run: Run) -> None:
+    for value in sorted({value for e in run.sampled for value in e.of("style")}):
+        shares = [
+            e.of("style")[value].problems / e.total.problems if value in e.of("style") else 0 for e in run.sampled
+        ]
+        axes.plot([e.round for e in run.sampled], shares, "o-", markersize=3, label=value)
+    axes.set_ylabel("share of answers")
     axes.set_ylim(0, 1)
 
 

@@ -228,6 +228,8 @@ class _LiveView(logging.Handler):
 
 def _heading(config: RunConfig, resumed: bool) -> Table:
     grpo, steps = config.grpo, config.train.steps_per_round
+    default = RunConfig().flat()
+    own = [f"{k}={v}" for k, v in config.flat().items() if v != default[k] and not k.startswith("output.")]
     table = Table.grid(padding=(0, 2))
     rows = {
         "federation": f"{config.simulation.clients} clients, {config.federation.rounds} rounds, "
@@ -237,6 +239,7 @@ def _heading(config: RunConfig, resumed: bool) -> Table:
         f"learning rate {grpo.learning_rate:g}",
         "together": f"{config.aggregation.method}, weights by {config.aggregation.weights}",
         "data": f"{config.simulation.dataset}, {config.simulation.partition}; rewards {config.simulation.rewards}",
+        "settings": ", ".join(own) + "; the others have their defaults",
         "folder": str(Path(config.output.dir) / config.output.run),
     }
     for name, value in rows.items():
