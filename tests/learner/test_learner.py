@@ -199,3 +199,13 @@ def test_a_custom_tokenizer_is_not_replaced_without_a_word():
     text = "<|user|>If 17 apples cost $34\n<reasoning>"
     assert ours.decode(ours(text)["input_ids"]) == text
     assert AutoTokenizer.from_pretrained(BUILTIN_POLICY)("17")["input_ids"] != []
+
+
+def test_completions_that_are_used_twice_do_not_reach_into_the_next_round():
+    """Three steps with two passes over each batch leave half a batch of TRL's buffer unused."""
+    model = make_model(make_config(grpo__num_iterations=2, train__steps_per_round=3))
+    learner = make_learner(model)
+    one = learner.train(task(model))
+    assert one.num_examples == 4
+    assert one.metrics["groups/effective"] + 4 * one.metrics["groups/zero-variance-share"] == pytest.approx(4)
+    assert same(one, learner.train(task(model)))
