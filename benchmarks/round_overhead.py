@@ -48,16 +48,14 @@ class Federated:
 
     def __init__(self, config: RunConfig, folder: Path) -> None:
         clients = range(config.simulation.clients)
-        nodes = {k + 2: {"partition-id": k} for k in clients}
+        nodes = {k + 2: {"partition-id": k, "num-partitions": len(clients)} for k in clients}
         lane = LocalLane(app, nodes, config.flat())
         grid = LocalGrid(dict.fromkeys(nodes, lane))
-        roster = Roster(config)
+        roster = Roster(grid, config, None, {})
         store = Store(folder)
-        schema = roster.gather(grid, None, lambda: None)
-        self._start = store.create(config, "benchmark", Adapter.initial(schema))
+        terms = roster.gather(lambda: None)
+        self._start = store.create(config, "benchmark", Adapter.initial(terms.schema), terms.base_model_sha256)
         self._rounds = Rounds(grid, config, store, roster, lambda: None)
-        self._store = store
-        self.schema = schema
 
     def __call__(self) -> None:
         self._rounds.play(replace(self._start))

@@ -10,7 +10,7 @@ import json
 import logging
 from collections.abc import Callable
 from dataclasses import astuple
-from functools import lru_cache
+from functools import cache
 from importlib.metadata import entry_points
 from typing import TypeVar
 
@@ -95,16 +95,16 @@ def _reply(message: Message, context: Context, answer: Callable[[Learner, wire.H
         content = answer(_learner(tuple(sorted(context.node_config.items())), values), header)
     except FedGRPOError as error:
         LOGGER.error("%s", error)
-        content = wire.pack({"error": next(code for kind, code in CODES.items() if isinstance(error, kind))})
+        content = wire.pack({"error": next((c for kind, c in CODES.items() if isinstance(error, kind)), "failed")})
     except Exception:
         LOGGER.exception("the client failed")
         content = wire.pack({"error": "internal"})
     return Message(content, reply_to=message)
 
 
-@lru_cache(maxsize=64)
+@cache
 def _learner(node_config: tuple[tuple[str, Value], ...], run_config: tuple[tuple[str, Value], ...]) -> Learner:
-    """This node's learner: made once in a process, so that the model stays resident between messages."""
+    """The learner of this node: made once in a process, so that the model stays resident between messages."""
     if "partition-id" not in dict(node_config):
         raise ConfigError("This node has no partition-id in its --node-config, so there is no data it may use.")
     (entry,) = entry_points(group="fedgrpo.learners", name="simulation")

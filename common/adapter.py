@@ -22,6 +22,7 @@ from .seeds import derived_seed
 
 Vector = npt.NDArray[np.float32]
 FACTORS = ("A", "B")
+MAX_WIDTH = 10_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +51,8 @@ class AdapterSchema:
     def __post_init__(self) -> None:
         if not self.modules:
             raise ConfigError("No layer matches adapter.target-modules, so there is nothing to train.")
-        at_least("adapter.rank", self.rank, 1)
-        at_least("adapter.alpha", self.alpha, 1)
+        at_least("adapter.rank", self.rank, 1, "an adapter of rank 0 has no parameters")
+        at_least("adapter.alpha", self.alpha, 1, "the adapter is scaled by alpha / rank")
         if self.trains not in (("A", "B"), ("B",)):
             raise ConfigError(f"An adapter trains A and B, or B; not {self.trains}.")
         names = [module.name for module in self.modules]
@@ -105,10 +106,10 @@ class AdapterSchema:
             modules = tuple(Module(str(name), int(i), int(o)) for name, i, o in raw["modules"])
             numbers = int(raw["rank"]), int(raw["alpha"]), int(raw["seed"])
             trains = tuple(str(factor) for factor in raw["trains"])
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, OverflowError, RecursionError) as error:
             raise ValueError(f"not an adapter schema: {error}") from error
-        if any(min(m.in_features, m.out_features) < 1 for m in modules):
-            raise ConfigError("An adapter's layers must have positive widths.")
+        if any(not 0 < width <= MAX_WIDTH for m in modules for width in (m.in_features, m.out_features)):
+            raise ConfigError(f"An adapter's layers must have widths from 1 to {MAX_WIDTH}.")
         return cls(modules=modules, rank=numbers[0], alpha=numbers[1], trains=trains, seed=numbers[2])
 
     def initial_tensor(self, module: Module, factor: str) -> Vector:

@@ -1,4 +1,4 @@
-"""Bounds of settings, said the same way everywhere."""
+"""Bounds of settings, said the same way everywhere: the name, the value, the bound, and why it is there."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from .errors import ConfigError
 
 
-def at_least(name: str, value: float, low: float) -> None:
+def at_least(name: str, value: float, low: float, why: str) -> None:
     """Refuse a value below `low`, or one that is not finite."""
     if not math.isfinite(value) or value < low:
-        raise ConfigError(f"{name} is {value}, but must be at least {low:g}.")
+        raise ConfigError(f"{name} is {value}, but must be at least {low:g}: {why}.")
 
 
 def between(
-    name: str, value: float, low: float, high: float, *, open_low: bool = False, open_high: bool = False
+    name: str, value: float, low: float, high: float, why: str, *, open_low: bool = False, open_high: bool = False
 ) -> None:
     """Refuse a value outside [low, high]; an open end refuses the end itself too."""
     below = value <= low if open_low else value < low
@@ -23,7 +23,7 @@ def between(
     if not math.isfinite(value) or below or above:
         lower = "above" if open_low else "at least"
         upper = "below" if open_high else "at most"
-        raise ConfigError(f"{name} is {value}, but must be {lower} {low:g} and {upper} {high:g}.")
+        raise ConfigError(f"{name} is {value}, but must be {lower} {low:g} and {upper} {high:g}: {why}.")
 
 
 def one_of(name: str, value: str, choices: Sequence[str]) -> None:

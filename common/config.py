@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import math
 import tomllib
 import types
 from collections.abc import Mapping
@@ -36,6 +37,12 @@ class RunConfig:
     def total_steps(self) -> int:
         """Optimizer steps of one client over the whole federation: the learning-rate schedule's length."""
         return self.federation.rounds * self.train.steps_per_round
+
+    @property
+    def prompts_per_round(self) -> int:
+        """Prompts a client trains on in a round: each batch of completions is used `num_iterations` times."""
+        batches = math.ceil(self.train.steps_per_round / self.grpo.num_iterations)
+        return batches * self.grpo.prompts_per_step
 
     @property
     def sha256(self) -> str:

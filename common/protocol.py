@@ -85,7 +85,7 @@ class Tally:
     """Counts over some problems; tallies of several clients add up.
 
     The paired counts compare with the base model's answer to the same problem, so a paired interval can be computed
-    from sums, and no answer to a single problem leaves a site.
+    from sums alone. (A class of a single problem is that problem's answer: the fewer, the less anonymous.)
     """
 
     problems: int = 0

@@ -22,14 +22,14 @@ class Federation:
     """Rounds to commit; a void round is retried and does not count."""
     seed: int = 0
     """Everything random derives from it: the frozen factors, prompt order, sampling."""
-    min_clients: int = 1
-    """Clients that must have joined before the first round."""
+    min_clients: int = 2
+    """Clients that must have joined, and agree on model and adapter, before a round begins."""
     clients_per_round: int = 0
     """Cohort size, drawn anew each round; 0 takes every client."""
     quorum: float = 0.5
     """Smallest share of the cohort whose updates must be valid, else the round is void."""
     join_timeout_s: float = 600.0
-    """Seconds to wait for min-clients."""
+    """Seconds to wait for min-clients. A client loads its model before it joins."""
     round_timeout_s: float = 3600.0
     """Deadline of a round, seconds; later replies do not count."""
     max_void_rounds: int = 3
@@ -40,16 +40,28 @@ class Federation:
     """Refused replies after which a client sits out the rest of the run."""
 
     def __post_init__(self) -> None:
-        at_least("federation.rounds", self.rounds, 1)
-        at_least("federation.seed", self.seed, 0)
-        at_least("federation.min-clients", self.min_clients, 1)
-        at_least("federation.clients-per-round", self.clients_per_round, 0)
-        between("federation.quorum", self.quorum, 0.0, 1.0, open_low=True)
-        at_least("federation.join-timeout-s", self.join_timeout_s, 0)
-        at_least("federation.round-timeout-s", self.round_timeout_s, 1)
-        at_least("federation.max-void-rounds", self.max_void_rounds, 1)
-        at_least("federation.retry-wait-s", self.retry_wait_s, 0)
-        at_least("federation.max-strikes", self.max_strikes, 1)
+        at_least("federation.rounds", self.rounds, 1, "a federation of no rounds trains nothing")
+        at_least("federation.seed", self.seed, 0, "seeds are counted from 0")
+        at_least("federation.min-clients", self.min_clients, 1, "somebody has to train")
+        at_least("federation.clients-per-round", self.clients_per_round, 0, "0 takes every client")
+        between(
+            "federation.quorum",
+            self.quorum,
+            0.0,
+            1.0,
+            "it is a share of the cohort, and a round nobody answered must not count",
+            open_low=True,
+        )
+        at_least("federation.join-timeout-s", self.join_timeout_s, 0, "it is a time in seconds")
+        at_least("federation.round-timeout-s", self.round_timeout_s, 1, "no client can answer sooner")
+        at_least(
+            "federation.max-void-rounds",
+            self.max_void_rounds,
+            1,
+            "the first void attempt would already be one too many",
+        )
+        at_least("federation.retry-wait-s", self.retry_wait_s, 0, "it is a time in seconds")
+        at_least("federation.max-strikes", self.max_strikes, 1, "a client would sit out before it was asked")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +96,7 @@ class Lora:
                 f"adapter.rank is {self.rank}, but an adapter of rank 0 or less has no parameters to train. "
                 "Set it to 1 or more (8 to 64 are usual)."
             )
-        at_least("adapter.alpha", self.alpha, 1)
+        at_least("adapter.alpha", self.alpha, 1, "the adapter is scaled by alpha / rank, and 0 would switch it off")
         if not self.target_modules.strip(" ,"):
             raise ConfigError("adapter.target-modules is empty. Name the layers to adapt, or all-linear.")
 
@@ -139,8 +151,8 @@ class GRPO:
                 f"grpo.num-generations is {self.num_generations}, but an advantage is a reward minus the mean of "
                 "its group, which is always 0 in a group of one. Set it to 2 or more."
             )
-        at_least("grpo.per-device-train-batch-size", self.per_device_train_batch_size, 1)
-        at_least("grpo.gradient-accumulation-steps", self.gradient_accumulation_steps, 1)
+        at_least("grpo.per-device-train-batch-size", self.per_device_train_batch_size, 1, "a pass needs a completion")
+        at_least("grpo.gradient-accumulation-steps", self.gradient_accumulation_steps, 1, "a step needs a pass")
         completions = self.per_device_train_batch_size * self.gradient_accumulation_steps
         if completions % self.num_generations:
             raise ConfigError(
@@ -153,7 +165,7 @@ class GRPO:
 
     def _check_kl(self) -> None:
         one_of("grpo.kl-reference", self.kl_reference, ("base", "global", "none"))
-        at_least("grpo.beta", self.beta, 0.0)
+        at_least("grpo.beta", self.beta, 0.0, "a negative weight would reward drifting away")
         if (self.beta > 0) == (self.kl_reference == "none"):
             raise ConfigError(
                 f"grpo.beta is {self.beta} and grpo.kl-reference is {self.kl_reference}. A KL term needs both a "
@@ -161,13 +173,37 @@ class GRPO:
             )
 
     def _check_ranges(self) -> None:
-        at_least("grpo.max-completion-length", self.max_completion_length, 1)
-        at_least("grpo.max-prompt-length", self.max_prompt_length, 1)
-        between("grpo.learning-rate", self.learning_rate, 0.0, 1.0, open_low=True)
+        at_least(
+            "grpo.max-completion-length",
+            self.max_completion_length,
+            1,
+            "an empty completion has no reward to learn from",
+        )
+        at_least("grpo.max-prompt-length", self.max_prompt_length, 1, "every prompt would be too long")
+        between(
+            "grpo.learning-rate",
+            self.learning_rate,
+            0.0,
+            1.0,
+            "0 learns nothing and more than 1 destroys any adapter",
+            open_low=True,
+        )
         one_of("grpo.lr-scheduler-type", self.lr_scheduler_type, ("constant", "linear", "cosine"))
-        between("grpo.warmup-ratio", self.warmup_ratio, 0.0, 1.0)
-        between("grpo.epsilon", self.epsilon, 0.0, 1.0, open_low=True)
-        at_least("grpo.epsilon-high", self.epsilon_high, 0.0)
+        between("grpo.warmup-ratio", self.warmup_ratio, 0.0, 1.0, "it is a share of the federation's steps")
+        between(
+            "grpo.epsilon",
+            self.epsilon,
+            0.0,
+            1.0,
+            "it bounds the probability ratio to 1 - epsilon from below",
+            open_low=True,
+        )
+        at_least(
+            "grpo.epsilon-high",
+            self.epsilon_high,
+            0.0,
+            "it bounds the probability ratio to 1 + epsilon-high from above",
+        )
         one_of("grpo.loss-type", self.loss_type, LOSS_TYPES)
         one_of("grpo.scale-rewards", self.scale_rewards, ("group", "batch", "none"))
         one_of("grpo.importance-sampling-level", self.importance_sampling_level, ("token", "sequence"))
@@ -176,14 +212,23 @@ class GRPO:
             self.multi_objective_aggregation,
             ("sum_then_normalize", "normalize_then_sum"),
         )
-        at_least("grpo.num-iterations", self.num_iterations, 1)
-        between("grpo.temperature", self.temperature, 0.0, 10.0, open_low=True)
-        between("grpo.top-p", self.top_p, 0.0, 1.0, open_low=True)
-        at_least("grpo.top-k", self.top_k, 0)
-        between("grpo.max-grad-norm", self.max_grad_norm, 0.0, 1e6, open_low=True)
-        between("grpo.weight-decay", self.weight_decay, 0.0, 1.0)
-        between("grpo.adam-beta1", self.adam_beta1, 0.0, 1.0, open_high=True)
-        between("grpo.adam-beta2", self.adam_beta2, 0.0, 1.0, open_high=True)
+        at_least("grpo.num-iterations", self.num_iterations, 1, "each batch is used at least once")
+        between(
+            "grpo.temperature",
+            self.temperature,
+            0.0,
+            10.0,
+            "at 0 all completions of a group are the same, and have no advantage",
+            open_low=True,
+        )
+        between("grpo.top-p", self.top_p, 0.0, 1.0, "it is a share of the probability mass", open_low=True)
+        at_least("grpo.top-k", self.top_k, 0, "0 switches it off")
+        between(
+            "grpo.max-grad-norm", self.max_grad_norm, 0.0, 1e6, "gradients are scaled down to this norm", open_low=True
+        )
+        between("grpo.weight-decay", self.weight_decay, 0.0, 1.0, "it is a share per step, times the learning rate")
+        between("grpo.adam-beta1", self.adam_beta1, 0.0, 1.0, "it is the decay of a running mean", open_high=True)
+        between("grpo.adam-beta2", self.adam_beta2, 0.0, 1.0, "it is the decay of a running mean", open_high=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,7 +240,7 @@ class Train:
     (docs/decisions/003)."""
 
     def __post_init__(self) -> None:
-        at_least("train.steps-per-round", self.steps_per_round, 1)
+        at_least("train.steps-per-round", self.steps_per_round, 1, "a round without a step has no update")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,8 +259,15 @@ class Aggregation:
     def __post_init__(self) -> None:
         one_of("aggregation.method", self.method, ("ffa", "naive"))
         one_of("aggregation.weights", self.weights, ("effective-groups", "examples", "uniform"))
-        between("aggregation.max-share", self.max_share, 0.0, 1.0, open_low=True)
-        between("aggregation.server-learning-rate", self.server_learning_rate, 0.0, 10.0, open_low=True)
+        between("aggregation.max-share", self.max_share, 0.0, 1.0, "it is a share of the mean", open_low=True)
+        between(
+            "aggregation.server-learning-rate",
+            self.server_learning_rate,
+            0.0,
+            10.0,
+            "1 is federated averaging, and more than 10 only diverges",
+            open_low=True,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,13 +278,12 @@ class Intake:
     """Largest L2 norm of an update."""
     on_large_delta: str = "clip"
     """`clip` scales a longer update down to the limit, `reject` drops it."""
-    max_examples: int = 1_000_000
-    """Most examples a client may claim for one round."""
 
     def __post_init__(self) -> None:
-        between("intake.max-delta-norm", self.max_delta_norm, 0.0, 1e9, open_low=True)
+        between(
+            "intake.max-delta-norm", self.max_delta_norm, 0.0, 1e9, "every update has a norm above 0", open_low=True
+        )
         one_of("intake.on-large-delta", self.on_large_delta, ("clip", "reject"))
-        between("intake.max-examples", self.max_examples, 1, 2**31 - 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -253,11 +304,20 @@ class Evaluation:
     """Columns of the data whose values accuracy is split by: `operator,steps`."""
 
     def __post_init__(self) -> None:
-        at_least("evaluation.problems", self.problems, 1)
-        at_least("evaluation.every", self.every, 0)
-        between("evaluation.temperature", self.temperature, 0.0, 10.0, open_low=True)
-        at_least("evaluation.batch-size", self.batch_size, 1)
-        at_least("evaluation.max-completion-length", self.max_completion_length, 0)
+        at_least("evaluation.problems", self.problems, 1, "an accuracy needs a problem")
+        at_least("evaluation.every", self.every, 0, "0 evaluates only before and after")
+        between(
+            "evaluation.temperature",
+            self.temperature,
+            0.0,
+            10.0,
+            "it is the sampled accuracy; the greedy one is measured besides",
+            open_low=True,
+        )
+        at_least("evaluation.batch-size", self.batch_size, 1, "a batch needs a problem")
+        at_least(
+            "evaluation.max-completion-length", self.max_completion_length, 0, "0 takes grpo.max-completion-length"
+        )
 
     @property
     def class_columns(self) -> tuple[str, ...]:
@@ -290,12 +350,19 @@ class Simulation:
     """A reward set, `name=weight` pairs, or a Python file; `;` separates the sets of client 0, 1, ..."""
 
     def __post_init__(self) -> None:
-        between("simulation.clients", self.clients, 1, 1000)
-        at_least("simulation.workers", self.workers, 0)
+        between("simulation.clients", self.clients, 1, 1000, "a simulation holds all of them on this machine")
+        at_least("simulation.workers", self.workers, 0, "0 takes one per core")
         one_of("simulation.dataset", self.dataset, ("builtin", "gsm8k"))
-        at_least("simulation.problems", self.problems, 0)
+        at_least("simulation.problems", self.problems, 0, "0 takes all there are")
         one_of("simulation.partition", self.partition, ("iid", "dirichlet", "size", "difficulty"))
-        between("simulation.partition-alpha", self.partition_alpha, 0.0, 1e6, open_low=True)
+        between(
+            "simulation.partition-alpha",
+            self.partition_alpha,
+            0.0,
+            1e6,
+            "it is the concentration of a Dirichlet distribution",
+            open_low=True,
+        )
         one_of("simulation.system-prompt", self.system_prompt, ("none", "xml", "think"))
         sets = self.rewards.split(";")
         if len(sets) not in (1, self.clients):

@@ -1,16 +1,14 @@
 """From many updates to one: weights, and the fold.
 
-A fold is a running sum. Updates arrive one at a time, are scaled and added in float64 and forgotten, so memory does
-not grow with the number of clients. Which factors a client trains, and so what the mean is worth, is one decision with
-the method (`protocol.TRAINS`): the mean of B over a shared frozen A is exactly the mean of the products B A (FFA-LoRA,
-Sun et al. 2024, arXiv:2403.12313); the mean of A and the mean of B separately (`naive`, FedIT, Zhang et al. 2023,
-arXiv:2305.05644) is not.
+What the clients train and how the server folds it are one decision, the method (`protocol.TRAINS`, `FOLDS`). The mean
+of B over a shared frozen A is exactly the mean of the products B A (`ffa`: FFA-LoRA, Sun et al. 2024,
+arXiv:2403.12313); the mean of A and the mean of B separately (`naive`: FedIT, Zhang et al. 2023, arXiv:2305.05644) is
+not.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -19,28 +17,28 @@ from ..common.adapter import Adapter, Vector
 from ..common.protocol import Update
 from ..common.settings import Aggregation
 
+DeltaOf = Callable[[str], Vector]
+"""Fetches one organisation's delta. Called once each, so only one need be in memory."""
 
-@dataclass(frozen=True, slots=True)
-class Fold:
-    """A weighted sum of deltas under way, in float64: `total = sum_k w_k * delta_k`, `weight = sum_k w_k`."""
 
-    total: npt.NDArray[np.float64]
-    weight: float
+def weighted_mean(weights: Mapping[str, float], delta_of: DeltaOf, size: int) -> npt.NDArray[np.float64]:
+    """Average the deltas in proportion to their weights (McMahan et al. 2017, arXiv:1602.05629).
 
-    @classmethod
-    def empty(cls, size: int) -> Fold:
-        """Nothing folded yet."""
-        return cls(np.zeros(size), 0.0)
+        mean = sum_k w_k * delta_k / sum_k w_k
 
-    def add(self, delta: Vector, weight: float) -> Fold:
-        """Fold in one update; its weight is a number >= 0."""
-        if weight == 0.0:
-            return self
-        return Fold(self.total + weight * delta.astype(np.float64), self.weight + weight)
+    Sums in float64 and in sorted order of organisation, so the result does not depend on who replied first. Zeros where
+    no delta has a weight; a delta without one is not fetched.
+    """
+    total, weight = np.zeros(size), 0.0
+    for name in sorted(weights):
+        if weights[name] > 0:
+            total += weights[name] * delta_of(name).astype(np.float64)
+            weight += weights[name]
+    return total / weight if weight else total
 
-    def mean(self) -> npt.NDArray[np.float64]:
-        """The weighted mean; zeros when nothing with a weight came."""
-        return self.total / self.weight if self.weight else self.total
+
+FOLDS = {"ffa": weighted_mean, "naive": weighted_mean}
+"""How the server folds, by method."""
 
 
 def raw_weight(update: Update, rule: str) -> float:
@@ -82,21 +80,14 @@ def _above(shares: Mapping[str, float], limit: float) -> set[str]:
     return {name for name, share in shares.items() if share > limit}
 
 
-def next_adapter(
-    current: Adapter, weights: Mapping[str, float], delta_of: Callable[[str], Vector], settings: Aggregation
-) -> Adapter:
-    """The next global adapter: the current one, moved by the weighted mean of the deltas.
-
-    Folds in sorted order of organisation: the result does not depend on who replied first.
+def next_adapter(current: Adapter, weights: Mapping[str, float], delta_of: DeltaOf, settings: Aggregation) -> Adapter:
+    """The next global adapter: the current one, moved by the fold of the deltas times the server's learning rate.
 
     Args:
         weights: share of each organisation that counts (`shares`).
-        delta_of: fetches one organisation's delta; called once each, so only one need be in memory.
     """
-    fold = Fold.empty(current.schema.size)
-    for name in sorted(weights):
-        fold = fold.add(delta_of(name), weights[name])
-    return current.plus(fold.mean(), settings.server_learning_rate)
+    fold = FOLDS[settings.method](weights, delta_of, current.schema.size)
+    return current.plus(fold, settings.server_learning_rate)
 
 
 def clip_norm(delta: Vector, limit: float) -> Vector:

@@ -41,6 +41,44 @@ class Reply:
         return self.content
 
 
+class Mailbox:
+    """Messages under way to some nodes."""
+
+    def __init__(self, grid: Grid) -> None:
+        self._grid = grid
+        self._waiting: dict[str, tuple[int, float]] = {}
+
+    @property
+    def nodes(self) -> set[int]:
+        """Nodes that have not replied yet."""
+        return {node for node, _ in self._waiting.values()}
+
+    def send(self, messages: Mapping[int, RecordDict], kind: str, *, group: str, timeout_s: float) -> None:
+        """Send one message to each node. It expires at the deadline: a node works through its queue in order, and
+        would do stale work first.
+        """
+        batch = [
+            Message(content, node, kind, ttl=timeout_s, group_id=group)  # a list: Flower refuses a generator
+            for node, content in messages.items()
+        ]
+        deadline = time.monotonic() + timeout_s
+        ids = self._grid.push_messages(batch)
+        self._waiting |= {i: (node, deadline) for i, node in zip(ids, messages, strict=True)}
+
+    def collect(self) -> Iterator[Reply]:
+        """Replies that have come, pulled one at a time so that one is in memory, then the nodes whose time is over."""
+        for message_id, (node, _) in list(self._waiting.items()):
+            for reply in self._grid.pull_messages([message_id]):
+                del self._waiting[message_id]
+                failed = ERROR_CODES.get(reply.error.code, "failed") if reply.has_error() else ""
+                yield Reply(node, None if failed else reply.content, failed)
+        now = time.monotonic()
+        for message_id, (node, deadline) in list(self._waiting.items()):
+            if now >= deadline:
+                del self._waiting[message_id]
+                yield Reply(node, None, "late")
+
+
 def exchange(
     grid: Grid,
     messages: Mapping[int, RecordDict],
@@ -52,28 +90,17 @@ def exchange(
 ) -> Iterator[Reply]:
     """Send one message to each node and yield its reply as it comes; every node yields exactly once.
 
-    Messages expire at the deadline, since a node works through its queue in order and would do stale work first.
-    Replies are pulled one at a time, so at most one is in memory. The pause between sweeps grows with the time waited
-    (one hundredth of it, at most 0.5 s): polling adds at most a percent to a round.
+    The pause between looks grows with the time waited (one hundredth of it, at most 0.5 s): polling adds at most a
+    percent to a round.
 
     Args:
         messages: node id -> content.
-        stopped: raises if the run is to end; called between sweeps.
+        stopped: raises if the run is to end; called between looks.
     """
-    batch = [
-        Message(content, node, kind, ttl=timeout_s, group_id=group)  # a list: Flower refuses a generator
-        for node, content in messages.items()
-    ]
-    start = time.monotonic()
-    waiting = dict(zip(grid.push_messages(batch), messages, strict=True))
-    while waiting and time.monotonic() - start < timeout_s:
+    box, start = Mailbox(grid), time.monotonic()
+    box.send(messages, kind, group=group, timeout_s=timeout_s)
+    while box.nodes:
         stopped()
-        for message_id in list(waiting):
-            for reply in grid.pull_messages([message_id]):
-                node = waiting.pop(message_id)
-                failed = ERROR_CODES.get(reply.error.code, "failed") if reply.has_error() else ""
-                yield Reply(node, None if failed else reply.content, failed)
-        if waiting:
+        yield from box.collect()
+        if box.nodes:
             time.sleep(min(MAX_PAUSE_S, 0.01 + (time.monotonic() - start) / 100))
-    for node in waiting.values():
-        yield Reply(node, None, "late")

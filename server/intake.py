@@ -22,6 +22,7 @@ from .aggregation import clip_norm, l2_norm
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 MAX_SCHEMA_BYTES = 4_000_000
+MAX_PARAMETERS = 1_000_000_000
 MAX_REWARDS = 32
 MAX_CLASSES = 256
 MAX_COUNT = 10_000_000
@@ -34,12 +35,14 @@ def read_capabilities(content: RecordDict) -> Capabilities:
     Raises:
         ProtocolError: a field is missing, of another type, too long or out of bounds.
     """
-    header = _accepted(content)
+    header = _accepted(content, {wire.HEADER})
     schema_text = _text(header, "schema", MAX_SCHEMA_BYTES)
     try:
         schema = AdapterSchema.from_json(schema_text)
     except (ValueError, ConfigError) as error:
-        raise ProtocolError("schema", f"the adapter schema cannot be read: {error}") from error
+        raise ProtocolError("schema", f"the adapter schema cannot be read: {_short(error)}") from error
+    if schema.size > MAX_PARAMETERS:
+        raise ProtocolError("schema", f"the adapter has {schema.size} parameters, the limit is {MAX_PARAMETERS}")
     return Capabilities(
         organisation=_name(header, "organisation"),
         schema=schema,
@@ -65,13 +68,13 @@ def read_update(
     Raises:
         ProtocolError: anything else.
     """
-    header = _accepted(content)
+    header = _accepted(content, {wire.HEADER, wire.VECTOR, wire.METRICS})
     for key, value in expected.items():
         if header.get(key) != value or type(header.get(key)) is not type(value):
-            raise ProtocolError("stale", f"{key} is {header.get(key)!r}, this attempt's is {value!r}")
-    if set(header) != {"protocol", "num-examples", *expected}:
+            raise ProtocolError("stale", f"{key} is {_short(header.get(key))}, this attempt's is {value!r}")
+    if set(header) != {"protocol", *expected}:
         raise ProtocolError("header", "the header does not have exactly the agreed fields")
-    examples = _count(header, "num-examples", 1, settings.max_examples)
+    examples = int(expected["num-examples"])
     names = frozenset(TRAIN_METRICS + reward_metrics(member.reward_names))
     metrics = wire.metrics_of(content, names)
     _check_metrics(metrics, examples)
@@ -90,14 +93,14 @@ def read_evaluation(content: RecordDict, expected: Mapping[str, str | int], colu
     Args:
         columns: the class columns that were asked for; `style` is always there.
     """
-    header = _accepted(content)
+    header = _accepted(content, {wire.HEADER})
     if any(header.get(key) != value for key, value in expected.items()):
         raise ProtocolError("stale", "the evaluation is not the one asked for")
     try:
         raw = json.loads(_text(header, "tallies", 100_000))
         tallies = {str(name): _tally(values) for name, values in raw.items()}
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ProtocolError("tallies", f"the counts cannot be read: {error}") from error
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise ProtocolError("tallies", f"the counts cannot be read: {_short(error)}") from error
     total = tallies.pop("total", None)
     if total is None or total.problems < 1 or len(tallies) > MAX_CLASSES:
         raise ProtocolError("tallies", "the counts lack the total, or hold too many classes")
@@ -106,18 +109,25 @@ def read_evaluation(content: RecordDict, expected: Mapping[str, str | int], colu
     return Evaluation(total=total, classes=tallies)
 
 
-def _accepted(content: RecordDict) -> wire.Header:
+def _accepted(content: RecordDict, records: set[str]) -> wire.Header:
     header = wire.header_of(content)
     if "error" in header:
         code = str(header["error"])
         raise PeerFailedError(code if NAME.fullmatch(code) else "error", "it reports a failure of its own")
+    if set(content) != records:
+        raise ProtocolError("records", "the message does not have exactly the agreed records")
     return header
+
+
+def _short(value: object) -> str:
+    """A hostile value for a log line: at most 80 characters."""
+    return repr(value)[:80]
 
 
 def _check_metrics(metrics: Mapping[str, float], examples: int) -> None:
     effective, zero = metrics["groups/effective"], metrics["groups/zero-variance-share"]
-    if not 0 <= effective <= examples or not 0 <= zero <= 1:
-        raise ProtocolError("metric-value", f"{effective:g} effective groups of {examples} prompts cannot be")
+    if not 0 <= effective <= examples or abs(effective - examples * (1 - zero)) > 1e-6 * examples:
+        raise ProtocolError("metric-value", f"{effective:g} effective groups of {examples} and {zero:g} without signal")
     negative = [n for n in metrics if n.startswith(("seconds/", "tokens/", "completion/")) and metrics[n] < 0]
     if negative:
         raise ProtocolError("metric-value", f"{negative[0]} is negative")
@@ -160,5 +170,5 @@ def _reward_names(header: wire.Header) -> tuple[str, ...]:
 def _count(header: wire.Header, key: str, low: int, high: int = MAX_COUNT) -> int:
     value = header.get(key)
     if type(value) is not int or not low <= value <= high:
-        raise ProtocolError("count", f"{key} is {value!r}, not a whole number from {low} to {high}")
+        raise ProtocolError("count", f"{key} is {_short(value)}, not a whole number from {low} to {high}")
     return value

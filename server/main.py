@@ -20,7 +20,7 @@ from ..common.adapter import Adapter
 from ..common.config import RunConfig
 from ..common.errors import ConfigError, RunError
 from .events import show_plain_lines
-from .roster import Roster
+from .roster import Roster, Terms
 from .rounds import Rounds
 from .store import State, Store, read_lines
 
@@ -49,16 +49,15 @@ def run_federation(grid: Grid, config: RunConfig) -> None:
     """
     store = Store(run_folder(config))
     with _stop_on_signals(store) as stop, _explain_full_disk(store):
-        roster = Roster(config)
-        if store.is_new:
-            schema = roster.gather(grid, None, stop.check)
-            state = store.create(config, f"fed-{secrets.token_hex(4)}", Adapter.initial(schema))
-        else:
-            state = store.recover(config)
-            roster.gather(grid, state.adapter.schema, stop.check)
-            store.log("RESUMED", round=state.round)
-        rounds = Rounds(grid, config, store, roster, stop.check)
-        _play_all(rounds, state, config, store)
+        known = None if store.is_new else store.recover(config)
+        terms = Terms(known.adapter.schema, known.base_model_sha256) if known else None
+        roster = Roster(grid, config, terms, known.strikes if known else {})
+        terms = roster.gather(stop.check)
+        if known:
+            store.log("RESUMED", round=known.round)
+        name = f"fed-{secrets.token_hex(4)}"
+        state = known or store.create(config, name, Adapter.initial(terms.schema), terms.base_model_sha256)
+        _play_all(Rounds(grid, config, store, roster, stop.check), state, config, store)
 
 
 def run_folder(config: RunConfig) -> Path:
@@ -74,23 +73,22 @@ def run_folder(config: RunConfig) -> Path:
 
 
 def _play_all(rounds: Rounds, state: State, config: RunConfig, store: Store) -> None:
-    _evaluate(rounds, state, config, store, last=state.round == config.federation.rounds)
+    _evaluate_if_due(rounds, state, config, store)
     while state.round < config.federation.rounds:
         state = rounds.play(state)
-        last = state.round == config.federation.rounds
-        every = config.evaluation.every
-        if last or (every and state.round % every == 0):
-            _evaluate(rounds, state, config, store, last=last)
+        _evaluate_if_due(rounds, state, config, store)
     if not any(line.get("event") == "FINISHED" for line in read_lines(store.journal)):
         store.log("FINISHED", round=state.round, adapter=state.adapter.sha256)
 
 
-def _evaluate(rounds: Rounds, state: State, config: RunConfig, store: Store, *, last: bool) -> None:
-    """Evaluate once per round; greedy besides, before and after. What a resumed run already has is not done again."""
+def _evaluate_if_due(rounds: Rounds, state: State, config: RunConfig, store: Store) -> None:
+    """Evaluate before, after, and every few rounds; greedy besides, before and after. Never twice, resumed or not."""
+    ends = state.round in (0, config.federation.rounds)
+    every = config.evaluation.every
     had = {(line.get("round"), line.get("decoding")) for line in read_lines(store.metrics)}
-    if (state.round == 0 or last) and (state.round, "greedy") not in had:
+    if ends and (state.round, "greedy") not in had:
         rounds.evaluate(state, 0.0)
-    if (state.round, "sampled") not in had:
+    if (ends or (every and state.round % every == 0)) and (state.round, "sampled") not in had:
         rounds.evaluate(state, config.evaluation.temperature)
 
 

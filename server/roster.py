@@ -1,11 +1,16 @@
-"""Who takes part: which node is which organisation, what each can do, and who has to sit out."""
+"""Who takes part: which node is which organisation, what each can do, and who has to sit out.
+
+Nodes are asked to join as they appear, and nobody waits for one that is silent. A federation begins when
+`federation.min-clients` have answered and more than half of the answers mean the same adapter on the same base model;
+from then on that is what a client must have.
+"""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from flwr.serverapp import Grid
@@ -17,60 +22,91 @@ from ..common.errors import PeerFailedError, ProtocolError, RunError
 from ..common.protocol import TRAINS, Capabilities
 from ..common.seeds import derived_seed
 from .events import Joined, NotJoined, emit
-from .exchange import exchange
+from .exchange import Mailbox
 from .intake import read_capabilities
 
-JOIN_PAUSE_S = 1.0
+PAUSE_S = 0.1
+ASK_AGAIN_S = 30.0
+"""A node that could not join, or was turned away, is asked again after this long."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What all members share: the adapter, and the base model it adapts."""
+
+    schema: AdapterSchema
+    base_model_sha256: str
+
+
 class Roster:
-    """The organisations that have joined. All of them mean the same vector by an adapter."""
+    """The organisations that have joined, and the nodes they answer from."""
 
-    config: RunConfig
-    members: dict[str, Capabilities] = field(default_factory=dict[str, Capabilities])
-    nodes: dict[str, int] = field(default_factory=dict[str, int])
-    strikes: Counter[str] = field(default_factory=Counter[str])
-    refusals: dict[str, str] = field(default_factory=dict[str, str])
-    """Why an organisation's last reply was refused: told to it with its next task."""
-    _asked: set[int] = field(default_factory=set[int])
+    def __init__(self, grid: Grid, config: RunConfig, terms: Terms | None, strikes: dict[str, int]) -> None:
+        """`terms` and `strikes` of a resumed run; a new one has neither."""
+        self.members: dict[str, Capabilities] = {}
+        self.nodes: dict[str, int] = {}
+        self.refusals: dict[str, str] = {}
+        self.strikes = Counter(strikes)
+        self._grid, self._config, self._terms = grid, config, terms
+        self._box = Mailbox(grid)
+        self._answers: dict[int, Capabilities] = {}
+        self._asked_at: dict[int, float] = {}
+        self._reasons: dict[int, str] = {}
 
-    def gather(self, grid: Grid, schema: AdapterSchema | None, stopped: Callable[[], None]) -> AdapterSchema:
-        """Wait until enough clients have joined, and return the adapter schema they agree on.
-
-        Args:
-            schema: what a resumed run already trains; None lets the first answers decide by majority.
+    def gather(self, stopped: Callable[[], None]) -> Terms:
+        """Wait until enough clients have joined, and return what they agree on.
 
         Raises:
-            RunError: too few clients joined in time; says who came and why others could not.
+            RunError: too few joined in time, or all that are there have failed; says who came and why others could not.
         """
-        wanted, limit = self.config.federation.min_clients, self.config.federation.join_timeout_s
-        deadline = time.monotonic() + limit
-        reasons: list[str] = []
+        settings = self._config.federation
+        deadline = time.monotonic() + settings.join_timeout_s
         while True:
-            agreed, refused = self._ask_new_nodes(grid, schema, stopped)
-            schema = agreed or schema
-            reasons += refused
-            if schema is not None and len(self.members) >= wanted:
-                return schema
-            if time.monotonic() >= deadline or (reasons and len(self._asked) >= wanted and not self.members):
-                came = f"{len(self.members)} of the {wanted} clients needed have joined within {limit:g} s."
-                raise RunError(" ".join([came, *dict.fromkeys(reasons)]))
+            self.welcome()
+            if self._terms is not None and len(self.members) >= settings.min_clients:
+                return self._terms
+            all_failed = bool(self._reasons) and not self._answers and not self._box.nodes and not self.members
+            if time.monotonic() >= deadline or all_failed:
+                raise RunError(self._who_is_missing())
             stopped()
-            time.sleep(JOIN_PAUSE_S)
+            time.sleep(PAUSE_S)
 
-    def welcome(self, grid: Grid, schema: AdapterSchema, stopped: Callable[[], None]) -> None:
-        """Let clients join that came after the beginning."""
-        self._ask_new_nodes(grid, schema, stopped)
+    def welcome(self) -> None:
+        """Ask nodes that are new, take in those that have answered, and let go of those that left. Never waits."""
+        present = set(self._grid.get_node_ids())
+        for name in [name for name, node in self.nodes.items() if node not in present]:
+            del self.nodes[name], self.members[name]
+        now = time.monotonic()
+        due = [n for n in sorted(present) if self._is_due(n, now)]
+        self._asked_at |= dict.fromkeys(due, now)
+        question = wire.pack({"config-sha256": self._config.sha256})
+        timeout = max(1.0, self._config.federation.join_timeout_s)
+        if due:
+            self._box.send(dict.fromkeys(due, question), "query.join", group="join", timeout_s=timeout)
+        for reply in self._box.collect():
+            try:
+                self._answers[reply.node] = read_capabilities(reply.opened())
+            except ProtocolError as error:
+                self._turn_away(reply.node, f"{error.code}: {error}")
+        if self._terms is None and len(self._answers) >= self._config.federation.min_clients:
+            self._terms = self._majority()
+        if self._terms is not None:
+            for node, answer in sorted(self._answers.items()):
+                self._admit(node, answer, self._terms)
+            self._answers.clear()
 
     def cohort(self, round_number: int) -> tuple[str, ...]:
         """The organisations of one round, sorted: all that may take part, or a draw of them."""
-        able = sorted(n for n in self.members if self.strikes[n] < self.config.federation.max_strikes)
-        size = self.config.federation.clients_per_round
+        able = self.able()
+        size = self._config.federation.clients_per_round
         if not size or size >= len(able):
-            return tuple(able)
-        generator = np.random.default_rng(derived_seed(self.config.federation.seed, "cohort", round_number))
+            return able
+        generator = np.random.default_rng(derived_seed(self._config.federation.seed, "cohort", round_number))
         return tuple(sorted(generator.choice(able, size, replace=False).tolist()))
+
+    def able(self) -> tuple[str, ...]:
+        """Members that do not sit out, sorted."""
+        return tuple(sorted(n for n in self.members if self.strikes[n] < self._config.federation.max_strikes))
 
     def refuse(self, organisation: str, error: ProtocolError) -> None:
         """Note a reply that was refused. One that failed to come is no strike: nothing wrong was sent."""
@@ -78,60 +114,52 @@ class Roster:
             self.refusals[organisation] = error.code
             self.strikes[organisation] += 1
 
-    def _ask_new_nodes(
-        self, grid: Grid, schema: AdapterSchema | None, stopped: Callable[[], None]
-    ) -> tuple[AdapterSchema | None, list[str]]:
-        present = set(grid.get_node_ids())
-        for name in [n for n, node in self.nodes.items() if node not in present]:
-            self._leave(name)
-        self._asked &= present
-        new = sorted(present - self._asked)
-        self._asked.update(new)
-        question = wire.pack({"config-sha256": self.config.sha256})
-        timeout = self.config.federation.join_timeout_s
-        answers: dict[int, Capabilities] = {}
-        reasons: list[str] = []
-        for reply in exchange(
-            grid, dict.fromkeys(new, question), "query.join", group="join", timeout_s=timeout, stopped=stopped
-        ):
-            try:
-                answers[reply.node] = read_capabilities(reply.opened())
-            except ProtocolError as error:
-                reasons.append(f"Node {reply.node} cannot take part ({error.code}).")
-                emit(NotJoined(reply.node, f"{error.code}: {error}"))
-        schema = schema or self._majority(answers)
-        if schema is not None:
-            reasons += [reason for node in sorted(answers) if (reason := self._admit(node, answers[node], schema))]
-        return schema, reasons
-
-    def _majority(self, answers: dict[int, Capabilities]) -> AdapterSchema | None:
-        ours = [
-            a.schema
-            for _, a in sorted(answers.items())
-            if a.schema.trains == TRAINS[self.config.aggregation.method]
-            and (a.schema.rank, a.schema.alpha) == (self.config.adapter.rank, self.config.adapter.alpha)
-            and a.schema.seed == self.config.federation.seed
+    def _who_is_missing(self) -> str:
+        settings, came = self._config.federation, len(self.members) + len(self._answers)
+        lines = [
+            f"{came} of the {settings.min_clients} clients needed have joined within {settings.join_timeout_s:g} s."
         ]
-        counts = Counter(schema.sha256 for schema in ours)
-        return max(ours, key=lambda schema: (counts[schema.sha256], schema.sha256)) if ours else None
+        if self._terms is None and came >= settings.min_clients:
+            lines.append(
+                "No adapter and base model is meant by more than half of them, with the rank, alpha, seed and method "
+                "of this run. Every client needs the same model and the same run configuration."
+            )
+        return " ".join([*lines, *self._reasons.values()])
 
-    def _admit(self, node: int, member: Capabilities, schema: AdapterSchema) -> str:
+    def _is_due(self, node: int, now: float) -> bool:
+        waits = node in self._box.nodes or node in self._answers or node in self.nodes.values()
+        return not waits and now >= self._asked_at.get(node, -ASK_AGAIN_S) + ASK_AGAIN_S
+
+    def _majority(self) -> Terms | None:
+        """What more than half of the answers mean, if the run's settings allow it."""
+        wanted = (
+            TRAINS[self._config.aggregation.method],
+            self._config.adapter.rank,
+            self._config.adapter.alpha,
+            self._config.federation.seed,
+        )
+        votes = Counter((a.schema.sha256, a.base_model_sha256) for a in self._answers.values())
+        for answer in self._answers.values():
+            schema = answer.schema
+            meant = (schema.trains, schema.rank, schema.alpha, schema.seed)
+            if meant == wanted and votes[schema.sha256, answer.base_model_sha256] * 2 > len(self._answers):
+                return Terms(schema, answer.base_model_sha256)
+        return None
+
+    def _admit(self, node: int, member: Capabilities, terms: Terms) -> None:
         name = member.organisation
-        bases = Counter(m.base_model_sha256 for m in self.members.values())
-        if member.schema.sha256 != schema.sha256:
-            reason = "its adapter has other layers or shapes than the federation's: another model or settings"
-        elif bases and member.base_model_sha256 not in bases:
-            reason = "its base model has other weights than the federation's"
+        if member.schema.sha256 != terms.schema.sha256:
+            self._turn_away(node, f"{name}'s adapter has other layers or shapes: another model or other settings")
+        elif member.base_model_sha256 != terms.base_model_sha256:
+            self._turn_away(node, f"{name}'s base model has other weights or another tokenizer than the federation's")
         elif name in self.nodes:
-            reason = f"node {self.nodes[name]} already takes part as {name}"
+            self._turn_away(node, f"node {self.nodes[name]} already takes part as {name}")
         else:
             self.members[name], self.nodes[name] = member, node
+            self._reasons.pop(node, None)
             emit(Joined(name, member.examples, member.prompts_too_long))
-            return ""
-        emit(NotJoined(node, reason))
-        return f"Node {node} ({name}) was turned away: {reason}."
 
-    def _leave(self, name: str) -> None:
-        node = self.nodes.pop(name)
-        del self.members[name]
-        self._asked.discard(node)
+    def _turn_away(self, node: int, reason: str) -> None:
+        if self._reasons.get(node) != f"Node {node}: {reason}.":
+            emit(NotJoined(node, reason))
+        self._reasons[node] = f"Node {node}: {reason}."

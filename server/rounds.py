@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 import secrets
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
 from functools import reduce
 from operator import add
 
@@ -22,16 +22,8 @@ from ..common.config import RunConfig
 from ..common.errors import ProtocolError, RunError
 from ..common.protocol import Evaluation, Tally
 from .aggregation import l2_norm, next_adapter, raw_weight, shares
-from .events import (
-    Evaluated,
-    RoundCommitted,
-    RoundStarted,
-    RoundVoid,
-    UpdateRefused,
-    UpdateTaken,
-    emit,
-)
-from .exchange import exchange
+from .events import Evaluated, RoundCommitted, RoundStarted, RoundVoid, UpdateRefused, UpdateTaken, emit
+from .exchange import Reply, exchange
 from .intake import read_evaluation, read_update
 from .roster import Roster
 from .scores import score
@@ -42,11 +34,25 @@ from .store import State, Store
 class Taken:
     """One valid update, without its delta: that lies in the store's inbox."""
 
-    num_examples: int
     metrics: dict[str, float]
     weight: float
     norm: float
     bytes_up: int
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One try at a round: who was asked what, and what came of it."""
+
+    number: int
+    attempt: int
+    cohort: tuple[str, ...]
+    nonce: str = field(default_factory=lambda: secrets.token_hex(8))
+    started: float = field(default_factory=time.monotonic)
+    bytes_down: int = 0
+    taken: dict[str, Taken] = field(default_factory=dict[str, Taken])
+    refused: dict[str, str] = field(default_factory=dict[str, str])
+    """Organisation -> code."""
 
 
 @dataclass(slots=True)
@@ -68,135 +74,141 @@ class Rounds:
         """
         settings = self.config.federation
         while True:
-            attempt = state.voids + 1
-            done, reason = self._attempt(state, attempt)
-            if done:
-                return done
-            self.store.log("VOID", round=state.round + 1, attempt=attempt, reason=reason)
-            emit(RoundVoid(state.round + 1, attempt, reason))
-            state = replace(state, voids=attempt)
-            if attempt % settings.max_void_rounds == 0:
+            self.roster.welcome()
+            this = Attempt(state.round + 1, state.voids + 1, self.roster.cohort(state.round + 1))
+            reason = self._collect(state, this)
+            if not reason:
+                return self._commit(state, this)
+            state = replace(state, voids=this.attempt, strikes=dict(self.roster.strikes))
+            self.store.log("VOID", round=this.number, attempt=this.attempt, reason=reason, strikes=state.strikes)
+            emit(RoundVoid(this.number, this.attempt, reason))
+            if this.attempt % settings.max_void_rounds == 0:
                 raise RunError(
-                    f"Round {state.round + 1} was void {attempt} times: {reason}. "
+                    f"Round {this.number} was void {this.attempt} times: {reason}. "
                     f"{state.round} committed rounds are safe in {self.store.folder}."
                 )
-            self._wait(settings.retry_wait_s * 2 ** ((attempt - 1) % settings.max_void_rounds))
-            self.roster.welcome(self.grid, state.adapter.schema, self.stopped)
+            self._wait(settings.retry_wait_s * 2 ** ((this.attempt - 1) % settings.max_void_rounds))
 
     def evaluate(self, state: State, temperature: float) -> None:
-        """Have the clients answer the held-out problems, and write down the sums."""
+        """Have every client that may take part answer its held-out problems, and write down the sums.
+
+        Raises:
+            RunError: no client could.
+        """
+        self.roster.welcome()
         expected = {"federation": state.federation, "round": state.round}
         header = {**expected, "config-sha256": self.config.sha256, "temperature": temperature}
         content = wire.pack(header, vector=state.adapter.vector)
-        nodes = {self.roster.nodes[name]: name for name in self.roster.cohort(state.round)}
-        found: list[Evaluation] = []
+        nodes = {self.roster.nodes[name]: name for name in self.roster.able()}
+        found: dict[str, Evaluation] = {}
         for reply in self._ask(dict.fromkeys(nodes, content), "evaluate", f"{state.round}.evaluate"):
+            name = nodes[reply.node]
             try:
-                found.append(read_evaluation(reply.opened(), expected, self.config.evaluation.class_columns))
+                found[name] = read_evaluation(reply.opened(), expected, self.config.evaluation.class_columns)
             except ProtocolError as error:
-                emit(UpdateRefused(state.round, nodes[reply.node], error.code, str(error)))
+                self.roster.refuse(name, error)
+                emit(UpdateRefused(state.round, name, error.code, str(error)))
         if not found:
             raise RunError(f"No client could evaluate round {state.round}. {self.store.folder} holds what was done.")
-        total = reduce(add, (e.total for e in found))
-        names = sorted({name for e in found for name in e.classes})
-        classes = {name: reduce(add, (e.classes.get(name, Tally()) for e in found)) for name in names}
-        decoding = "sampled" if temperature else "greedy"
-        self.store.add_metrics(
-            {
-                "kind": "evaluation",
-                "round": state.round,
-                "decoding": decoding,
-                "total": asdict(total),
-                "classes": {name: asdict(tally) for name, tally in classes.items()},
-            }
-        )
+        self._note_evaluation(state, "sampled" if temperature else "greedy", found)
+
+    def _note_evaluation(self, state: State, decoding: str, found: dict[str, Evaluation]) -> None:
+        total = reduce(add, (e.total for e in found.values()))
+        names = sorted({name for e in found.values() for name in e.classes})
+        classes = {name: reduce(add, (e.classes.get(name, Tally()) for e in found.values())) for name in names}
+        line = {"kind": "evaluation", "round": state.round, "decoding": decoding, "clients": sorted(found)}
+        counts = {"total": asdict(total), "classes": {name: asdict(tally) for name, tally in classes.items()}}
+        self.store.add_metrics({**line, **counts})
         emit(Evaluated(state.round, decoding, score(total)))
 
-    def _attempt(self, state: State, attempt: int) -> tuple[State | None, str]:
-        start, number = time.monotonic(), state.round + 1
-        cohort = self.roster.cohort(number)
-        needed = max(1, math.ceil(len(cohort) * self.config.federation.quorum))
-        if len(cohort) < self.config.federation.min_clients:
-            return (
-                None,
-                f"{len(cohort)} clients are there, federation.min-clients is {self.config.federation.min_clients}",
-            )
-        nonce = secrets.token_hex(8)
-        self.store.log("PLANNED", round=number, attempt=attempt, cohort=cohort, adapter=state.adapter.sha256)
-        emit(RoundStarted(number, attempt, cohort))
-        messages = {self.roster.nodes[n]: self._task(state, n, attempt, nonce) for n in cohort}
-        taken, refused = self._collect(state, attempt, nonce, messages)
-        if len(taken) < needed:
-            detail = ", ".join(f"{name} {code}" for name, code in sorted(refused.items()))
-            return None, f"{len(taken)} of {len(cohort)} updates were valid, {needed} are needed ({detail})"
-        weights = shares({n: t.weight for n, t in taken.items()}, self.config.aggregation.max_share)
+    def _collect(self, state: State, this: Attempt) -> str:
+        """Ask the cohort and take what is sound. Returns why the attempt is void, or nothing."""
+        least = self.config.federation.min_clients
+        if len(self.roster.able()) < least:
+            return f"{len(self.roster.able())} clients can take part, federation.min-clients is {least}"
+        self.store.log(
+            "PLANNED", round=this.number, attempt=this.attempt, cohort=this.cohort, adapter=state.adapter.sha256
+        )
+        emit(RoundStarted(this.number, this.attempt, this.cohort))
+        names = {self.roster.nodes[name]: name for name in this.cohort}
+        messages = {node: self._task(state, this, name) for node, name in names.items()}
+        this.bytes_down = sum(wire.wire_bytes(content) for content in messages.values())
+        for reply in self._ask(messages, "train", f"{this.number}.{this.attempt}"):
+            self._take(state, this, names[reply.node], reply)
+        needed = max(1, math.ceil(len(this.cohort) * self.config.federation.quorum))
+        if len(this.taken) >= needed:
+            return ""
+        detail = ", ".join(f"{name} {code}" for name, code in sorted(this.refused.items()))
+        return f"{len(this.taken)} of {len(this.cohort)} updates were valid, {needed} are needed ({detail})"
+
+    def _take(self, state: State, this: Attempt, name: str, reply: Reply) -> None:
+        expected = {**self._echo(state, this), "num-examples": self.config.prompts_per_round}
+        try:
+            content = reply.opened()
+            update = read_update(content, self.roster.members[name], expected, state.adapter.schema, self.config.intake)
+        except ProtocolError as error:
+            this.refused[name] = error.code
+            self.roster.refuse(name, error)
+            emit(UpdateRefused(this.number, name, error.code, str(error)))
+            return
+        self.roster.refusals.pop(name, None)
+        self.store.keep_update(name, update.delta)
+        weight, size = raw_weight(update, self.config.aggregation.weights), wire.wire_bytes(content)
+        this.taken[name] = Taken(update.metrics, weight, l2_norm(update.delta), size)
+        emit(UpdateTaken(this.number, name, update.metrics, size))
+
+    def _commit(self, state: State, this: Attempt) -> State:
+        weights = shares({n: t.weight for n, t in this.taken.items()}, self.config.aggregation.max_share)
         adapter = next_adapter(state.adapter, weights, self.store.kept_update, self.config.aggregation)
-        positions = {**state.positions, **{n: state.positions.get(n, 0) + t.num_examples for n, t in taken.items()}}
-        done = replace(state, round=number, adapter=adapter, positions=positions, voids=0)
-        bytes_down = sum(wire.wire_bytes(content) for content in messages.values())
-        bytes_up = sum(t.bytes_up for t in taken.values())
-        seconds = time.monotonic() - start
+        used = {name: state.positions.get(name, 0) + self.config.prompts_per_round for name in this.taken}
+        done = replace(
+            state,
+            round=this.number,
+            adapter=adapter,
+            positions={**state.positions, **used},
+            strikes=dict(self.roster.strikes),
+            voids=0,
+        )
+        seconds, bytes_up = time.monotonic() - this.started, sum(t.bytes_up for t in this.taken.values())
         metrics: dict[str, object] = {
-            "attempt": attempt,
+            "attempt": this.attempt,
             "seconds": round(seconds, 3),
             "bytes_up": bytes_up,
-            "bytes_down": bytes_down,
+            "bytes_down": this.bytes_down,
             "update_norm": l2_norm(adapter.minus(state.adapter)),
-            "refused": refused,
+            "refused": this.refused,
             "clients": {
-                n: {"share": weights[n], "examples": t.num_examples, "norm": t.norm, **t.metrics}
-                for n, t in sorted(taken.items())
+                n: {"share": weights[n], "examples": self.config.prompts_per_round, "norm": t.norm, **t.metrics}
+                for n, t in sorted(this.taken.items())
             },
         }
-        self.store.commit(done, attempt, metrics, self.config.model.name)
-        emit(RoundCommitted(number, adapter.sha256, len(taken), len(cohort), seconds, bytes_up, bytes_down))
-        return done, ""
+        self.store.commit(done, this.attempt, metrics, self.config.model.name)
+        emit(
+            RoundCommitted(
+                this.number, adapter.sha256, len(this.taken), len(this.cohort), seconds, bytes_up, this.bytes_down
+            )
+        )
+        return done
 
-    def _collect(
-        self, state: State, attempt: int, nonce: str, messages: dict[int, RecordDict]
-    ) -> tuple[dict[str, Taken], dict[str, str]]:
-        number, schema = state.round + 1, state.adapter.schema
-        names = {self.roster.nodes[n]: n for n in self.roster.nodes}
-        expected = self._echo(state, attempt, nonce)
-        taken: dict[str, Taken] = {}
-        refused: dict[str, str] = {}
-        for reply in self._ask(messages, "train", f"{number}.{attempt}"):
-            name = names[reply.node]
-            try:
-                content = reply.opened()
-                update = read_update(content, self.roster.members[name], expected, schema, self.config.intake)
-            except ProtocolError as error:
-                refused[name] = error.code
-                self.roster.refuse(name, error)
-                emit(UpdateRefused(number, name, error.code, str(error)))
-                continue
-            self.roster.refusals.pop(name, None)
-            self.store.keep_update(name, update.delta)
-            weight, norm = raw_weight(update, self.config.aggregation.weights), l2_norm(update.delta)
-            size = wire.wire_bytes(content)
-            taken[name] = Taken(update.num_examples, update.metrics, weight, norm, size)
-            emit(UpdateTaken(number, name, update.metrics, size))
-        return taken, refused
-
-    def _echo(self, state: State, attempt: int, nonce: str) -> dict[str, str | int]:
+    def _echo(self, state: State, this: Attempt) -> dict[str, str | int]:
         return {
             "federation": state.federation,
-            "round": state.round + 1,
-            "attempt": attempt,
-            "nonce": nonce,
+            "round": this.number,
+            "attempt": this.attempt,
+            "nonce": this.nonce,
             "schema-sha256": state.adapter.schema.sha256,
             "config-sha256": self.config.sha256,
         }
 
-    def _task(self, state: State, name: str, attempt: int, nonce: str) -> RecordDict:
+    def _task(self, state: State, this: Attempt, name: str) -> RecordDict:
         header = {
-            **self._echo(state, attempt, nonce),
+            **self._echo(state, this),
             "position": state.positions.get(name, 0),
             "last-refusal": self.roster.refusals.get(name, ""),
         }
         return wire.pack(header, vector=state.adapter.vector)
 
-    def _ask(self, messages: dict[int, RecordDict], kind: str, group: str):
+    def _ask(self, messages: dict[int, RecordDict], kind: str, group: str) -> Iterator[Reply]:
         timeout = self.config.federation.round_timeout_s
         return exchange(self.grid, messages, kind, group=group, timeout_s=timeout, stopped=self.stopped)
 

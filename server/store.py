@@ -17,6 +17,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -34,11 +35,15 @@ class State:
     """All that a round hands on to the next, and all that a checkpoint holds."""
 
     federation: str
+    base_model_sha256: str
+    """The base model that every member has."""
     round: int
     """Rounds committed."""
     adapter: Adapter
     positions: dict[str, int] = field(default_factory=dict[str, int])
     """Prompts of its shard each organisation has used in committed rounds."""
+    strikes: dict[str, int] = field(default_factory=dict[str, int])
+    """Refused replies of each organisation, which may make it sit out."""
     voids: int = 0
     """Void attempts at the round under way."""
 
@@ -56,13 +61,19 @@ class Store:
         """Whether nothing has been journalled here."""
         return not self.journal.exists()
 
-    def create(self, config: RunConfig, federation: str, adapter: Adapter) -> State:
+    def create(self, config: RunConfig, federation: str, adapter: Adapter, base_model_sha256: str) -> State:
         """Start a run: write its settings and its first adapter."""
         self.save_config(config)
         self._write_adapter(0, adapter, config.model.name)
-        schema = adapter.schema.sha256
-        self.log("CREATED", federation=federation, config=config.sha256, schema=schema, adapter=adapter.sha256)
-        return State(federation=federation, round=0, adapter=adapter)
+        self.log(
+            "CREATED",
+            federation=federation,
+            base_model=base_model_sha256,
+            config=config.sha256,
+            schema=adapter.schema.sha256,
+            adapter=adapter.sha256,
+        )
+        return State(federation=federation, base_model_sha256=base_model_sha256, round=0, adapter=adapter)
 
     def save_config(self, config: RunConfig) -> None:
         """Write every setting, also the defaults."""
@@ -86,29 +97,30 @@ class Store:
                 "or start a new run."
             )
         committed = [e for e in entries if e.get("event") == "COMMITTED"]
-        beginning: Entry = {**created, "round": 0, "positions": {}}
+        beginning: Entry = {**created, "round": 0, "positions": {}, "strikes": {}}
         for entry in [*reversed(committed), beginning]:
             with contextlib.suppress(ConfigError):
-                return self._restore(str(created["federation"]), entry, entries)
+                return self._restore(created, entry, entries)
         raise RunError(f"No adapter in {self.folder / 'adapters'} is whole, so there is nothing to go on from.")
 
-    def _restore(self, federation: str, entry: Entry, entries: list[Entry]) -> State:
-        number, positions = entry["round"], entry["positions"]
+    def _restore(self, created: Entry, entry: Entry, entries: list[Entry]) -> State:
+        number = entry["round"]
         assert isinstance(number, int)
-        assert isinstance(positions, dict)
         adapter = read_peft(self.adapter_folder(number))
         if adapter.sha256 != entry["adapter"]:
             raise ConfigError(f"the adapter of round {number} is not the one in the journal")
         after = entries[entries.index(entry) + 1 :] if entry in entries else entries[1:]
-        voids = sum(e.get("event") == "VOID" and e.get("round") == number + 1 for e in after)
+        voids = [e for e in after if e.get("event") == "VOID" and e.get("round") == number + 1]
         keep = [line for line in read_lines(self.metrics) if _round_of(line) <= number]
         write_atomic(self.metrics, b"".join(_line(line) for line in keep))
         return State(
-            federation=federation,
+            federation=str(created["federation"]),
+            base_model_sha256=str(created["base_model"]),
             round=number,
             adapter=adapter,
-            positions={str(k): int(v) for k, v in positions.items()},  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
-            voids=voids,
+            positions=_counts(entry["positions"]),
+            strikes=_counts([entry, *voids][-1]["strikes"]),
+            voids=len(voids),
         )
 
     def commit(self, state: State, attempt: int, metrics: Mapping[str, object], base_model: str) -> None:
@@ -121,6 +133,7 @@ class Store:
             attempt=attempt,
             adapter=state.adapter.sha256,
             positions=dict(sorted(state.positions.items())),
+            strikes=state.strikes,
         )
         shutil.rmtree(self.folder / "inbox", ignore_errors=True)
 
@@ -164,7 +177,9 @@ def append_line(path: Path, line: Mapping[str, object]) -> None:
             end = file.read().rfind(b"\n") + 1
             file.truncate(end)
         try:
-            file.write(_line(line))
+            data = _line(line)
+            while data:  # an unbuffered write may be short, and says so by nothing but its count
+                data = data[file.write(data) :]
             os.fsync(file.fileno())
         except OSError:
             with contextlib.suppress(OSError):
@@ -182,6 +197,10 @@ def read_lines(path: Path) -> list[Entry]:
 
 def _line(line: Mapping[str, object]) -> bytes:
     return json.dumps(line, separators=(",", ":")).encode() + b"\n"
+
+
+def _counts(value: object) -> dict[str, int]:
+    return {str(name): int(count) for name, count in cast(dict[str, int], value).items()}
 
 
 def _round_of(line: Entry) -> int:

@@ -69,8 +69,11 @@ def simulate(
     from .report import write_report
 
     if resume is not None:
-        config = runner.resumed(resume)
         given: dict[str, Value | None] = {"simulation.workers": workers}
+        fixed = (clients, rounds, seed, model, data, partition, alpha, rewards, settings, run)
+        if any(option is not None for option in fixed):
+            raise ConfigError("--resume goes on with the run's own settings; of the options only --workers may change.")
+        config = runner.resumed(resume)
     else:
         config = runner.scenario(scenario)
         given = {
@@ -195,6 +198,7 @@ def _with(config: RunConfig, given: Mapping[str, Value | None], overrides: list[
         if key in ("output.dir", "output.run"):
             raise ConfigError(f"--set {key}: use --out and --run.")
         values[key] = value
-    if "simulation.clients" in values and config.federation.min_clients > int(values["simulation.clients"]):
-        values.setdefault("federation.min-clients", int(values["simulation.clients"]))
+    fewer = values.get("simulation.clients")
+    if isinstance(fewer, int) and 0 < fewer < config.federation.min_clients:
+        values.setdefault("federation.min-clients", fewer)
     return config.with_values(values)

@@ -17,7 +17,9 @@ from ..common.peft_files import read_peft
 from ..common.protocol import Evaluation, Tally
 from ..common.seeds import derived_seed
 from ..server.scores import Score, score
+from ..server.store import Store
 from .datasets import load_problems
+from .results import Run
 from .virtual import SYSTEM_PROMPTS, resolve_model
 
 
@@ -127,10 +129,8 @@ def _compared(name: str, sha256: str, problems: list[Problem], config: RunConfig
 def _locate(target: Path) -> tuple[Path, Path]:
     """(run folder, adapter folder)."""
     if (target / "config.resolved.toml").is_file():
-        adapters = sorted(p for p in (target / "adapters").glob("*") if p.is_dir())
-        if not adapters:
-            raise ConfigError(f"{target} has no adapter yet.")
-        return target, adapters[-1]
+        committed = [line["round"] for line in Run.read(target).journal if line["event"] == "COMMITTED"]
+        return target, Store(target).adapter_folder(max(committed, default=0))
     run = target.resolve().parent.parent
     if target.is_dir() and (run / "config.resolved.toml").is_file():
         return run, target

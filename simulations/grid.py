@@ -150,10 +150,10 @@ class LocalGrid(Grid):
 
     def close(self) -> None:
         """End the lanes. Work under way is not waited for."""
+        for pool in self._pools.values():
+            pool.shutdown(wait=False, cancel_futures=True)  # first: else a lane would go on with what is queued
         for lane in self._distinct:
             lane.close()
-        for pool in self._pools.values():
-            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def identify_process() -> None:

@@ -21,6 +21,8 @@ class Evaluated:
     """Counts over the held-out problems after some round."""
 
     round: int
+    clients: tuple[str, ...]
+    """Who answered."""
     total: Tally
     classes: dict[str, Tally]
 
@@ -104,6 +106,7 @@ class Run:
                 "gain": after.gain,
                 "interval": [after.gain_low, after.gain_high],
                 "problems": after.problems,
+                "clients": list(self.after.clients),
                 "lenient": {"before": score(self.before.total).lenient, "after": after.lenient},
                 "greedy": {"before": _strict(self.greedy[:1]), "after": _strict(self.greedy[-1:])},
                 "by_class": self._by_class(),
@@ -142,7 +145,10 @@ def _evaluations(lines: list[Line], decoding: str) -> list[Evaluated]:
     chosen = [line for line in lines if line["kind"] == "evaluation" and line["decoding"] == decoding]
     return [
         Evaluated(
-            line["round"], Tally(**line["total"]), {name: Tally(**tally) for name, tally in line["classes"].items()}
+            line["round"],
+            tuple(line["clients"]),
+            Tally(**line["total"]),
+            {name: Tally(**tally) for name, tally in line["classes"].items()},
         )
         for line in sorted(chosen, key=lambda line: line["round"])
     ]

@@ -61,6 +61,7 @@ def run_simulation(config: RunConfig) -> Run:
         RunError: it could not be played to the end; what was committed is safe.
     """
     folder = run_folder(config)
+    config = config.with_values({"output.run": folder.name})
     grid = LocalGrid(make_lanes(config))
     samples = SampleFile(folder)
     logging.getLogger("fedgrpo.client.progress").addHandler(samples)

@@ -38,16 +38,19 @@ def simulated_learner(node_config: dict[str, Value], config: RunConfig) -> Learn
     from ..client.learner.resident import ClientData, ResidentLearner
     from .reporter import Reporter
 
-    number = node_config["partition-id"]
+    number, nodes = node_config["partition-id"], node_config.get("num-partitions")
     clients = config.simulation.clients
-    if not isinstance(number, int) or not 0 <= number < clients:
-        raise ConfigError(f"This node's partition-id is {number}, but simulation.clients is {clients}.")
+    if nodes != clients or not isinstance(number, int) or not 0 <= number < clients:
+        raise ConfigError(
+            f"This is simulated node {number} of {nodes}, but simulation.clients is {clients}. With flwr run, give "
+            f"--federation-config 'num-supernodes={clients} client-resources-num-cpus=1'."
+        )
     name = client_name(number)
     shards, held_out = divide(config)
     data = ClientData(
         organisation=name,
         shard=shards[number],
-        held_out=held_out[number::clients] or held_out[:1],
+        held_out=held_out[number::clients],
         rewards=client_rewards(config)[number],
         system_prompt=SYSTEM_PROMPTS[config.simulation.system_prompt],
     )
@@ -62,8 +65,17 @@ def client_name(number: int) -> str:
 
 @lru_cache(maxsize=1)
 def divide(config: RunConfig) -> tuple[list[list[Problem]], list[Problem]]:
-    """(each client's shard, all held-out problems)."""
+    """(each client's shard, all held-out problems).
+
+    Raises:
+        ConfigError: a client would have nothing to train on or to answer.
+    """
     train, test = load_problems(config)
+    if len(test) < config.simulation.clients:
+        raise ConfigError(
+            f"{len(test)} held-out problems are too few for {config.simulation.clients} clients, each of which answers "
+            "some. Raise evaluation.problems or give more in test.jsonl."
+        )
     return partition(train, config), test
 
 

@@ -9,6 +9,7 @@ import os
 import signal
 from collections.abc import Mapping
 from multiprocessing.connection import Connection
+from typing import Any
 
 from flwr.app import Error, Message
 
@@ -22,25 +23,37 @@ class ProcessLane:
 
     def __init__(self, node_configs: Mapping[int, NodeConfig], run_config: Mapping[str, object]) -> None:
         self._arguments = (dict(node_configs), dict(run_config))
+        self._closed = False
         self._start()
 
     def answer(self, parcel: Parcel) -> Parcel:
         """Have the worker answer; log records it sends meanwhile are logged here."""
-        try:
-            self._pipe.send(parcel)
-            while True:
-                item = self._pipe.recv()
-                if isinstance(item, Parcel):
-                    return item
-                logging.getLogger(item["name"]).handle(logging.makeLogRecord(item))
-        except (EOFError, OSError):
-            reply = Message(Error(CRASHED, "the worker process died"), reply_to=parcel.open())
-            self.close()
+        item = self._exchange(parcel)
+        while isinstance(item, dict):
+            logging.getLogger(item["name"]).handle(logging.makeLogRecord(item))
+            item = self._exchange(None)
+        if item is not None:
+            return item
+        self._end()
+        if not self._closed:
             self._start()
-            return Parcel.pack(reply, "")
+        return Parcel.pack(Message(Error(CRASHED, "the worker process died"), reply_to=parcel.open()), "")
 
     def close(self) -> None:
         """End the worker: an idle one by itself, one at work by a signal."""
+        self._closed = True
+        self._end()
+
+    def _exchange(self, parcel: Parcel | None) -> Any:
+        """Send a parcel, if there is one, and receive what comes next: a parcel, a log record, None from the dead."""
+        try:
+            if parcel is not None:
+                self._pipe.send(parcel)
+            return self._pipe.recv()
+        except (EOFError, OSError):
+            return None
+
+    def _end(self) -> None:
         with contextlib.suppress(OSError):
             self._pipe.send(None)
         self._process.join(timeout=GRACE_S)
@@ -49,7 +62,8 @@ class ProcessLane:
             self._process.join(timeout=GRACE_S)
         if self._process.is_alive():
             self._process.kill()
-        self._pipe.close()
+        with contextlib.suppress(OSError):
+            self._pipe.close()
 
     def _start(self) -> None:
         spawn = multiprocessing.get_context("spawn")  # fork is unsafe beside threads and CUDA

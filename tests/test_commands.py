@@ -66,6 +66,9 @@ def test_every_setting_can_be_listed(run):
         (["simulate", "--clients", "900"], "too few for 900 clients"),
         (["simulate", "--run", "../x"], "must be a plain folder name"),
         (["simulate", "--resume", "nothing"], "holds no run"),
+        (["simulate", "--resume", "nothing", "--rounds", "9"], "of the options only --workers may change"),
+        (["simulate", "--set", "simulation.clients=many"], "simulation.clients is 'many', but must be a whole number"),
+        (["simulate", "--set", "evaluation.problems=3"], "3 held-out problems are too few for 4 clients"),
         (["evaluate", "nothing"], "neither a run folder nor one of its adapters"),
         (["report", "."], "holds no run"),
     ],
@@ -103,7 +106,7 @@ def test_a_malformed_line_is_named_by_its_number(run, tmp_path):
 
 
 def test_a_split_is_previewed_as_table_numbers_and_picture(run, tmp_path):
-    folder = gsm8k(tmp_path / "data", train=GOOD_LINE * 40)
+    folder = gsm8k(tmp_path / "data", train=GOOD_LINE * 40, test=GOOD_LINE * 5)
     status, out, _ = run("partition", "gsm8k", "--data", folder, "--format", "json", "--clients", "5")
     found = json.loads(out.splitlines()[-1])
     assert status == 0

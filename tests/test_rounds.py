@@ -1,14 +1,13 @@
 """The server's round loop over the in-process grid, with real messages and clients of every kind."""
 
-import threading
 import time
 
 import numpy as np
 import pytest
-from federation import honest, play, settings
+from federation import client_app, grid, play, settings
 from fedgrpo.common import wire
 from fedgrpo.common.errors import ConfigError, RunError
-from fedgrpo.server import rounds
+from fedgrpo.server import main as main_module
 from fedgrpo.server.main import Stopped
 from fedgrpo.simulations.results import Run
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
@@ -136,13 +135,72 @@ def test_too_few_clients_end_with_who_is_missing(tmp_path):
         play(config)
 
 
-def test_a_client_with_another_model_is_turned_away(tmp_path):
-    def other_shapes(number, header, reply):
-        reply["header"]["schema"] = reply["header"]["schema"].replace("layer.0", "layer.9")
+def other_shapes(number, header, reply):
+    reply["header"]["schema"] = reply["header"]["schema"].replace("layer.0", "layer.00")
+    return reply
+
+
+def other_weights(number, header, reply):
+    reply["header"]["base-model-sha256"] = "f" * 64
+    return reply
+
+
+@pytest.mark.parametrize("how", [other_shapes, other_weights])
+def test_the_majority_decides_which_model_is_meant_and_the_others_are_turned_away(tmp_path, how):
+    run = play(settings(tmp_path), misbehave_in("join", {0}, how))
+    assert all(sorted(line["clients"]) == ["client-1", "client-2", "client-3"] for line in run.rounds)
+
+
+@pytest.mark.parametrize("how", [other_shapes, other_weights])
+def test_without_a_majority_the_run_does_not_begin(tmp_path, how):
+    config = settings(tmp_path, federation__join_timeout_s=0.5)
+    with pytest.raises(RunError, match="No adapter and base model is meant by more than half"):
+        play(config, misbehave_in("join", {0, 1}, how))
+
+
+def test_a_resumed_run_keeps_the_model_it_began_with(tmp_path):
+    config = settings(tmp_path, federation__join_timeout_s=0.5)
+    with pytest.raises(RunError, match="Round 2 was void"):
+        play(config, misbehave_in("train", {0, 1, 2, 3}, fail, round_number=2))
+    with pytest.raises(RunError, match=r"0 of the 2 clients needed.*other weights"):
+        play(config, misbehave_in("join", {0, 1, 2, 3}, other_weights))
+
+
+def test_clients_come_and_go_between_rounds(tmp_path, monkeypatch):
+    """client-3 appears during round 1, client-0 leaves during round 2; nobody waits for either."""
+    clock, there = {"round": 0}, {0: [2, 3, 4], 1: [2, 3, 4, 5], 2: [3, 4, 5], 3: [3, 4, 5], 4: [3, 4, 5]}
+
+    def tick(number, header, reply):
+        if header["kind"] == "train":
+            clock["round"] = header["round"]
         return reply
 
-    run = play(settings(tmp_path), misbehave_in("join", {0}, other_shapes))
-    assert all(sorted(line["clients"]) == ["client-1", "client-2", "client-3"] for line in run.rounds)
+    config = settings(tmp_path, federation__rounds=4, evaluation__every=0)
+    net = grid(config, client_app(config, tick))
+    monkeypatch.setattr(net, "get_node_ids", lambda: there[clock["round"]])
+    main_module.run_federation(net, config)
+    net.close()
+    cohorts = [sorted(line["clients"]) for line in Run.read(tmp_path / "run").rounds]
+    assert cohorts[0] == ["client-0", "client-1", "client-2"]
+    assert cohorts[-1] == ["client-1", "client-2", "client-3"]
+
+
+def test_evaluation_asks_everybody_though_training_draws_a_cohort(tmp_path):
+    run = play(settings(tmp_path, federation__clients_per_round=2))
+    assert [e.total.problems for e in run.sampled] == [40] * 4
+
+
+def test_an_evaluation_says_who_was_missing_and_compares_the_same_problems(tmp_path):
+    run = play(settings(tmp_path), misbehave_in("evaluate", {1, 2, 3}, fail, round_number=3))
+    result = run.result()
+    assert result["accuracy"]["problems"] == 10
+    assert result["accuracy"]["clients"] == ["client-0"]
+    assert result["accuracy"]["before"] == pytest.approx(0.2)
+
+
+def test_a_draw_smaller_than_min_clients_is_no_void_round(tmp_path):
+    config = settings(tmp_path, federation__clients_per_round=2, federation__min_clients=3)
+    assert play(config).result()["void_rounds"] == 0
 
 
 def test_two_nodes_cannot_be_the_same_organisation(tmp_path):
@@ -154,27 +212,22 @@ def test_two_nodes_cannot_be_the_same_organisation(tmp_path):
     assert sorted(run.rounds[0]["clients"]) == ["client-0", "client-2", "client-3"]
 
 
-@pytest.mark.parametrize("stop_after", [1, 3, 6, 9, 12])
+@pytest.mark.parametrize("stop_after", [1, 3, 6, 9, 12, 15])
 def test_a_run_that_was_stopped_anywhere_goes_on_and_ends_as_if_it_never_was(tmp_path, stop_after, monkeypatch):
-    """`stop_after` counts looks at the stop flag, so the run ends in joining, training or evaluating."""
-    config, looks = settings(tmp_path), []
-    real = rounds.exchange
+    """`stop_after` counts looks at the stop flag: the run ends while joining, training or evaluating."""
+    config, looks, real = settings(tmp_path), [], main_module._Stop.check
 
-    def exchange_until(*args, stopped, **kwargs):
-        def stopped_now():
-            looks.append(1)
-            if len(looks) == stop_after:
-                raise Stopped("stopped")
-            stopped()
-
-        return real(*args, stopped=stopped_now, **kwargs)
-
-    monkeypatch.setattr(rounds, "exchange", exchange_until)
+    def stop_at_last(self):
+        looks.append(1)
+        if len(looks) == stop_after:
+            self.set()
+        real(self)
 
     def slow(number, header, reply):
         time.sleep(0.03)
         return reply
 
+    monkeypatch.setattr(main_module._Stop, "check", stop_at_last)
     with pytest.raises(Stopped):
         play(config, slow)
     monkeypatch.undo()
@@ -183,6 +236,24 @@ def test_a_run_that_was_stopped_anywhere_goes_on_and_ends_as_if_it_never_was(tmp
     assert resumed.result()["adapter_sha256"] == clean.result()["adapter_sha256"]
     assert [e.round for e in resumed.sampled] == [0, 1, 2, 3]
     assert [line["round"] for line in resumed.rounds] == [1, 2, 3]
+
+
+def test_a_client_that_sits_out_still_sits_out_after_a_resume(tmp_path):
+    """Garbage in rounds 1 and 2 makes client-1 sit out; a resume after round 2 must not forget it."""
+    behave = misbehave_in("train", {1}, lambda n, h, r: garbage(n, h, r) if h["round"] < 3 else r)
+    values = {"federation__rounds": 5, "federation__max_strikes": 2, "evaluation__every": 4}
+    clean = play(settings(tmp_path / "clean", **values), behave)
+
+    def fail_all_in_round_4(number, header, reply):
+        return fail(number, header, reply) if header["round"] == 4 and header["kind"] == "train" else reply
+
+    config = settings(tmp_path, **values)
+    with pytest.raises(RunError, match="Round 4 was void"):
+        play(config, lambda n, h, r: fail_all_in_round_4(n, h, behave(n, h, r)) if h["kind"] != "join" else r)
+    resumed = play(config, behave)
+    assert [sorted(line["clients"]) for line in resumed.rounds] == [sorted(line["clients"]) for line in clean.rounds]
+    assert resumed.result()["adapter_sha256"] == clean.result()["adapter_sha256"]
+    assert [e.round for e in resumed.sampled] == [e.round for e in clean.sampled] == [0, 4, 5]
 
 
 def test_other_settings_cannot_resume_a_run(tmp_path):
@@ -207,26 +278,6 @@ def test_a_message_can_carry_anything_and_the_server_stays_up(tmp_path):
     run = play(config, misbehave_in("train", {2}, absurd))
     assert len(run.rounds) == 4
     assert all(list(line["refused"]) == ["client-2"] for line in run.rounds)
-
-
-def test_replies_are_taken_while_others_still_train(tmp_path):
-    """The grid gives each client a lane of its own: a slow one does not hold up the others."""
-    seen = threading.Event()
-
-    def wait_for_the_others(number, header, reply):
-        assert seen.wait(5) or number != 0
-        return reply
-
-    def note(number, header, reply):
-        if header["kind"] == "train" and number == 1:
-            seen.set()
-        return wait_for_the_others(number, header, reply) if header["kind"] == "train" and number == 0 else reply
-
-    assert len(play(settings(tmp_path, federation__rounds=1), note).rounds) == 1
-
-
-def test_honest_is_what_it_says():
-    assert honest(0, {}, RecordDict()) == RecordDict()
 
 
 def test_a_run_folder_without_a_run_is_refused(tmp_path):

@@ -18,7 +18,7 @@ from fedgrpo.server.store import Store, append_line, read_lines
 def committed(tmp_path, rounds=3):
     config = settings(tmp_path)
     store = Store(tmp_path / "run")
-    state = store.create(config, "fed-1", Adapter.initial(schema(config)))
+    state = store.create(config, "fed-1", Adapter.initial(schema(config)), "base")
     states = [state]
     for number in range(1, rounds + 1):
         delta = np.full(state.adapter.schema.size, number, np.float32)
@@ -37,9 +37,10 @@ def test_a_run_is_recovered_as_it_was(tmp_path):
 
 def test_void_attempts_are_remembered(tmp_path):
     config, store, _ = committed(tmp_path)
-    store.log("VOID", round=4, attempt=1, reason="x")
-    store.log("VOID", round=4, attempt=2, reason="x")
+    store.log("VOID", round=4, attempt=1, reason="x", strikes={"b": 1})
+    store.log("VOID", round=4, attempt=2, reason="x", strikes={"b": 2})
     assert store.recover(config).voids == 2
+    assert store.recover(config).strikes == {"b": 2}
 
 
 @pytest.mark.parametrize("cut", range(1, 40, 3))

@@ -59,9 +59,10 @@ def load_base(folder: Path, dtype: str, device: torch.device) -> PreTrainedModel
 
 
 def file_hash(folder: Path) -> str:
-    """SHA-256 over a model folder's weight files, by name and content."""
+    """SHA-256 over what decides a model's answers: weights, architecture, tokenizer, chat template."""
     digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
+    patterns = ("*.safetensors", "config.json", "tokenizer*.json", "chat_template*")
+    for path in sorted({path for pattern in patterns for path in folder.glob(pattern)}):
         digest.update(path.name.encode())
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())

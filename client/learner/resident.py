@@ -97,7 +97,7 @@ class ResidentLearner:
         """One round of local GRPO from the task's adapter, on the next prompts of the shard."""
         config, trainer = self._model.config, self._model.trainer
         name, seed = self._data.organisation, config.federation.seed
-        order = reading_order(len(self._shard), task.position, trainer.prompts_per_round, seed=seed, reader=name)
+        order = reading_order(len(self._shard), task.position, config.prompts_per_round, seed=seed, reader=name)
         work = LocalRound(
             adapter=task.adapter,
             rows=[self._shard[i].row(self._data.system_prompt) for i in order],

@@ -43,7 +43,8 @@ class Reward:
 
         Raises:
             RewardError: the function raised, or returned something else than a finite number or None for each
-                completion. Names the function, its file and the row; holds no text of prompt or completion.
+                completion. Names the function, its file and the row, and quotes what was raised: it may hold private
+                text, and stays on this machine.
         """
         given = [_text(c) for c in completions] if self.source == "built-in" else completions
         try:

@@ -18,6 +18,7 @@ from pathlib import Path
 from tempfile import gettempdir
 from typing import Any, cast
 
+import numpy as np
 import torch
 from datasets import Dataset
 from torch.optim.lr_scheduler import LambdaLR
@@ -27,6 +28,7 @@ from trl import GRPOConfig, GRPOTrainer  # pyright: ignore[reportPrivateImportUs
 
 from ...common.adapter import Adapter, AdapterSchema, Vector
 from ...common.config import RunConfig
+from ...common.settings import GRPO
 from .model import REFERENCE, AdaptedModel, lora_config
 from .rewards import Reward
 
@@ -56,13 +58,19 @@ GRPO_FIELDS = (
 """Settings that go to TRL as they are, under its own names."""
 
 
-@dataclass(slots=True)
-class Seconds:
-    """Time spent by phase, seconds."""
+EQUAL_REWARDS = 1e-6
+"""Rewards of a group that differ by no more than this are equal: float noise is no signal."""
 
-    generate: float = 0.0
-    reward: float = 0.0
-    total: float = 0.0
+
+@dataclass(slots=True)
+class Tally:
+    """What a round adds up to: seconds by phase, and groups with and without signal."""
+
+    generate_s: float = 0.0
+    reward_s: float = 0.0
+    total_s: float = 0.0
+    groups: int = 0
+    effective_groups: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +94,7 @@ class _FederatedTrainer(GRPOTrainer):
     adapted: AdaptedModel
     run_config: RunConfig
     first_step: int = 0
-    seconds: Seconds
+    tally: Tally
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LambdaLR:
         """The part of the federation's schedule that belongs to this round."""
@@ -104,14 +112,18 @@ class _FederatedTrainer(GRPOTrainer):
         try:
             return super()._generate(prompts)
         finally:
-            self.seconds.generate += time.perf_counter() - start
+            self.tally.generate_s += time.perf_counter() - start
 
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Any:
         start = time.perf_counter()
         try:
-            return super()._calculate_rewards(*args, **kwargs)
+            rewards_per_func = super()._calculate_rewards(*args, **kwargs)
         finally:
-            self.seconds.reward += time.perf_counter() - start
+            self.tally.reward_s += time.perf_counter() - start
+        effective = effective_groups(rewards_per_func, self.reward_weights, self.run_config.grpo)
+        self.tally.groups += len(effective)
+        self.tally.effective_groups += int(effective.sum())
+        return rewards_per_func
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         scored = super()._generate_and_score_completions(inputs)
@@ -127,9 +139,11 @@ class _Log(TrainerCallback):
         self.on_step: Callable[[int, float], None] = lambda step, reward: None
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        if logs and "reward" in logs:
-            self.lines.append({k: v for k, v in logs.items() if isinstance(v, (int, float))})
-            self.on_step(state.global_step, float(logs["reward"]))
+        if (
+            logs and "grad_norm" in logs
+        ):  # once per step; what generation measured is missing where a batch is used again
+            self.lines.append({k: float(v) for k, v in logs.items() if isinstance(v, (int, float))})
+            self.on_step(state.global_step, self.lines[-1].get("reward", 0.0))
 
 
 class LocalTrainer:
@@ -166,12 +180,6 @@ class LocalTrainer:
         gc.collect()
         gc.freeze()  # each train() starts with a collection, which now passes over model and libraries
 
-    @property
-    def prompts_per_round(self) -> int:
-        """Different prompts that a round needs: batches are reused `num_iterations` times."""
-        batches = math.ceil(self.config.train.steps_per_round / self.config.grpo.num_iterations)
-        return batches * self.config.grpo.prompts_per_step
-
     def train(self, work: LocalRound) -> tuple[Vector, dict[str, float]]:
         """Train one round, and return the delta and TRL's metrics averaged over the steps.
 
@@ -181,10 +189,13 @@ class LocalTrainer:
         self._prepare(work)
         start = time.perf_counter()
         self.trainer.train()
-        self.trainer.seconds.total = time.perf_counter() - start
+        self.trainer.tally.total_s = time.perf_counter() - start
         if self.trainer.state.global_step != self.config.train.steps_per_round:
             raise RuntimeError(f"TRL took {self.trainer.state.global_step} steps, not the steps of the round")
-        return self.adapted.read().minus(work.adapter), self._metrics(work.rewards)
+        delta = self.adapted.read().minus(work.adapter)
+        if self.trainer.tally.effective_groups == 0 and self.config.grpo.beta == 0:
+            delta = np.zeros_like(delta)  # no group had an advantage: what moved is float noise, which Adam makes large
+        return delta, self._metrics(work.rewards)
 
     def _prepare(self, work: LocalRound) -> None:
         trainer = self.trainer
@@ -202,39 +213,58 @@ class LocalTrainer:
         trainer.train_dataset = Dataset.from_list(work.rows)
         trainer.args.seed = work.seed
         trainer.optimizer = trainer.lr_scheduler = None  # pyright: ignore[reportAttributeAccessIssue]
-        trainer.first_step, trainer.seconds = work.first_step, Seconds()
+        trainer.first_step, trainer.tally = work.first_step, Tally()
         self.log.lines, self.log.on_step = [], work.on_step
         set_seed(work.seed)
 
     def _metrics(self, rewards: Sequence[Reward]) -> dict[str, float]:
-        lines, seconds = self.log.lines, self.trainer.seconds
-        groups = self.prompts_per_round
-        mean = {key: _mean([ln[key] for ln in lines if key in ln]) for key in {k for ln in lines for k in ln}}
-        zero = min(1.0, max(0.0, mean["frac_reward_zero_std"]))
+        lines, tally = self.log.lines, self.trainer.tally
+
+        def mean(name: str) -> float:
+            """Mean over the steps that have it; 0 where none has, as for a reward that was None throughout."""
+            values = [line[name] for line in lines if name in line]
+            return sum(values) / len(values) if values else 0.0
+
         metrics = {
-            "reward/mean": mean["reward"],
-            "reward/std": mean["reward_std"],
-            "groups/zero-variance-share": zero,
-            "groups/effective": float(round(groups * (1 - zero))),
-            "policy/kl": mean.get("kl", 0.0),
-            "policy/entropy": mean["entropy"],
-            "policy/grad-norm": mean["grad_norm"],
-            "completion/mean-length": mean["completions/mean_length"],
-            "completion/truncated-share": mean["completions/clipped_ratio"],
-            "tokens/total": lines[-1]["num_tokens"],
-            "seconds/generate": seconds.generate,
-            "seconds/reward": seconds.reward,
-            "seconds/update": max(0.0, seconds.total - seconds.generate - seconds.reward),
-            "seconds/total": seconds.total,
+            "reward/mean": mean("reward"),
+            "reward/std": mean("reward_std"),
+            "groups/zero-variance-share": 1 - tally.effective_groups / tally.groups,
+            "groups/effective": float(tally.effective_groups),
+            "policy/kl": mean("kl"),
+            "policy/entropy": mean("entropy"),
+            "policy/grad-norm": mean("grad_norm"),
+            "completion/mean-length": mean("completions/mean_length"),
+            "completion/truncated-share": mean("completions/clipped_ratio"),
+            "tokens/total": max(line.get("num_tokens", 0.0) for line in lines),
+            "seconds/generate": tally.generate_s,
+            "seconds/reward": tally.reward_s,
+            "seconds/update": max(0.0, tally.total_s - tally.generate_s - tally.reward_s),
+            "seconds/total": tally.total_s,
         }
         for reward in rewards:
             for what in ("mean", "std"):
-                metrics[f"reward/{reward.name}/{what}"] = mean.get(f"rewards/{reward.name}/{what}", 0.0)
-        return {name: float(value) for name, value in metrics.items()}
+                metrics[f"reward/{reward.name}/{what}"] = mean(f"rewards/{reward.name}/{what}")
+        return metrics
 
 
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)
+def effective_groups(rewards_per_func: torch.Tensor, weights: torch.Tensor, settings: GRPO) -> torch.Tensor:
+    """Which groups have an advantage: those whose rewards differ by more than float noise.
+
+    Args:
+        rewards_per_func: shape (B * G, F); NaN where a function returned None. A completion that no function scored
+            is left out of its group.
+
+    Returns:
+        Booleans of shape (B,).
+    """
+    weighted = rewards_per_func * weights.to(rewards_per_func)
+    if settings.multi_objective_aggregation == "sum_then_normalize":
+        scored = ~weighted.isnan().all(dim=1, keepdim=True)
+        weighted = torch.where(scored, weighted.nansum(dim=1, keepdim=True), torch.nan)
+    grouped = weighted.view(-1, settings.num_generations, weighted.shape[1])  # (B, G, F), or (B, G, 1) once summed
+    highest = grouped.nan_to_num(nan=-torch.inf).amax(dim=1)
+    lowest = grouped.nan_to_num(nan=torch.inf).amin(dim=1)
+    return (highest - lowest > EQUAL_REWARDS).any(dim=1)
 
 
 def trl_config(config: RunConfig, device: torch.device) -> GRPOConfig:

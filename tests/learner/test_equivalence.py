@@ -74,6 +74,7 @@ def plain_trl(config):
 def test_one_client_and_one_round_equal_plain_trl(tmp_path, method):
     config = make_config(
         federation__rounds=1,
+        federation__min_clients=1,
         train__steps_per_round=STEPS,
         grpo__lr_scheduler_type="linear",
         aggregation__method=method,
@@ -84,7 +85,7 @@ def test_one_client_and_one_round_equal_plain_trl(tmp_path, method):
         output__dir=str(tmp_path),
         output__run="run",
     )
-    grid = LocalGrid({2: LocalLane(app, {2: {"partition-id": 0}}, config.flat())})
+    grid = LocalGrid({2: LocalLane(app, {2: {"partition-id": 0, "num-partitions": 1}}, config.flat())})
     run_federation(grid, config)
     grid.close()
     ours = read_peft(tmp_path / "run" / "adapters" / "0001")

@@ -1,7 +1,7 @@
 """`grpo.kl-reference` means what it says. TRL decides by how the model is handed over, and says nothing.
 
-Each round is one step, so the policy of the reported KL is the round's global adapter itself: measured from `global`
-it is 0, measured from `base` it is as large as the adapter makes it.
+In a round of one step the policy of the reported KL is the round's global adapter itself: measured from `global` it is
+0, measured from `base` it is as large as the adapter makes it. With more steps the policy moves away from `global`.
 """
 
 import numpy as np
@@ -12,9 +12,9 @@ from fedgrpo.common.adapter import Adapter
 from fedgrpo.common.protocol import TrainTask
 
 
-def first_step_kl(reference, beta, method="ffa"):
+def reported_kl(reference, beta, method="ffa", steps=1):
     config = make_config(
-        grpo__kl_reference=reference, grpo__beta=beta, train__steps_per_round=1, aggregation__method=method
+        grpo__kl_reference=reference, grpo__beta=beta, train__steps_per_round=steps, aggregation__method=method
     )
     model = make_model(config)
     learner = make_learner(model)
@@ -29,19 +29,21 @@ def first_step_kl(reference, beta, method="ffa"):
 
 @pytest.mark.parametrize("method", ["ffa", "naive"])
 def test_base_measures_from_the_base_model(method):
-    kls, model = first_step_kl("base", 0.1, method)
+    kls, model = reported_kl("base", 0.1, method)
     assert min(kls) > 1e-2
     assert REFERENCE not in model.trainer.adapted.model.peft_config
 
 
 @pytest.mark.parametrize("method", ["ffa", "naive"])
 def test_global_measures_from_the_adapter_that_the_round_began_with(method):
-    kls, _ = first_step_kl("global", 0.1, method)
+    kls, _ = reported_kl("global", 0.1, method)
     assert max(map(abs, kls)) < 1e-6
+    later, _ = reported_kl("global", 0.1, method, steps=3)
+    assert min(later) > 1e-4  # a reference that moved along with the policy would stay at 0
 
 
 def test_none_loads_no_reference_and_reports_no_kl():
-    kls, model = first_step_kl("none", 0.0)
+    kls, model = reported_kl("none", 0.0)
     assert kls == [0.0, 0.0]
     assert REFERENCE not in model.trainer.adapted.model.peft_config
     assert model.trainer.trainer.ref_model is None

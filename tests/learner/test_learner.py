@@ -7,6 +7,7 @@ from conftest import PROBLEMS, make_config, make_learner, make_model
 from fedgrpo.client.learner.model import load_tokenizer
 from fedgrpo.client.learner.resident import Watcher
 from fedgrpo.client.learner.rewards import Reward, load_rewards
+from fedgrpo.client.learner.trainer import effective_groups
 from fedgrpo.common.adapter import Adapter
 from fedgrpo.common.errors import DataError, RewardError
 from fedgrpo.common.peft_files import write_peft
@@ -143,26 +144,36 @@ def test_prompts_that_are_too_long_are_left_out_and_counted(config):
         make_learner(make_model(make_config(grpo__max_prompt_length=5)))
 
 
-def test_evaluation_counts_against_the_base_model(model):
-    learner = make_learner(model, held_out=PROBLEMS[:12])
-    start = Adapter.initial(model.schema)
-    before = learner.evaluate(EvaluateTask(federation="f", round=0, adapter=start, temperature=0.0))
-    assert before.total.problems == 12
-    assert before.total.gained == before.total.lost == 0
+def noisy(model, scale):
     noise = np.random.default_rng(0).normal(size=model.schema.size).astype(np.float32)
-    broken = start.plus(noise)
-    after = learner.evaluate(EvaluateTask(federation="f", round=1, adapter=broken, temperature=0.0))
-    assert after.total.correct - before.total.correct == after.total.gained - after.total.lost
-    assert sum(t.problems for name, t in after.classes.items() if name.startswith("style=")) == 12
+    return Adapter.initial(model.schema).plus(scale * noise)
 
 
-def test_sampled_evaluation_draws_the_same_numbers_for_every_adapter(model):
-    learner = make_learner(model, held_out=PROBLEMS[:12])
+def test_evaluation_counts_against_the_base_model(model):
+    learner = make_learner(model, held_out=PROBLEMS)
     start = Adapter.initial(model.schema)
-    one = learner.evaluate(EvaluateTask(federation="f", round=0, adapter=start, temperature=1.0))
-    again = learner.evaluate(EvaluateTask(federation="f", round=5, adapter=start, temperature=1.0))
-    assert one == again
-    assert one.total.gained == one.total.lost == 0
+    before = learner.evaluate(EvaluateTask(federation="f", round=0, adapter=start, temperature=1.0))
+    assert before.total.problems == len(PROBLEMS)
+    assert before.total.correct > 0
+    assert before.total.gained == before.total.lost == 0
+    after = learner.evaluate(EvaluateTask(federation="f", round=1, adapter=noisy(model, 3.0), temperature=1.0))
+    assert after.total.lost > 0
+    assert after.total.correct - before.total.correct == after.total.gained - after.total.lost
+    assert sum(t.problems for name, t in after.classes.items() if name.startswith("style=")) == len(PROBLEMS)
+
+
+def test_sampled_evaluation_draws_the_same_numbers_for_every_adapter_and_greedy_draws_none(model):
+    heard = []
+
+    class Listening(Watcher):
+        def answers(self, task, problems, base, now):
+            heard.append([answer.text for answer in now])
+
+    learner = make_learner(model, held_out=PROBLEMS, watcher=Listening())
+    for temperature in (1.0, 1.0, 0.0):
+        task_now = EvaluateTask(federation="f", round=0, adapter=noisy(model, 0.3), temperature=temperature)
+        learner.evaluate(task_now)
+    assert heard[0] == heard[1] != heard[2]
 
 
 def test_the_watcher_hears_of_steps(model):
@@ -198,7 +209,8 @@ def test_a_custom_tokenizer_is_not_replaced_without_a_word():
     assert len(ours("17")["input_ids"]) == 1
     text = "<|user|>If 17 apples cost $34\n<reasoning>"
     assert ours.decode(ours(text)["input_ids"]) == text
-    assert AutoTokenizer.from_pretrained(BUILTIN_POLICY)("17")["input_ids"] != []
+    replaced = AutoTokenizer.from_pretrained(BUILTIN_POLICY)
+    assert replaced.decode(replaced(text)["input_ids"]) != text or len(replaced("17")["input_ids"]) > 1
 
 
 def test_completions_that_are_used_twice_do_not_reach_into_the_next_round():
@@ -209,3 +221,73 @@ def test_completions_that_are_used_twice_do_not_reach_into_the_next_round():
     assert one.num_examples == 4
     assert one.metrics["groups/effective"] + 4 * one.metrics["groups/zero-variance-share"] == pytest.approx(4)
     assert same(one, learner.train(task(model)))
+
+
+@pytest.mark.parametrize(
+    ("rewards", "weights", "how", "effective"),
+    [
+        ([[1.0], [1.0], [0.0], [1.0]], [1.0], "sum_then_normalize", [False, True]),
+        ([[0.49], [0.49 + 1e-8], [0.7], [0.7]], [1.0], "sum_then_normalize", [False, False]),
+        ([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [1.0, 1.0]], [1.0, 1.0], "sum_then_normalize", [False, False]),
+        ([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [1.0, 1.0]], [1.0, 1.0], "normalize_then_sum", [True, False]),
+        ([[1.0, 0.0], [1.0, 1.0], [0.0, 0.0], [0.0, 0.0]], [1.0, 0.0], "sum_then_normalize", [False, False]),
+        ([[float("nan")], [float("nan")], [float("nan")], [1.0]], [1.0], "sum_then_normalize", [False, False]),
+        ([[float("nan"), 1.0], [2.0, 1.0], [1.0, 0.0], [1.0, 0.0]], [1.0, 1.0], "sum_then_normalize", [True, False]),
+    ],
+)
+def test_a_group_is_effective_when_its_rewards_differ(rewards, weights, how, effective):
+    settings = make_config(
+        grpo__num_generations=2, grpo__per_device_train_batch_size=4, grpo__multi_objective_aggregation=how
+    ).grpo
+    found = effective_groups(torch.tensor(rewards), torch.tensor(weights), settings)
+    assert found.tolist() == effective
+
+
+@pytest.mark.parametrize("scale", ["group", "batch"])
+def test_rewards_that_differ_by_float_noise_only_move_nothing(scale):
+    """0.7 * 0.7 over a group of 10: its float standard deviation is not 0, and Adam would make it a full step."""
+    model = make_model(
+        make_config(grpo__num_generations=10, grpo__per_device_train_batch_size=20, grpo__scale_rewards=scale)
+    )
+    flat = Reward("flat", 0.7, lambda completions, **_: [0.7] * len(completions), "test")
+    update = make_learner(model, rewards=(flat,)).train(task(model))
+    assert update.metrics["groups/effective"] == 0.0
+    assert not update.delta.any()
+
+
+def test_a_reward_that_is_none_throughout_is_no_crash(model):
+    nothing = Reward("nothing", 1.0, lambda completions, **_: [None] * len(completions), "test")
+    update = make_learner(model, rewards=(nothing,)).train(task(model))
+    assert update.metrics["groups/effective"] == 0.0
+    assert update.metrics["reward/mean"] == 0.0
+    assert not update.delta.any()
+
+
+def test_accumulated_passes_are_one_step_of_more_prompts():
+    model = make_model(make_config(grpo__gradient_accumulation_steps=2))
+    steps = []
+
+    class Listening(Watcher):
+        def step(self, number, reward):
+            steps.append(number)
+
+    update = make_learner(model, watcher=Listening()).train(task(model))
+    assert steps == [1, 2]
+    assert update.num_examples == 8
+    assert update.metrics["groups/effective"] <= 8
+    assert update.metrics["groups/effective"] == pytest.approx(8 * (1 - update.metrics["groups/zero-variance-share"]))
+
+
+def test_every_step_counts_in_the_metrics_also_where_completions_are_used_again():
+    """With two passes over a batch and a KL from `global`, the first pass has KL 0 and the second has not."""
+    values = {"grpo__num_iterations": 2, "grpo__beta": 0.1, "grpo__kl_reference": "global"}
+    model = make_model(make_config(train__steps_per_round=2, **values))
+    steps = []
+
+    class Listening(Watcher):
+        def step(self, number, reward):
+            steps.append(number)
+
+    update = make_learner(model, watcher=Listening()).train(task(model))
+    assert steps == [1, 2]
+    assert update.metrics["policy/kl"] > 1e-5
