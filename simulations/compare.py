@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import track
@@ -14,13 +14,16 @@ from ..client.learner.data import Problem
 from ..common.config import RunConfig, load_scenario
 from ..common.errors import ConfigError
 from ..common.peft_files import read_peft
-from ..common.protocol import Evaluation, Tally
+from ..common.protocol import Tally
 from ..common.seeds import derived_seed
 from ..server.scores import Score, score
 from ..server.store import Store
 from .datasets import load_problems
 from .results import Run
 from .virtual import SYSTEM_PROMPTS, resolve_model
+
+if TYPE_CHECKING:
+    from ..client.learner.evaluate import Answered
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,7 @@ def compare(target: Path, adjust: Callable[[RunConfig], RunConfig], seed: int | 
     Raises:
         ConfigError: `target` is neither, or the adapter does not fit the model.
     """
+    from ..client.learner.evaluate import answer_all
     from ..client.learner.resident import ResidentModel
 
     run, folder = _locate(target)
@@ -79,51 +83,46 @@ def compare(target: Path, adjust: Callable[[RunConfig], RunConfig], seed: int | 
     if model.schema.sha256 != adapter.schema.sha256:
         raise ConfigError(f"The adapter in {folder} was trained on a model of other shapes than {config.model.name}.")
     sampling_seed = derived_seed(config.federation.seed if seed is None else seed, "compare")
-    passes = [(config.evaluation.temperature, False), (config.evaluation.temperature, True), (0.0, False), (0.0, True)]
-    found = {}
-    for temperature, adapted in track(passes, "answering", console=Console(stderr=True), transient=True):
-        found[temperature, adapted] = _answers(
-            model, problems, config, temperature, sampling_seed, adapter if adapted else None
+    adapted, prompt = model.trainer.adapted, SYSTEM_PROMPTS[config.simulation.system_prompt]
+    adapted.load(adapter)
+
+    def answers(temperature: float) -> list[Answered]:
+        return answer_all(
+            adapted,
+            model.tokenizer,
+            problems,
+            config,
+            system_prompt=prompt,
+            temperature=temperature,
+            seed=sampling_seed,
         )
+
+    found: dict[str, tuple[list[Answered], list[Answered]]] = {}
+    decodings = {"greedy": 0.0, "sampled": config.evaluation.temperature}
+    for decoding in track(decodings, "answering", console=Console(stderr=True), transient=True):
+        with adapted.base_only():
+            base = answers(decodings[decoding])
+        found[decoding] = base, answers(decodings[decoding])
     return _compared(f"{run.name}, adapter {folder.name}", adapter.sha256, problems, config, found)
 
 
-def _answers(
-    model: Any, problems: list[Problem], config: RunConfig, temperature: float, seed: int, adapter: Any
-) -> Any:
-    from ..client.learner.evaluate import answer_all
-
-    adapted = model.trainer.adapted
-    if adapter is not None:
-        adapted.load(adapter)
-    options: dict[str, Any] = {
-        "system_prompt": SYSTEM_PROMPTS[config.simulation.system_prompt],
-        "temperature": temperature,
-        "max_new_tokens": config.evaluation.max_completion_length or config.grpo.max_completion_length,
-        "batch_size": config.evaluation.batch_size,
-        "seed": seed,
-    }
-    if adapter is not None:
-        return answer_all(adapted, model.tokenizer, problems, **options)
-    with adapted.base_only():
-        return answer_all(adapted, model.tokenizer, problems, **options)
-
-
-def _compared(name: str, sha256: str, problems: list[Problem], config: RunConfig, found: dict[Any, Any]) -> Comparison:
+def _compared(
+    name: str,
+    sha256: str,
+    problems: list[Problem],
+    config: RunConfig,
+    found: dict[str, tuple[list[Answered], list[Answered]]],
+) -> Comparison:
     from ..client.learner.evaluate import count
 
-    columns = config.evaluation.class_columns
-    scores: dict[str, tuple[Score, Score]] = {}
-    evaluation = Evaluation(total=Tally())
-    for decoding, temperature in (("greedy", 0.0), ("sampled", config.evaluation.temperature)):
-        base, now = found[temperature, False], found[temperature, True]
-        evaluation = count(problems, now, base, columns)
-        scores[decoding] = (score(count(problems, base, base, ()).total), score(evaluation.total))
-    pairs = zip(
-        problems, found[config.evaluation.temperature, False], found[config.evaluation.temperature, True], strict=True
-    )
+    counts = {
+        decoding: (count(problems, base, base, ()), count(problems, now, base, config.evaluation.class_columns))
+        for decoding, (base, now) in found.items()
+    }
+    scores = {decoding: (score(base.total), score(now.total)) for decoding, (base, now) in counts.items()}
+    pairs = zip(problems, *found["sampled"], strict=True)
     samples = [Sample(p.question, p.answer, b.text, a.text, b.strict, a.strict) for p, b, a in pairs]
-    return Comparison(name, sha256, len(problems), scores, evaluation.classes, samples)
+    return Comparison(name, sha256, len(problems), scores, counts["sampled"][1].classes, samples)
 
 
 def _locate(target: Path) -> tuple[Path, Path]:

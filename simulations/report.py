@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ..common.files import write_atomic
+from ..common.protocol import Tally
 from ..server.scores import score
 from ..server.store import read_lines
-from .results import Evaluated, Run, accuracy
+from .results import Run, accuracy
 from .screen import notes
 
 TEMPLATE = Path(__file__).parent / "report.html.jinja"
@@ -28,7 +29,7 @@ def write_report(run: Run) -> Path:
         result=run.result(),
         climb=run.climb,
         figures=figures(run),
-        classes=_class_rows(run),
+        classes=run.class_rows(),
         clients=_client_rows(run),
         samples=_samples(run),
         settings=run.config.flat(),
@@ -120,7 +121,7 @@ def _bytes(axes: Any, run: Run) -> None:
 
 def _by_class(axes: Any, run: Run, column: str) -> None:
     for value in sorted({value for e in run.sampled for value in e.of(column)}):
-        points = [(e.round, accuracy(e.of(column), value)) for e in run.sampled]
+        points = [(e.round, accuracy(e.of(column).get(value, Tally()))) for e in run.sampled]
         shown = [(number, found) for number, found in points if found is not None]
         axes.plot(*zip(*shown, strict=True), "o-", markersize=3, label=value)
     axes.set_ylim(0, 1)
@@ -134,21 +135,6 @@ def _styles(axes: Any, run: Run) -> None:
         axes.plot([e.round for e in run.sampled], shares, "o-", markersize=3, label=value)
     axes.set_ylabel("share of answers")
     axes.set_ylim(0, 1)
-
-
-def _class_rows(run: Run) -> list[dict[str, Any]]:
-    def share(evaluated: Evaluated, name: str) -> float:
-        return evaluated.classes[name].problems / evaluated.total.problems if name in evaluated.classes else 0.0
-
-    return [
-        {
-            "name": name,
-            **figures,
-            "share_before": share(run.before, name),
-            "share_after": share(run.after, name),
-        }
-        for name, figures in run.result()["accuracy"]["by_class"].items()
-    ]
 
 
 def _client_rows(run: Run) -> list[dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -109,7 +108,15 @@ class Run:
                 "clients": list(self.after.clients),
                 "lenient": {"before": score(self.before.total).lenient, "after": after.lenient},
                 "greedy": {"before": _strict(self.greedy[:1]), "after": _strict(self.greedy[-1:])},
-                "by_class": self._by_class(),
+                "by_class": {
+                    f"{row.column}={row.value}": {
+                        "before": row.before,
+                        "after": row.after,
+                        "problems_before": row.problems_before,
+                        "problems_after": row.problems_after,
+                    }
+                    for row in self.class_rows()
+                },
             },
             "truncated": {"before": score(self.before.total).truncated, "after": after.truncated},
             "completion_length": {"before": score(self.before.total).mean_length, "after": after.mean_length},
@@ -122,22 +129,36 @@ class Run:
             "finished": any(line["event"] == "FINISHED" for line in self.journal),
         }
 
-    def _by_class(self) -> dict[str, dict[str, float | int | None]]:
-        names = sorted(set(self.before.classes) | set(self.after.classes))
-        return {
-            name: {
-                "before": accuracy(self.before.classes, name),
-                "after": accuracy(self.after.classes, name),
-                "problems_before": self.before.classes.get(name, Tally()).problems,
-                "problems_after": self.after.classes.get(name, Tally()).problems,
-            }
-            for name in names
-        }
+    def class_rows(self) -> list[ClassRow]:
+        """Share and accuracy of every class, before and after."""
+        names = [f"{c}={v}" for c in self.class_columns for v in sorted({*self.before.of(c), *self.after.of(c)})]
+        return [ClassRow.of(name, self.before, self.after) for name in names]
 
 
-def accuracy(tallies: Mapping[str, Tally], name: str) -> float | None:
-    """Strict accuracy within a class; None where the class is empty."""
-    tally = tallies.get(name, Tally())
+@dataclass(frozen=True, slots=True)
+class ClassRow:
+    """One class before and after: its share of the answers, and strict accuracy within it (None where it is empty)."""
+
+    column: str
+    value: str
+    problems_before: int
+    problems_after: int
+    share_before: float
+    share_after: float
+    before: float | None
+    after: float | None
+
+    @classmethod
+    def of(cls, name: str, before: Evaluated, after: Evaluated) -> ClassRow:
+        """The row of the class `column=value`."""
+        column, _, value = name.partition("=")
+        old, new = before.classes.get(name, Tally()), after.classes.get(name, Tally())
+        shares = old.problems / before.total.problems, new.problems / after.total.problems
+        return cls(column, value, old.problems, new.problems, *shares, accuracy(old), accuracy(new))
+
+
+def accuracy(tally: Tally) -> float | None:
+    """Strict accuracy; None of nothing."""
     return tally.correct / tally.problems if tally.problems else None
 
 

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from ..common.config import RunConfig
 from ..server import events
-from .results import Run, accuracy
+from .results import Run
 from .virtual import client_name
 
 if TYPE_CHECKING:
@@ -251,17 +251,12 @@ def _class_table(run: Run) -> Table:
     table = Table(box=None, header_style="dim")
     for heading in ("class", "", "share before", "share after", "accuracy before", "accuracy after"):
         table.add_column(heading, justify="right" if "before" in heading or "after" in heading else "left")
-    before, after = run.before.classes, run.after.classes
-    for column in run.class_columns:
-        values = sorted({n.partition("=")[2] for n in {*before, *after} if n.startswith(f"{column}=")})
-        for row, value in enumerate(values):
-            name = f"{column}={value}"
-            shares = [
-                f"{e.classes[name].problems / e.total.problems:.0%}" if name in e.classes else "0%"
-                for e in (run.before, run.after)
-            ]
-            accuracies = [_percent(accuracy(tallies, name)) for tallies in (before, after)]
-            table.add_row("" if row else f"by {column}", value, *shares, *accuracies)
+    last = ""
+    for row in run.class_rows():
+        shares = [f"{share:.0%}" for share in (row.share_before, row.share_after)]
+        heading = "" if row.column == last else f"by {row.column}"
+        table.add_row(heading, row.value, *shares, _percent(row.before), _percent(row.after))
+        last = row.column
     return table
 
 

@@ -9,6 +9,7 @@ import torch
 from transformers import GenerationConfig, set_seed
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from ...common.config import RunConfig
 from ...common.protocol import Evaluation, Tally
 from .answers import final_answer, last_number, same_answer, style
 from .data import Problem
@@ -31,11 +32,10 @@ def answer_all(
     adapted: AdaptedModel,
     tokenizer: PreTrainedTokenizerBase,
     problems: Sequence[Problem],
+    config: RunConfig,
     *,
     system_prompt: str,
     temperature: float,
-    max_new_tokens: int,
-    batch_size: int,
     seed: int,
 ) -> list[Answered]:
     """One completion per problem, in the order given.
@@ -52,11 +52,12 @@ def answer_all(
     sampling = GenerationConfig(
         do_sample=temperature > 0,
         **({"temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 0 else {}),
-        max_new_tokens=max_new_tokens,
+        max_new_tokens=config.evaluation.max_completion_length or config.grpo.max_completion_length,
         eos_token_id=model.generation_config.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
     found: dict[int, Answered] = {}
+    batch_size = config.evaluation.batch_size
     for number, start in enumerate(range(0, len(order), batch_size)):
         batch = order[start : start + batch_size]
         inputs = tokenizer([prompts[i] for i in batch], return_tensors="pt", padding=True, add_special_tokens=False)

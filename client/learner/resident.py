@@ -127,10 +127,9 @@ class ResidentLearner:
             self._model.trainer.adapted,
             self._model.tokenizer,
             self._data.held_out,
+            config,
             system_prompt=self._data.system_prompt,
             temperature=temperature,
-            max_new_tokens=config.evaluation.max_completion_length or config.grpo.max_completion_length,
-            batch_size=config.evaluation.batch_size,
             seed=derived_seed(config.federation.seed, "evaluate", self._data.organisation),
         )
 
