@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 from flwr.app import Context, RecordDict
@@ -42,11 +43,17 @@ def resumed(folder: Path) -> RunConfig:
 
 
 def check(config: RunConfig) -> None:
-    """Find what would fail later, before a model is loaded: model folder, data, division, every reward.
+    """Find what would fail later, before a model is loaded: libraries, model folder, data, division, every reward.
 
     Raises:
         FedGRPOError: something is wrong; says what and where.
     """
+    missing = [name for name in ("torch", "trl", "peft", "datasets", "matplotlib", "jinja2") if not find_spec(name)]
+    if missing:
+        raise ConfigError(
+            f"A simulation needs {', '.join(missing)}, which the base installation leaves out. "
+            "Install the extra: pip install 'fedgrpo[simulation]'."
+        )
     resolve_model(config.model.name, config.model.revision)
     shards, _ = divide(config)
     prompt = SYSTEM_PROMPTS[config.simulation.system_prompt]
