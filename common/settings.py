@@ -24,6 +24,8 @@ class Federation:
     """Everything random derives from it: the frozen factors, prompt order, sampling."""
     min_clients: int = 2
     """Clients that must have joined, and agree on model and adapter, before a round begins."""
+    start_clients: int = 0
+    """Clients to wait for before the first round, as long as join-timeout-s; 0 begins with min-clients."""
     clients_per_round: int = 0
     """Cohort size, drawn anew each round; 0 takes every client."""
     quorum: float = 0.5
@@ -43,6 +45,7 @@ class Federation:
         at_least("federation.rounds", self.rounds, 1, "a federation of no rounds trains nothing")
         at_least("federation.seed", self.seed, 0, "seeds are counted from 0")
         at_least("federation.min-clients", self.min_clients, 1, "somebody has to train")
+        at_least("federation.start-clients", self.start_clients, 0, "0 begins with min-clients")
         at_least("federation.clients-per-round", self.clients_per_round, 0, "0 takes every client")
         between(
             "federation.quorum",

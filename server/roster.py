@@ -1,7 +1,7 @@
 """Who takes part: which node is which organisation, what each can do, and who has to sit out.
 
-Nodes are asked to join as they appear, and nobody waits for one that is silent. A federation begins when
-`federation.min-clients` have answered and more than half of the answers mean the same adapter on the same base model;
+Nodes are asked to join as they appear, and once the federation has begun nobody waits for one that is silent. It begins
+when the clients expected have answered and more than half of the answers mean the same adapter on the same base model;
 from then on that is what a client must have.
 """
 
@@ -49,12 +49,15 @@ class Roster:
         self.strikes = Counter(strikes)
         self._grid, self._config, self._terms = grid, config, terms
         self._box = Mailbox(grid)
+        self._present: set[int] = set()
         self._answers: dict[int, Capabilities] = {}
         self._asked_at: dict[int, float] = {}
         self._reasons: dict[int, str] = {}
 
     def gather(self, stopped: Callable[[], None]) -> Terms:
-        """Wait until enough clients have joined, and return what they agree on.
+        """Wait until the clients that are expected have joined, and return what they agree on.
+
+        Begins with fewer, but never with fewer than `min-clients`, when the rest cannot join or the time is over.
 
         Raises:
             RunError: too few joined in time, or all that are there have failed; says who came and why others could not.
@@ -63,21 +66,26 @@ class Roster:
         deadline = time.monotonic() + settings.join_timeout_s
         while True:
             self.welcome()
-            if self._terms is not None and len(self.members) >= settings.min_clients:
-                return self._terms
-            all_failed = bool(self._reasons) and not self._answers and not self._box.nodes and not self.members
-            if time.monotonic() >= deadline or all_failed:
+            late = time.monotonic() >= deadline
+            if late or self._everybody_answered():
+                if self._terms is None and len(self._answers) >= settings.min_clients:
+                    self._terms = self._majority()
+                    self._admit_all()
+                if self._terms is not None and len(self.members) >= settings.min_clients:
+                    return self._terms
+            all_failed = bool(self._reasons) and not (self._answers or self._box.nodes or self.members)
+            if late or all_failed:
                 raise RunError(self._who_is_missing())
             stopped()
             time.sleep(PAUSE_S)
 
     def welcome(self) -> None:
         """Ask nodes that are new, take in those that have answered, and let go of those that left. Never waits."""
-        present = set(self._grid.get_node_ids())
-        for name in [name for name, node in self.nodes.items() if node not in present]:
+        self._present = set(self._grid.get_node_ids())
+        for name in [name for name, node in self.nodes.items() if node not in self._present]:
             del self.nodes[name], self.members[name]
         now = time.monotonic()
-        due = [n for n in sorted(present) if self._is_due(n, now)]
+        due = [n for n in sorted(self._present) if self._is_due(n, now)]
         self._asked_at |= dict.fromkeys(due, now)
         question = wire.pack({"config-sha256": self._config.sha256})
         timeout = max(1.0, self._config.federation.join_timeout_s)
@@ -88,12 +96,7 @@ class Roster:
                 self._answers[reply.node] = read_capabilities(reply.opened())
             except ProtocolError as error:
                 self._turn_away(reply.node, f"{error.code}: {error}")
-        if self._terms is None and len(self._answers) >= self._config.federation.min_clients:
-            self._terms = self._majority()
-        if self._terms is not None:
-            for node, answer in sorted(self._answers.items()):
-                self._admit(node, answer, self._terms)
-            self._answers.clear()
+        self._admit_all()
 
     def cohort(self, round_number: int) -> tuple[str, ...]:
         """The organisations of one round, sorted: all that may take part, or a draw of them."""
@@ -113,6 +116,20 @@ class Roster:
         if not isinstance(error, PeerFailedError):
             self.refusals[organisation] = error.code
             self.strikes[organisation] += 1
+
+    def _everybody_answered(self) -> bool:
+        """Whether as many as expected have answered, or are there and can only have failed."""
+        settings = self._config.federation
+        expected = max(settings.start_clients, settings.min_clients)
+        came = len(self.members) + len(self._answers)
+        return came >= expected or (len(self._present) >= expected and not self._box.nodes)
+
+    def _admit_all(self) -> None:
+        """Take in, or turn away, who has answered; before the terms are settled, nobody."""
+        if self._terms is not None:
+            for node, answer in sorted(self._answers.items()):
+                self._admit(node, answer, self._terms)
+            self._answers.clear()
 
     def _who_is_missing(self) -> str:
         settings, came = self._config.federation, len(self.members) + len(self._answers)

@@ -69,13 +69,11 @@ def simulate(
     from .report import write_report
 
     if resume is not None:
-        given: dict[str, Value | None] = {"simulation.workers": workers}
         fixed = (clients, rounds, seed, model, data, partition, alpha, rewards, settings, run)
         if any(option is not None for option in fixed):
             raise ConfigError("--resume goes on with the run's own settings; of the options only --workers may change.")
-        config = runner.resumed(resume)
+        config = runner.resumed(resume).with_values({"simulation.workers": workers or 0})
     else:
-        config = runner.scenario(scenario)
         given = {
             "simulation.clients": clients,
             "federation.rounds": rounds,
@@ -89,7 +87,7 @@ def simulate(
             "output.dir": str(out.expanduser().resolve()),
             "output.run": run or f"{Path(scenario).stem}-{time.strftime('%Y%m%d-%H%M%S')}",
         }
-    config = _with(config, given, settings or [])
+        config = runner.all_at_once(_with(runner.scenario(scenario), given, settings or []))
     if list_settings:
         print(config.to_toml() if output is Format.text else json.dumps(config.flat()))
         return
@@ -198,7 +196,4 @@ def _with(config: RunConfig, given: Mapping[str, Value | None], overrides: list[
         if key in ("output.dir", "output.run"):
             raise ConfigError(f"--set {key}: use --out and --run.")
         values[key] = value
-    fewer = values.get("simulation.clients")
-    if isinstance(fewer, int) and 0 < fewer < config.federation.min_clients:
-        values.setdefault("federation.min-clients", fewer)
     return config.with_values(values)

@@ -36,6 +36,16 @@ def scenario(name: str) -> RunConfig:
     return load_scenario(path)
 
 
+def all_at_once(config: RunConfig) -> RunConfig:
+    """The settings with a federation that begins when every simulated client has joined.
+
+    All of them are on this machine; which of them loads fastest must not decide the first round.
+    """
+    clients = config.simulation.clients
+    fewest = min(config.federation.min_clients, clients)
+    return config.with_values({"federation.start-clients": clients, "federation.min-clients": fewest})
+
+
 def resumed(folder: Path) -> RunConfig:
     """The settings of an earlier run, set to go on in its folder."""
     config = Run.read(folder).config

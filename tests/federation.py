@@ -30,6 +30,7 @@ def honest(number: int, header: wire.Header, reply: RecordDict) -> RecordDict:
 def settings(folder: Path, **values: object) -> RunConfig:
     base = {
         "federation.rounds": 3,
+        "federation.start-clients": 4,
         "train.steps-per-round": 1,
         "federation.retry-wait-s": 0.01,
         "federation.join-timeout-s": 2.0,

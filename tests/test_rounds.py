@@ -175,7 +175,7 @@ def test_clients_come_and_go_between_rounds(tmp_path, monkeypatch):
             clock["round"] = header["round"]
         return reply
 
-    config = settings(tmp_path, federation__rounds=4, evaluation__every=0)
+    config = settings(tmp_path, federation__rounds=4, federation__start_clients=3, evaluation__every=0)
     net = grid(config, client_app(config, tick))
     monkeypatch.setattr(net, "get_node_ids", lambda: there[clock["round"]])
     main_module.run_federation(net, config)

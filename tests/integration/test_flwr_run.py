@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[2]
 VALUES = {
     "federation.rounds": 2,
     "federation.min-clients": 2,
+    "federation.start-clients": 2,
     "simulation.clients": 2,
     "simulation.problems": 60,
     "simulation.partition": "dirichlet",

@@ -75,6 +75,7 @@ def test_one_client_and_one_round_equal_plain_trl(tmp_path, method):
     config = make_config(
         federation__rounds=1,
         federation__min_clients=1,
+        federation__start_clients=1,
         train__steps_per_round=STEPS,
         grpo__lr_scheduler_type="linear",
         aggregation__method=method,
