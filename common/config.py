@@ -14,6 +14,7 @@ from pathlib import Path
 
 from . import settings
 from .errors import ConfigError
+from .grpo_settings import GRPO
 
 Value = int | float | str | bool
 
@@ -25,7 +26,7 @@ class RunConfig:
     federation: settings.Federation = field(default_factory=settings.Federation)
     model: settings.Model = field(default_factory=settings.Model)
     adapter: settings.Lora = field(default_factory=settings.Lora)
-    grpo: settings.GRPO = field(default_factory=settings.GRPO)
+    grpo: GRPO = field(default_factory=GRPO)
     train: settings.Train = field(default_factory=settings.Train)
     aggregation: settings.Aggregation = field(default_factory=settings.Aggregation)
     intake: settings.Intake = field(default_factory=settings.Intake)

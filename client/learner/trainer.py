@@ -28,7 +28,7 @@ from trl import GRPOConfig, GRPOTrainer  # pyright: ignore[reportPrivateImportUs
 
 from ...common.adapter import Adapter, AdapterSchema, Vector
 from ...common.config import RunConfig
-from ...common.settings import GRPO
+from ...common.grpo_settings import GRPO
 from .model import REFERENCE, AdaptedModel, lora_config
 from .rewards import Reward
 

@@ -23,6 +23,16 @@ def task(model, number=1, position=0, adapter=None):
     )
 
 
+class StepCounter(Watcher):
+    """Notes the steps it is told of."""
+
+    def __init__(self):
+        self.steps = []
+
+    def step(self, number, reward):
+        self.steps.append(number)
+
+
 def same(one, other):
     return (one.delta == other.delta).all()
 
@@ -177,14 +187,9 @@ def test_sampled_evaluation_draws_the_same_numbers_for_every_adapter_and_greedy_
 
 
 def test_the_watcher_hears_of_steps(model):
-    steps = []
-
-    class Listening(Watcher):
-        def step(self, number, reward):
-            steps.append(number)
-
-    make_learner(model, watcher=Listening()).train(task(model))
-    assert steps == [1, 2]
+    watcher = StepCounter()
+    make_learner(model, watcher=watcher).train(task(model))
+    assert watcher.steps == [1, 2]
 
 
 @pytest.mark.parametrize("method", ["ffa", "naive"])
@@ -265,14 +270,9 @@ def test_a_reward_that_is_none_throughout_is_no_crash(model):
 
 def test_accumulated_passes_are_one_step_of_more_prompts():
     model = make_model(make_config(grpo__gradient_accumulation_steps=2))
-    steps = []
-
-    class Listening(Watcher):
-        def step(self, number, reward):
-            steps.append(number)
-
-    update = make_learner(model, watcher=Listening()).train(task(model))
-    assert steps == [1, 2]
+    watcher = StepCounter()
+    update = make_learner(model, watcher=watcher).train(task(model))
+    assert watcher.steps == [1, 2]
     assert update.num_examples == 8
     assert update.metrics["groups/effective"] <= 8
     assert update.metrics["groups/effective"] == pytest.approx(8 * (1 - update.metrics["groups/zero-variance-share"]))
@@ -282,12 +282,7 @@ def test_every_step_counts_in_the_metrics_also_where_completions_are_used_again(
     """With two passes over a batch and a KL from `global`, the first pass has KL 0 and the second has not."""
     values = {"grpo__num_iterations": 2, "grpo__beta": 0.1, "grpo__kl_reference": "global"}
     model = make_model(make_config(train__steps_per_round=2, **values))
-    steps = []
-
-    class Listening(Watcher):
-        def step(self, number, reward):
-            steps.append(number)
-
-    update = make_learner(model, watcher=Listening()).train(task(model))
-    assert steps == [1, 2]
+    watcher = StepCounter()
+    update = make_learner(model, watcher=watcher).train(task(model))
+    assert watcher.steps == [1, 2]
     assert update.metrics["policy/kl"] > 1e-5
