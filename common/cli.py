@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from importlib.metadata import entry_points
@@ -21,6 +22,9 @@ INTERRUPTED = 130
 
 def main() -> None:
     """Run the command line; a `FedGRPOError` is one message on stderr and exit status 1."""
+    for stream in (sys.stdout, sys.stderr):  # a terminal without UTF-8 gets question marks, not a traceback
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         _application()()
     except FedGRPOError as error:

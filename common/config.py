@@ -69,6 +69,9 @@ class RunConfig:
             ConfigError: a key that does not exist (the nearest is named), a wrong type, a value out of bounds.
         """
         known = self.flat()
+        odd = [key for key, value in values.items() if isinstance(value, str) and not _is_text(value)]
+        if odd:
+            raise ConfigError(f"{odd[0]} holds characters that are no text.")
         changes: dict[str, dict[str, Value]] = {}
         for key, value in values.items():
             if key not in known:
@@ -84,7 +87,7 @@ class RunConfig:
         for section in fields(self):
             lines += [f"[{section.name}]"]
             values = getattr(self, section.name)
-            lines += [f"{_kebab(s.name)} = {json.dumps(getattr(values, s.name))}" for s in fields(values)]
+            lines += [f"{_kebab(s.name)} = {_toml(getattr(values, s.name))}" for s in fields(values)]
             lines += [""]
         return "\n".join(lines)
 
@@ -99,7 +102,7 @@ def load_scenario(path: Path) -> RunConfig:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"Cannot read the scenario {path}: {error.strerror}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, OverflowError, RecursionError) as error:
         raise ConfigError(f"{path} is not TOML: {error}.") from error
     try:
         return RunConfig().with_values(_flatten(tables))
@@ -118,7 +121,7 @@ def parse_override(text: str) -> tuple[str, Value]:
         raise ConfigError(f"--set {text} is not of the form section.key=value, as in grpo.beta=0.04.")
     try:
         value = tomllib.loads(f"value = {raw.strip()}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, OverflowError, RecursionError):
         value = raw.strip()
     if not isinstance(value, (int, float, str)):
         raise ConfigError(f"--set {text}: a setting is a number, true or false, or text.")
@@ -135,6 +138,19 @@ def _flatten(tables: Mapping[str, object]) -> dict[str, Value]:
                 raise ConfigError(f"{section}.{key} is neither a number, true or false, nor text.")
             flat[f"{section}.{key}"] = value
     return flat
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _toml(value: Value) -> str:
+    """A value as TOML writes it: as JSON does, but for characters beyond the basic plane and DEL."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _kebab(name: str) -> str:

@@ -93,11 +93,17 @@ class RoundCommitted:
     seconds: float
     bytes_up: int
     bytes_down: int
+    moved: bool
+    """Whether the adapter is another than before."""
 
     def __str__(self) -> str:
+        still = (
+            "" if self.moved else "; NOTHING MOVED: no group had signal, or every step's learning rate was 0 (warm-up)"
+        )
         return (
             f"round {self.round} committed: {self.valid} of {self.asked} updates, {self.seconds:.1f} s, "
-            f"up {self.bytes_up / 1e6:.2f} MB, down {self.bytes_down / 1e6:.2f} MB, adapter {self.adapter_sha256[:12]}"
+            f"up {self.bytes_up / 1e6:.2f} MB, down {self.bytes_down / 1e6:.2f} MB, "
+            f"adapter {self.adapter_sha256[:12]}{still}"
         )
 
 
@@ -123,6 +129,8 @@ class Evaluated:
     score: Score
 
     def __str__(self) -> str:
+        if self.round == 0:
+            return f"before round 1: {self.decoding} accuracy {self.score.strict:.1%} of {self.score.problems}"
         return f"after round {self.round}: {self.decoding} accuracy {self.score}"
 
 

@@ -48,7 +48,7 @@ def run_federation(grid: Grid, config: RunConfig) -> None:
         RunError: the run cannot go on, or was asked to stop; what was committed is safe.
     """
     store = Store(run_folder(config))
-    with _stop_on_signals(store) as stop, _explain_full_disk(store):
+    with _stop_on_signals(store) as stop, _explain_disk(store), store.locked():
         known = None if store.is_new else store.recover(config)
         terms = Terms(known.adapter.schema, known.base_model_sha256) if known else None
         roster = Roster(grid, config, terms, known.strikes if known else {})
@@ -105,7 +105,8 @@ class _Stop:
 
     def check(self) -> None:
         if self._event.is_set():
-            raise Stopped(f"Stopped on request. Every committed round is safe in {self._folder}.")
+            safe = (self._folder / "journal.jsonl").exists()
+            raise Stopped("Stopped on request." + (f" Every committed round is safe in {self._folder}." * safe))
 
 
 @contextmanager
@@ -124,11 +125,13 @@ def _stop_on_signals(store: Store) -> Generator[_Stop]:
 
 
 @contextmanager
-def _explain_full_disk(store: Store) -> Generator[None]:
+def _explain_disk(store: Store) -> Generator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+        if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
+            raise ConfigError(f"Cannot make the run folder {store.folder}: something else is in the way.") from error
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
             raise
         raise RunError(
             f"Cannot write to {store.folder}: {os.strerror(error.errno)}. Every committed round is safe there; "

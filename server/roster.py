@@ -111,11 +111,15 @@ class Roster:
         """Members that do not sit out, sorted."""
         return tuple(sorted(n for n in self.members if self.strikes[n] < self._config.federation.max_strikes))
 
-    def refuse(self, organisation: str, error: ProtocolError) -> None:
-        """Note a reply that was refused. One that failed to come is no strike: nothing wrong was sent."""
-        if not isinstance(error, PeerFailedError):
-            self.refusals[organisation] = error.code
-            self.strikes[organisation] += 1
+    def refuse(self, organisation: str, error: ProtocolError) -> bool:
+        """Note a reply that was refused, to tell its sender. Returns whether it deserves a strike.
+
+        One that failed to come does not: nothing wrong was sent.
+        """
+        if isinstance(error, PeerFailedError):
+            return False
+        self.refusals[organisation] = error.code
+        return True
 
     def _everybody_answered(self) -> bool:
         """Whether as many as expected have answered, or are there and can only have failed."""
@@ -133,9 +137,7 @@ class Roster:
 
     def _who_is_missing(self) -> str:
         settings, came = self._config.federation, len(self.members) + len(self._answers)
-        lines = [
-            f"{came} of the {settings.min_clients} clients needed have joined within {settings.join_timeout_s:g} s."
-        ]
+        lines = [f"{came} of the {settings.min_clients} clients needed have joined."]
         if self._terms is None and came >= settings.min_clients:
             lines.append(
                 "No adapter and base model is meant by more than half of them, with the rank, alpha, seed and method "

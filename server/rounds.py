@@ -53,6 +53,8 @@ class Attempt:
     taken: dict[str, Taken] = field(default_factory=dict[str, Taken])
     refused: dict[str, str] = field(default_factory=dict[str, str])
     """Organisation -> code."""
+    strikes: list[str] = field(default_factory=list[str])
+    """Who sent something wrong. Counts if the round commits: where most replies are wrong, the run is, not a client."""
 
 
 @dataclass(slots=True)
@@ -79,8 +81,8 @@ class Rounds:
             reason = self._collect(state, this)
             if not reason:
                 return self._commit(state, this)
-            state = replace(state, voids=this.attempt, strikes=dict(self.roster.strikes))
-            self.store.log("VOID", round=this.number, attempt=this.attempt, reason=reason, strikes=state.strikes)
+            state = replace(state, voids=this.attempt)
+            self.store.log("VOID", round=this.number, attempt=this.attempt, reason=reason)
             emit(RoundVoid(this.number, this.attempt, reason))
             if this.attempt % settings.max_void_rounds == 0:
                 raise RunError(
@@ -148,7 +150,8 @@ class Rounds:
             update = read_update(content, self.roster.members[name], expected, state.adapter.schema, self.config.intake)
         except ProtocolError as error:
             this.refused[name] = error.code
-            self.roster.refuse(name, error)
+            if self.roster.refuse(name, error):
+                this.strikes.append(name)
             emit(UpdateRefused(this.number, name, error.code, str(error)))
             return
         self.roster.refusals.pop(name, None)
@@ -160,6 +163,7 @@ class Rounds:
     def _commit(self, state: State, this: Attempt) -> State:
         weights = shares({n: t.weight for n, t in this.taken.items()}, self.config.aggregation.max_share)
         adapter = next_adapter(state.adapter, weights, self.store.kept_update, self.config.aggregation)
+        self.roster.strikes.update(this.strikes)
         used = {name: state.positions.get(name, 0) + self.config.prompts_per_round for name in this.taken}
         done = replace(
             state,
@@ -183,11 +187,9 @@ class Rounds:
             },
         }
         self.store.commit(done, this.attempt, metrics, self.config.model.name)
-        emit(
-            RoundCommitted(
-                this.number, adapter.sha256, len(this.taken), len(this.cohort), seconds, bytes_up, this.bytes_down
-            )
-        )
+        counts = len(this.taken), len(this.cohort)
+        moved = adapter.sha256 != state.adapter.sha256
+        emit(RoundCommitted(this.number, adapter.sha256, *counts, seconds, bytes_up, this.bytes_down, moved))
         return done
 
     def _echo(self, state: State, this: Attempt) -> dict[str, str | int]:

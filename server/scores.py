@@ -31,8 +31,21 @@ class Score:
         return self.strict - self.gain
 
     def __str__(self) -> str:
-        gain = f", {self.gain:+.1%} [{self.gain_low:+.1%}, {self.gain_high:+.1%}] over the base model"
-        return f"{self.strict:.1%} of {self.problems}{gain if self.gain or self.gain_low != self.gain_high else ''}"
+        return f"{self.strict:.1%} of {self.problems}, {points(self.gain)} over the base model ({self.interval})"
+
+    @property
+    def interval(self) -> str:
+        """The 95 % interval of the gain, in words."""
+        return f"95 % interval {points(self.gain_low)} to {points(self.gain_high)}"
+
+
+def points(difference: float) -> str:
+    """A difference of two shares as percentage points.
+
+    >>> points(0.647)
+    '+64.7 points'
+    """
+    return f"{100 * difference:+.1f} points"
 
 
 def score(tally: Tally) -> Score:

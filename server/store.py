@@ -10,11 +10,12 @@ inbox/                 updates of the round under way
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -22,7 +23,7 @@ from typing import cast
 import numpy as np
 
 from ..common.adapter import Adapter, Vector
-from ..common.config import RunConfig
+from ..common.config import RunConfig, load_scenario
 from ..common.errors import ConfigError, RunError
 from ..common.files import write_atomic
 from ..common.peft_files import read_peft, write_peft
@@ -56,6 +57,21 @@ class Store:
         self.journal = folder / "journal.jsonl"
         self.metrics = folder / "metrics.jsonl"
 
+    @contextlib.contextmanager
+    def locked(self) -> Generator[None]:
+        """Keep every other process out of this run while the block runs.
+
+        Raises:
+            RunError: another process is at work in it.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise RunError(f"Another process is at work in {self.folder}. Wait for it, or end it.") from error
+            yield
+
     @property
     def is_new(self) -> bool:
         """Whether nothing has been journalled here."""
@@ -78,7 +94,10 @@ class Store:
     def save_config(self, config: RunConfig) -> None:
         """Write every setting, also the defaults."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(self.folder / "config.resolved.toml", config.to_toml().encode())
+        path = self.folder / "config.resolved.toml"
+        write_atomic(path, config.to_toml().encode())
+        if load_scenario(path) != config:
+            raise ConfigError(f"{path} does not read back as it was written. A setting holds odd characters.")
 
     def recover(self, config: RunConfig) -> State:
         """The state after the last committed round whose adapter is whole.
@@ -119,7 +138,7 @@ class Store:
             round=number,
             adapter=adapter,
             positions=_counts(entry["positions"]),
-            strikes=_counts([entry, *voids][-1]["strikes"]),
+            strikes=_counts(entry["strikes"]),
             voids=len(voids),
         )
 
@@ -188,11 +207,25 @@ def append_line(path: Path, line: Mapping[str, object]) -> None:
 
 
 def read_lines(path: Path) -> list[Entry]:
-    """All whole JSON lines of a file; a torn last line, which a crash can leave, is passed over."""
+    """All whole JSON lines of a file; a torn last line, which a crash can leave, is passed over.
+
+    Raises:
+        RunError: another line is no JSON object. Nothing of fedgrpo's writes such a line.
+    """
     if not path.exists():
         return []
     *whole, _ = path.read_bytes().split(b"\n")
-    return [json.loads(line) for line in whole if line]
+    return [_entry(path, number, line) for number, line in enumerate(whole, start=1) if line]
+
+
+def _entry(path: Path, number: int, line: bytes) -> Entry:
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise RunError(f"{path}, line {number} is damaged: it is not JSON.") from error
+    if not isinstance(entry, dict):
+        raise RunError(f"{path}, line {number} is damaged: it is no JSON object.")
+    return cast(Entry, entry)
 
 
 def _line(line: Mapping[str, object]) -> bytes:

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from ..client.learner.rewards import absolute_paths
 from ..common.config import RunConfig, Value, parse_override
 from ..common.errors import ConfigError
 
@@ -58,7 +59,7 @@ def simulate(
 
     [bold]Examples[/bold]
 
-      fedgrpo simulate                                    the built-in policy: offline, no GPU, about two minutes
+      fedgrpo simulate                                    the built-in policy: offline, no GPU, a minute or two
       fedgrpo simulate --clients 8 --rounds 20 --seed 1
       fedgrpo simulate gsm8k --data gsm8k/                real problems, Qwen2.5-0.5B-Instruct
       fedgrpo simulate gsm8k --data gsm8k/ --model builtin --rounds 2
@@ -82,7 +83,7 @@ def simulate(
             "simulation.data": data and str(Path(data).expanduser().resolve()),
             "simulation.partition": partition,
             "simulation.partition-alpha": alpha,
-            "simulation.rewards": rewards,
+            "simulation.rewards": rewards and ";".join(absolute_paths(spec) for spec in rewards.split(";")),
             "simulation.workers": workers,
             "output.dir": str(out.expanduser().resolve()),
             "output.run": run or f"{Path(scenario).stem}-{time.strftime('%Y%m%d-%H%M%S')}",
@@ -93,6 +94,7 @@ def simulate(
         return
     with screen.watching(config, resumed=resume is not None):
         runner.check(config)
+        runner.same_inputs(config)
         found = runner.run_simulation(config)
     report_path = write_report(found)
     if output is Format.json:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..common.files import write_atomic
 from ..common.protocol import Tally
-from ..server.scores import score
+from ..server.scores import points, score
 from ..server.store import read_lines
 from .results import Run, accuracy
 from .screen import notes
@@ -34,6 +34,7 @@ def write_report(run: Run) -> Path:
         samples=_samples(run),
         settings=run.config.flat(),
         notes=notes(run.config),
+        points=points,
     )
     path = run.folder / "report.html"
     write_atomic(path, page.encode())

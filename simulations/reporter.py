@@ -14,7 +14,7 @@ from ..client.learner.data import Problem
 from ..client.learner.evaluate import Answered
 from ..client.learner.resident import Watcher
 from ..common.protocol import EvaluateTask
-from ..server.store import append_line
+from ..server.store import append_line, read_lines
 
 LOGGER = logging.getLogger("fedgrpo.client.progress")
 SAMPLES_PER_CLIENT = 3
@@ -56,9 +56,19 @@ class SampleFile(logging.Handler):
     def __init__(self, folder: Path) -> None:
         super().__init__()
         self._folder = folder
+        self._seen: set[tuple[object, ...]] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Append the record's sample, if it has one."""
-        sample = getattr(record, "sample", None)
-        if isinstance(sample, str) and self._folder.is_dir():
-            append_line(self._folder / "samples.jsonl", json.loads(sample))
+        text = getattr(record, "sample", None)
+        if not isinstance(text, str) or not self._folder.is_dir():
+            return
+        path, sample = self._folder / "samples.jsonl", json.loads(text)
+        self._seen = self._seen or {_key(line) for line in read_lines(path)}  # a resumed run answers some again
+        if _key(sample) not in self._seen:
+            self._seen.add(_key(sample))
+            append_line(path, sample)
+
+
+def _key(sample: dict[str, object]) -> tuple[object, ...]:
+    return sample["round"], sample["client"], sample["question"]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..common.config import RunConfig, load_scenario
-from ..common.errors import ConfigError
+from ..common.errors import ConfigError, RunError
 from ..common.protocol import Tally
 from ..server.scores import Climb, Score, climb_by_style, score
 from ..server.store import read_lines
@@ -50,17 +50,21 @@ class Run:
         Raises:
             ConfigError: the folder holds no run.
         """
-        if not (folder / "journal.jsonl").is_file():
-            raise ConfigError(f"{folder} holds no run: there is no journal.jsonl in it.")
+        journal: list[Line] = read_lines(folder / "journal.jsonl")
+        if not journal:
+            raise ConfigError(f"{folder} holds no run: there is no journal.jsonl in it, or nothing in that.")
         lines: list[Line] = read_lines(folder / "metrics.jsonl")
-        return cls(
-            folder=folder,
-            config=load_scenario(folder / "config.resolved.toml"),
-            journal=read_lines(folder / "journal.jsonl"),
-            rounds=[line for line in lines if line["kind"] == "round"],
-            sampled=_evaluations(lines, "sampled"),
-            greedy=_evaluations(lines, "greedy"),
-        )
+        try:
+            return cls(
+                folder=folder,
+                config=load_scenario(folder / "config.resolved.toml"),
+                journal=[line for line in journal if line["event"]],
+                rounds=[line for line in lines if line["kind"] == "round"],
+                sampled=_evaluations(lines, "sampled"),
+                greedy=_evaluations(lines, "greedy"),
+            )
+        except (KeyError, TypeError) as error:
+            raise RunError(f"{folder / 'metrics.jsonl'} or journal.jsonl is damaged: a line lacks {error}.") from error
 
     @property
     def before(self) -> Evaluated:

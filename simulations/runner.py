@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 from importlib.util import find_spec
@@ -12,6 +13,7 @@ from flwr.app import Context, RecordDict
 from ..client.learner.rewards import try_rewards
 from ..common.config import RunConfig, load_scenario
 from ..common.errors import ConfigError, RunError
+from ..common.files import write_atomic
 from ..server.main import app, run_folder
 from .grid import Lane, LocalGrid, NodeConfig
 from .reporter import SampleFile
@@ -69,6 +71,30 @@ def check(config: RunConfig) -> None:
     prompt = SYSTEM_PROMPTS[config.simulation.system_prompt]
     for shard, rewards in zip(shards, client_rewards(config), strict=True):
         try_rewards(rewards, shard[0].row(prompt))
+
+
+def same_inputs(config: RunConfig) -> None:
+    """Hold a resumed run to the data and rewards it began with: other ones would make another run of it.
+
+    Raises:
+        ConfigError: they have changed since.
+    """
+    shards, held_out = divide(config)
+    digest = hashlib.sha256(repr((shards, held_out)).encode())
+    for reward in {r.source for rewards in client_rewards(config) for r in rewards} - {"built-in"}:
+        digest.update(Path(reward).read_bytes())
+    path = run_folder(config) / "inputs.sha256"
+    if not path.exists():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, digest.hexdigest().encode())
+        except OSError as error:
+            raise ConfigError(f"Cannot make the run folder {path.parent}: {error.strerror}.") from error
+    elif path.read_text() != digest.hexdigest():
+        raise ConfigError(
+            f"The data or a reward file has changed since {path.parent} began, so going on would mix two experiments. "
+            "Put them back, or start a new run. (If a repaired reward file is what changed, remove inputs.sha256.)"
+        )
 
 
 def run_simulation(config: RunConfig) -> Run:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from rich.text import Text
 
 from ..common.config import RunConfig
 from ..server import events
+from ..server.scores import points
 from .results import Run
 from .virtual import client_name
 
@@ -70,8 +72,8 @@ def print_summary(run: Run, report: Path) -> None:
     console.print()
     console.print(
         f"[bold]Held-out accuracy {found['before']:.1%} → {found['after']:.1%}[/bold]  "
-        f"({found['gain']:+.1%} over the base model on the same {found['problems']} problems, "
-        f"95 % interval {low:+.1%} to {high:+.1%}; sampled, strict)"
+        f"({points(found['gain'])} over the base model on the same {found['problems']} problems, "
+        f"95 % interval {points(low)} to {points(high)}; sampled, strict)"
     )
     console.print(
         f"greedy {_percent(found['greedy']['before'])} → {_percent(found['greedy']['after'])}   "
@@ -86,8 +88,8 @@ def print_summary(run: Run, report: Path) -> None:
         console.print("The interval includes 0: no difference to the base model was found.")
     else:
         console.print(
-            f"Of the change, {climb.by_mix:+.1%} comes from answering in another style and {climb.within:+.1%} from "
-            "answering better within a style."
+            f"Of the change, {points(climb.by_mix)} come from answering in another style and {points(climb.within)} "
+            "from answering better within a style."
         )
     for note in notes(run.config):
         console.print(note, style="dim")
@@ -108,8 +110,8 @@ def notes(config: RunConfig) -> list[str]:
 
 COLD_START = (
     "What the cold start put in: the policy has seen correct demonstrations only, and can work a problem out when it "
-    "starts to reason. It mostly does not: for 45 to 95 % of problems, by topic, it was shown bare answers. So the "
-    "climb is mostly the choice to reason, found by reward alone; it is no new arithmetic."
+    "starts to reason. It mostly does not: for 45 to 95 % of problems, by topic, it was shown bare answers. What "
+    "reward alone can find here is mostly the choice to reason; it is no new arithmetic."
 )
 STAND_IN = (
     "The built-in policy (148 k parameters) only stands in for a model here, to show that everything runs: it knows "
@@ -124,14 +126,15 @@ def print_comparison(comparison: Comparison, samples: int) -> None:
     for heading in ("", "base model", "adapter", "gain", "95 % interval"):
         table.add_column(heading, justify="left" if not heading else "right")
     for decoding, (before, after) in comparison.scores.items():
-        interval = f"{after.gain_low:+.1%} to {after.gain_high:+.1%}"
+        interval = f"{100 * after.gain_low:+.1f} to {100 * after.gain_high:+.1f} points"
         table.add_row(
-            f"{decoding}, strict", f"{before.strict:.1%}", f"{after.strict:.1%}", f"{after.gain:+.1%}", interval
+            f"{decoding}, strict", f"{before.strict:.1%}", f"{after.strict:.1%}", points(after.gain), interval
         )
         table.add_row(f"{decoding}, lenient", f"{before.lenient:.1%}", f"{after.lenient:.1%}", "", "")
         table.add_row(f"{decoding}, truncated", f"{before.truncated:.1%}", f"{after.truncated:.1%}", "", "")
         table.add_row(f"{decoding}, tokens", f"{before.mean_length:.1f}", f"{after.mean_length:.1f}", "", "")
     console.print(table)
+    console.print("Sampled anew: figures differ from the run's own by sampling noise; greedy ones do not.", style="dim")
     for sample in comparison.samples[:samples]:
         console.print(Panel(Text(sample.question), title=f"answer {sample.answer}", title_align="left"))
         pair = Table.grid(expand=True, padding=(0, 2))
@@ -166,6 +169,7 @@ class _LiveView(logging.Handler):
         self._rounds: list[events.RoundCommitted] = []
         self._accuracy: dict[int, float] = {}
         self._notes: list[str] = []
+        self._started = time.monotonic()
 
     def emit(self, record: logging.LogRecord) -> None:
         event = getattr(record, "event", None)
@@ -174,7 +178,11 @@ class _LiveView(logging.Handler):
         if hasattr(record, "step"):
             step, steps = getattr(record, "step", 0), self._config.train.steps_per_round
             self._doing[getattr(record, "organisation", "")] = f"step {step} of {steps}"
-        elif event is None or isinstance(event, (events.NotJoined, events.UpdateRefused, events.RoundVoid)):
+        elif (
+            event is None
+            or isinstance(event, (events.NotJoined, events.UpdateRefused, events.RoundVoid))
+            or (isinstance(event, events.RoundCommitted) and not event.moved)
+        ):
             self._notes = [*self._notes, _line(record)][-KEPT_NOTES:]
         else:
             self._take(event)
@@ -205,6 +213,8 @@ class _LiveView(logging.Handler):
         return Group(*parts, *(Text(note, style="yellow") for note in self._notes))
 
     def _totals(self) -> str:
+        if not self._rounds:
+            return f"starting, {time.monotonic() - self._started:.0f} s"
         up, down = (sum(getattr(r, f"bytes_{way}") for r in self._rounds) / 1e6 for way in ("up", "down"))
         return f"{sum(r.seconds for r in self._rounds):.0f} s   ↑ {up:.1f} MB   ↓ {down:.1f} MB"
 

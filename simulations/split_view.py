@@ -15,6 +15,7 @@ from ..common.config import RunConfig
 from .virtual import client_name, divide
 
 BAR = 24
+MIN_WIDTH_FOR_BARS = 110
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +55,20 @@ class Split:
         """Counts per client and value, with a bar for the size of each shard."""
         settings = self.config.simulation
         table = Table(title=f"{settings.dataset}, {settings.partition}, {settings.clients} clients, by {self.label}")
-        table.add_column("client")
-        table.add_column("problems", justify="right")
-        table.add_column("")
+        console = Console()
+        wide = console.width >= MIN_WIDTH_FOR_BARS
+        table.add_column("client", no_wrap=True)
+        table.add_column("problems", justify="right", no_wrap=True)
+        if wide:
+            table.add_column("", no_wrap=True)
         for value in self.values:
-            table.add_column(value, justify="right")
+            table.add_column(value, justify="right", no_wrap=True)
         largest = max(map(len, self.shards))
         for k, (shard, counter) in enumerate(zip(self.shards, self.counts(), strict=True)):
             bar = "█" * max(1, round(BAR * len(shard) / largest))
-            table.add_row(client_name(k), str(len(shard)), bar, *(str(counter[value]) for value in self.values))
-        Console().print(table)
+            counts = [str(counter[value]) for value in self.values]
+            table.add_row(client_name(k), str(len(shard)), *([bar] if wide else []), *counts)
+        console.print(table)
         print(f"Wrote {plot}")
 
     def plot(self, path: Path) -> None:

@@ -10,6 +10,7 @@ MODULES = [
     "fedgrpo.common.config",
     "fedgrpo.client.learner.answers",
     "fedgrpo.client.learner.builtin_rewards",
+    "fedgrpo.server.scores",
     "fedgrpo.simulations.screen",
 ]
 

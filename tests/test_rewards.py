@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from fedgrpo.client.learner.rewards import load_rewards, try_rewards
+from fedgrpo.client.learner.rewards import absolute_paths, load_rewards, try_rewards
 from fedgrpo.common.errors import ConfigError, RewardError
 
 ROW = {"prompt": [{"role": "user", "content": "1+1?"}], "answer": "2"}
@@ -59,7 +59,7 @@ def test_the_public_functions_of_a_file_are_rewards_in_trl_s_signature(own):
 @pytest.mark.parametrize(
     ("spec", "says"),
     [
-        ("corectness", "no reward 'corectness'. Known are gsm8k"),
+        ("corectness", "no reward 'corectness'. Did you mean correctness. Known are gsm8k"),
         ("nowhere.py", "no reward file nowhere.py"),
         ("correctness=much", "weight 'much', which is no number"),
         ("correctness,correctness", "a function twice"),
@@ -94,6 +94,9 @@ def test_a_file_that_fails_or_lacks_the_function_is_named(own, tmp_path):
         ("return 1.0", "raised TypeError"),
         ("return ['good'] * len(completions)", "raised ValueError"),
         ("return None", "raised TypeError"),
+        ("return [1e30] * len(completions)", "returned 1e.30 for completion 0"),
+        ("import sys; sys.exit(0)", "raised SystemExit"),
+        ("raise type('Odd', (Exception,), {'__repr__': lambda self: 1 / 0})", "raised Odd"),
     ],
 )
 def test_a_reward_that_misbehaves_is_found_before_training(tmp_path, body, says):
@@ -109,3 +112,21 @@ def test_a_good_set_passes_the_trial(own):
     rewards = (*load_rewards(str(own)), *load_rewards("gsm8k"))
     try_rewards(rewards, ROW)
     assert all(math.isfinite(r.weight) for r in rewards)
+
+
+def test_a_file_may_hold_dataclasses_and_its_path_can_be_made_absolute(tmp_path, monkeypatch):
+    path = tmp_path / "own.py"
+    path.write_text(
+        "from __future__ import annotations\nfrom dataclasses import dataclass\n@dataclass\nclass A:\n    x: int\n"
+        "def one(completions, **kwargs):\n    return [A(1).x] * len(completions)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert absolute_paths("gsm8k, own.py:one=2") == f"gsm8k,{path}:one=2"
+    assert call(load_rewards("own.py")[0], "a") == [1.0]
+
+
+def test_a_name_that_cannot_be_told_to_the_server_is_refused_here(tmp_path):
+    path = tmp_path / "own.py"
+    path.write_text("def früh(completions, **kwargs):\n    return [1.0] * len(completions)\n")
+    with pytest.raises(ConfigError, match="needs a name of at most 64 English letters"):
+        load_rewards(str(path))

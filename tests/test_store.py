@@ -9,6 +9,7 @@ import pytest
 from federation import play, schema, settings
 from fedgrpo.common import files
 from fedgrpo.common.adapter import Adapter
+from fedgrpo.common.config import load_scenario
 from fedgrpo.common.errors import RunError
 from fedgrpo.common.files import write_atomic
 from fedgrpo.server import store as store_module
@@ -37,10 +38,9 @@ def test_a_run_is_recovered_as_it_was(tmp_path):
 
 def test_void_attempts_are_remembered(tmp_path):
     config, store, _ = committed(tmp_path)
-    store.log("VOID", round=4, attempt=1, reason="x", strikes={"b": 1})
-    store.log("VOID", round=4, attempt=2, reason="x", strikes={"b": 2})
+    store.log("VOID", round=4, attempt=1, reason="x")
+    store.log("VOID", round=4, attempt=2, reason="x")
     assert store.recover(config).voids == 2
-    assert store.recover(config).strikes == {"b": 2}
 
 
 @pytest.mark.parametrize("cut", range(1, 40, 3))
@@ -128,3 +128,27 @@ def test_a_full_disk_ends_the_run_with_what_to_do_and_it_can_go_on(tmp_path, mon
         play(config)
     monkeypatch.undo()
     assert play(config).result()["adapter_sha256"] == play(settings(tmp_path / "b")).result()["adapter_sha256"]
+
+
+def test_two_processes_cannot_work_in_one_run(tmp_path):
+    store = Store(tmp_path / "run")
+    with store.locked(), pytest.raises(RunError, match="Another process is at work"), Store(tmp_path / "run").locked():
+        pass
+    with Store(tmp_path / "run").locked():
+        assert store.is_new
+
+
+@pytest.mark.parametrize("line", [b"{garbage", b"[1,2]", b"5", b"\xff\xfe", b"[" * 99_999])
+def test_a_damaged_line_in_the_middle_is_named(tmp_path, line):
+    config, store, _ = committed(tmp_path)
+    lines = store.journal.read_bytes().split(b"\n")
+    store.journal.write_bytes(b"\n".join([lines[0], line, *lines[1:]]))
+    with pytest.raises(RunError, match=r"journal.jsonl, line 2 is damaged"):
+        store.recover(config)
+
+
+def test_odd_but_honest_characters_in_a_setting_survive(tmp_path):
+    config = settings(tmp_path / "😀 ü \x7f 'q' \"d\" \\ #")
+    store = Store(tmp_path / "run")
+    store.save_config(config)
+    assert load_scenario(store.folder / "config.resolved.toml") == config

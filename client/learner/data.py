@@ -49,7 +49,8 @@ def read_jsonl(path: Path, wanted: Sequence[str]) -> list[dict[str, str]]:
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+            json.dumps(row, ensure_ascii=False).encode()  # half a surrogate pair is JSON, and no text
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{path}, line {number} is not JSON: {error}.") from error
         missing = [k for k in wanted if not isinstance(row, dict) or not isinstance(row.get(k), str)]
         if missing:

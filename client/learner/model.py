@@ -14,6 +14,7 @@ from typing import cast
 
 import torch
 from peft import LoraConfig, PeftModel
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
@@ -23,6 +24,7 @@ from ...common.config import RunConfig
 from ...common.errors import ConfigError
 
 PROBE = "If 17 apples cost $34.50, what do 3 cost?\n<reasoning>\n"
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
 REFERENCE = "ref"  # the name TRL looks for
 
 
@@ -32,7 +34,12 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     `AutoTokenizer` rebuilds the tokenizer of some model types from its vocabulary and so replaces a custom one
     without a word. Where the two disagree on a probe, the file itself is right.
     """
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        raise ConfigError(f"The model folder {folder} holds no tokenizer: none of {', '.join(TOKENIZER_FILES)}.")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"The tokenizer in {folder} cannot be loaded: {error}") from error
     file = folder / "tokenizer.json"
     if file.is_file():
         exact = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
@@ -52,7 +59,7 @@ def load_base(folder: Path, dtype: str, device: torch.device) -> PreTrainedModel
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=getattr(torch, dtype), local_files_only=True, trust_remote_code=False, use_safetensors=True
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ConfigError(f"The model in {folder} cannot be loaded: {error}") from error
     model.to(device)  # pyright: ignore[reportArgumentType]
     return model

@@ -9,9 +9,12 @@ rewards.py:cites_source=2,correctness  one function of a file with a weight, and
 from __future__ import annotations
 
 import asyncio
+import difflib
 import importlib.util
 import inspect
 import math
+import re
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +25,9 @@ from ...common.errors import ConfigError, RewardError
 from .builtin_rewards import FUNCTIONS, SETS
 
 RewardFunction = Callable[..., Sequence[float | None]]
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+LARGEST = 1e6
+"""Of a reward and of a weight: more is a mistake, and float32 loses the small rewards beside it."""
 
 
 @dataclass(frozen=True)
@@ -51,19 +57,19 @@ class Reward:
             result = self.function(completions=given, **columns)
             found = asyncio.run(result) if inspect.isawaitable(result) else result  # pyright: ignore[reportArgumentType]
             rewards = [None if reward is None else float(reward) for reward in found]
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             where = _line_of(error, self.source)
-            raise RewardError(f"The reward {self.name} ({self.source}{where}) raised {error!r}.") from error
+            raise RewardError(f"The reward {self.name} ({self.source}{where}) raised {_said(error)}.") from error
         if len(rewards) != len(completions):
             raise RewardError(
                 f"The reward {self.name} ({self.source}) returned {len(rewards)} rewards for {len(completions)} "
                 "completions. It must return one number, or None, for each."
             )
-        bad = [row for row, reward in enumerate(rewards) if reward is not None and not math.isfinite(reward)]
+        bad = [row for row, r in enumerate(rewards) if r is not None and not abs(r) <= LARGEST]
         if bad:
             raise RewardError(
                 f"The reward {self.name} ({self.source}) returned {rewards[bad[0]]} for completion {bad[0]} of "
-                f"{len(rewards)}. Return a finite number, or None where the reward does not apply."
+                f"{len(rewards)}. Return a number within +-{LARGEST:g}, or None where the reward does not apply."
             )
         return rewards
 
@@ -80,9 +86,18 @@ def load_rewards(spec: str) -> tuple[Reward, ...]:
         weight = _weight(part, weight_text)
         rewards += _named_or_file(target.strip(), weight)
     names = [reward.name for reward in rewards]
+    odd = [name for name in names if not NAME.fullmatch(name)]
+    if odd:
+        raise ConfigError(f"The reward {odd[0]!r} needs a name of at most 64 English letters, digits and underscores.")
     if not names or len(set(names)) != len(names):
         raise ConfigError(f"The rewards {spec!r} name nothing, or a function twice.")
     return tuple(rewards)
+
+
+def absolute_paths(spec: str) -> str:
+    """A line like those on top of this file with the paths of Python files made absolute."""
+    parts = [part.strip() for part in spec.split(",")]
+    return ",".join(str(Path(p).expanduser().absolute()) if ".py" in p else p for p in parts)
 
 
 def try_rewards(rewards: Sequence[Reward], row: dict[str, Any]) -> None:
@@ -112,8 +127,12 @@ def _named_or_file(target: str, weight: float) -> list[Reward]:
         return [Reward(target, weight, FUNCTIONS[target], "built-in")]
     path, _, function = target.partition(":")
     if not path.endswith(".py"):
-        known = ", ".join([*SETS, *FUNCTIONS])
-        raise ConfigError(f"There is no reward {target!r}. Known are {known}, or the path of a Python file.")
+        known = [*SETS, *FUNCTIONS]
+        close = difflib.get_close_matches(target, known, n=1)
+        hint = f" Did you mean {close[0]}?" if close else ""
+        raise ConfigError(
+            f"There is no reward {target!r}.{hint} Known are {', '.join(known)}, or the path of a Python file."
+        )
     found = _functions(Path(path).expanduser())
     if function and function not in found:
         raise ConfigError(f"{path} has no function {function}. It has: {', '.join(found) or 'none'}.")
@@ -137,11 +156,12 @@ def _import(path: Path) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses and pickle look a class's module up here
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError(
-            f"The reward file {path} cannot be imported: {error!r}{_line_of(error, str(path))}."
+            f"The reward file {path} cannot be imported: {_said(error)}{_line_of(error, str(path))}."
         ) from error
     return module
 
@@ -151,16 +171,24 @@ def _weight(part: str, text: str) -> float:
         weight = float(text) if text else 1.0
     except ValueError:
         weight = math.nan
-    if not math.isfinite(weight):
-        raise ConfigError(f"In the rewards, {part!r} has the weight {text!r}, which is no number.")
+    if not abs(weight) <= LARGEST:
+        raise ConfigError(f"In the rewards, {part!r} has the weight {text!r}, which is no number within +-{LARGEST:g}.")
     return weight
+
+
+def _said(error: BaseException) -> str:
+    """What was raised, in at most 300 characters, whatever its own repr does."""
+    try:
+        return repr(error)[:300]
+    except Exception:
+        return type(error).__name__
 
 
 def _text(completion: Any) -> str:
     return completion if isinstance(completion, str) else str(completion[-1]["content"])
 
 
-def _line_of(error: Exception, source: str) -> str:
+def _line_of(error: BaseException, source: str) -> str:
     trace, line = error.__traceback__, None
     while trace is not None:
         if trace.tb_frame.f_code.co_filename.endswith(Path(source).name):

@@ -9,7 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
+from fedgrpo.common.errors import ConfigError
 from fedgrpo.common.peft_files import read_peft
+from fedgrpo.simulations.runner import all_at_once, same_inputs, scenario
 
 SMALL = [
     "--rounds=3",
@@ -76,6 +78,8 @@ def test_the_run_folder_is_whole(finished):
         "journal.jsonl",
         "metrics.jsonl",
         "samples.jsonl",
+        "inputs.sha256",
+        ".lock",
         "adapters",
         "report.html",
     }
@@ -115,6 +119,19 @@ def test_an_interrupted_run_says_how_to_go_on_and_ends_as_if_it_never_was(finish
     resumed = fedgrpo("simulate", "--resume", folder, "--format=json")
     assert result(resumed)["adapter_sha256"] == result(done)["adapter_sha256"]
     assert result(resumed)["accuracy"] == result(done)["accuracy"]
+
+
+def test_a_resume_with_other_data_or_rewards_is_refused(finished, tmp_path):
+    own = tmp_path / "own.py"
+    own.write_text("def one(completions, **kwargs):\n    return [1.0] * len(completions)\n")
+    config = all_at_once(scenario("builtin")).with_values(
+        {"output.dir": str(tmp_path), "output.run": "r", "simulation.rewards": f"gsm8k,{own}"}
+    )
+    same_inputs(config)
+    same_inputs(config)
+    own.write_text(own.read_text().replace("1.0", "2.0"))
+    with pytest.raises(ConfigError, match="The data or a reward file has changed"):
+        same_inputs(config)
 
 
 def test_a_run_and_one_of_its_adapters_can_be_evaluated(finished):
