@@ -81,8 +81,8 @@ def same_inputs(config: RunConfig) -> None:
     """
     shards, held_out = divide(config)
     digest = hashlib.sha256(repr((shards, held_out)).encode())
-    for reward in {r.source for rewards in client_rewards(config) for r in rewards} - {"built-in"}:
-        digest.update(Path(reward).read_bytes())
+    for source in sorted({r.source for rewards in client_rewards(config) for r in rewards} - {"built-in"}):
+        digest.update(Path(source).expanduser().read_bytes())
     path = run_folder(config) / "inputs.sha256"
     if not path.exists():
         try:

@@ -63,7 +63,7 @@ EQUAL_REWARDS = 1e-6
 
 
 @dataclass(slots=True)
-class Tally:
+class Meter:
     """What a round adds up to: seconds by phase, and groups with and without signal."""
 
     generate_s: float = 0.0
@@ -94,7 +94,7 @@ class _FederatedTrainer(GRPOTrainer):
     adapted: AdaptedModel
     run_config: RunConfig
     first_step: int = 0
-    tally: Tally
+    meter: Meter
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LambdaLR:
         """The part of the federation's schedule that belongs to this round."""
@@ -112,17 +112,17 @@ class _FederatedTrainer(GRPOTrainer):
         try:
             return super()._generate(prompts)
         finally:
-            self.tally.generate_s += time.perf_counter() - start
+            self.meter.generate_s += time.perf_counter() - start
 
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Any:
         start = time.perf_counter()
         try:
             rewards_per_func = super()._calculate_rewards(*args, **kwargs)
         finally:
-            self.tally.reward_s += time.perf_counter() - start
+            self.meter.reward_s += time.perf_counter() - start
         effective = effective_groups(rewards_per_func, self.reward_weights, self.run_config.grpo)
-        self.tally.groups += len(effective)
-        self.tally.effective_groups += int(effective.sum())
+        self.meter.groups += len(effective)
+        self.meter.effective_groups += int(effective.sum())
         return rewards_per_func
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -139,9 +139,8 @@ class _Log(TrainerCallback):
         self.on_step: Callable[[int, float], None] = lambda step, reward: None
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        if (
-            logs and "grad_norm" in logs
-        ):  # once per step; what generation measured is missing where a batch is used again
+        # Once per step. What generation measured is missing where a batch of completions is used again.
+        if logs and "grad_norm" in logs:
             self.lines.append({k: float(v) for k, v in logs.items() if isinstance(v, (int, float))})
             self.on_step(state.global_step, self.lines[-1].get("reward", 0.0))
 
@@ -189,11 +188,11 @@ class LocalTrainer:
         self._prepare(work)
         start = time.perf_counter()
         self.trainer.train()
-        self.trainer.tally.total_s = time.perf_counter() - start
+        self.trainer.meter.total_s = time.perf_counter() - start
         if self.trainer.state.global_step != self.config.train.steps_per_round:
             raise RuntimeError(f"TRL took {self.trainer.state.global_step} steps, not the steps of the round")
         delta = self.adapted.read().minus(work.adapter)
-        if self.trainer.tally.effective_groups == 0 and self.config.grpo.beta == 0:
+        if self.trainer.meter.effective_groups == 0 and self.config.grpo.beta == 0:
             delta = np.zeros_like(delta)  # no group had an advantage: what moved is float noise, which Adam makes large
         return delta, self._metrics(work.rewards)
 
@@ -213,12 +212,12 @@ class LocalTrainer:
         trainer.train_dataset = Dataset.from_list(work.rows)
         trainer.args.seed = work.seed
         trainer.optimizer = trainer.lr_scheduler = None  # pyright: ignore[reportAttributeAccessIssue]
-        trainer.first_step, trainer.tally = work.first_step, Tally()
+        trainer.first_step, trainer.meter = work.first_step, Meter()
         self.log.lines, self.log.on_step = [], work.on_step
         set_seed(work.seed)
 
     def _metrics(self, rewards: Sequence[Reward]) -> dict[str, float]:
-        lines, tally = self.log.lines, self.trainer.tally
+        lines, meter = self.log.lines, self.trainer.meter
 
         def mean(name: str) -> float:
             """Mean over the steps that have it; 0 where none has, as for a reward that was None throughout."""
@@ -228,18 +227,18 @@ class LocalTrainer:
         metrics = {
             "reward/mean": mean("reward"),
             "reward/std": mean("reward_std"),
-            "groups/zero-variance-share": 1 - tally.effective_groups / tally.groups,
-            "groups/effective": float(tally.effective_groups),
+            "groups/zero-variance-share": 1 - meter.effective_groups / meter.groups,
+            "groups/effective": float(meter.effective_groups),
             "policy/kl": mean("kl"),
             "policy/entropy": mean("entropy"),
             "policy/grad-norm": mean("grad_norm"),
             "completion/mean-length": mean("completions/mean_length"),
             "completion/truncated-share": mean("completions/clipped_ratio"),
             "tokens/total": max(line.get("num_tokens", 0.0) for line in lines),
-            "seconds/generate": tally.generate_s,
-            "seconds/reward": tally.reward_s,
-            "seconds/update": max(0.0, tally.total_s - tally.generate_s - tally.reward_s),
-            "seconds/total": tally.total_s,
+            "seconds/generate": meter.generate_s,
+            "seconds/reward": meter.reward_s,
+            "seconds/update": max(0.0, meter.total_s - meter.generate_s - meter.reward_s),
+            "seconds/total": meter.total_s,
         }
         for reward in rewards:
             for what in ("mean", "std"):
