@@ -13,7 +13,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Any, cast
@@ -32,31 +32,8 @@ from ...common.grpo_settings import GRPO
 from .model import REFERENCE, AdaptedModel, lora_config
 from .rewards import Reward
 
-GRPO_FIELDS = (
-    "num_generations",
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "max_completion_length",
-    "learning_rate",
-    "beta",
-    "epsilon",
-    "epsilon_high",
-    "loss_type",
-    "scale_rewards",
-    "importance_sampling_level",
-    "multi_objective_aggregation",
-    "num_iterations",
-    "temperature",
-    "top_p",
-    "top_k",
-    "mask_truncated_completions",
-    "max_grad_norm",
-    "weight_decay",
-    "adam_beta1",
-    "adam_beta2",
-)
-"""Settings that go to TRL as they are, under its own names."""
-
+NOT_FOR_TRL = ("max_prompt_length", "lr_scheduler_type", "warmup_ratio", "kl_reference")
+"""GRPO settings that are carried out here; all the others go to TRL as they are, under its own names."""
 
 EQUAL_REWARDS = 1e-6
 """Rewards of a group that differ by no more than this are equal: float noise is no signal."""
@@ -271,7 +248,7 @@ def trl_config(config: RunConfig, device: torch.device) -> GRPOConfig:
     on_cpu = device.type == "cpu"
     return GRPOConfig(
         output_dir=str(Path(gettempdir()) / f"fedgrpo-trl-{os.getpid()}"),
-        **{name: getattr(config.grpo, name) for name in GRPO_FIELDS},
+        **{f.name: getattr(config.grpo, f.name) for f in fields(config.grpo) if f.name not in NOT_FOR_TRL},
         max_steps=config.train.steps_per_round,
         lr_scheduler_type="constant",
         shuffle_dataset=False,

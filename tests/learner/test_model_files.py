@@ -1,0 +1,39 @@
+"""A broken model folder is refused with what is wrong in it."""
+
+import shutil
+
+import pytest
+import torch
+from fedgrpo.client.learner.model import load_base, load_tokenizer
+from fedgrpo.common.errors import ConfigError
+from fedgrpo.simulations.virtual import BUILTIN_POLICY
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return shutil.copytree(BUILTIN_POLICY, tmp_path / "model")
+
+
+def test_cut_off_weights_are_refused(folder):
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ConfigError, match="cannot be loaded"):
+        load_base(folder, "float32", torch.device("cpu"))
+
+
+def test_a_folder_without_weights_is_refused(folder):
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ConfigError, match="cannot be loaded"):
+        load_base(folder, "float32", torch.device("cpu"))
+
+
+def test_a_folder_without_a_tokenizer_is_refused(folder):
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(ConfigError, match="holds no tokenizer"):
+        load_tokenizer(folder)
+
+
+def test_a_tokenizer_without_a_chat_template_is_refused(folder):
+    (folder / "chat_template.jinja").unlink()
+    with pytest.raises(ConfigError, match="no chat template"):
+        load_tokenizer(folder)
