@@ -1,7 +1,8 @@
 """The ClientApp: reads a task, has the learner do it, and lets only an update, counts and error codes out.
 
-It holds no model and imports no torch. The learner is found through an entry point of `fedgrpo.learners`: a node whose
-own configuration gives a `partition-id` is a simulated client. Nothing the server sends decides this.
+It holds no model and imports no torch. A node whose own configuration gives a `config-path` is an organisation: its
+learner is behind a Unix socket, and every message passes the egress gate. One that gives a `partition-id` is a
+simulated client, whose learner is in this process (entry point `fedgrpo.learners`). Nothing the server sends decides.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import astuple
 from functools import cache
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import TypeVar
 
 from flwr.app import Context, Message, RecordDict
@@ -20,13 +22,17 @@ from flwr.clientapp import ClientApp
 from ..common import wire
 from ..common.adapter import Adapter, AdapterSchema
 from ..common.config import RunConfig, Value
-from ..common.errors import ConfigError, DataError, FedGRPOError, ProtocolError, RewardError
+from ..common.errors import ConfigError, FedGRPOError, PeerFailedError, ProtocolError
 from ..common.protocol import EvaluateTask, TrainTask
+from .codes import code_of
+from .egress import EgressGate
 from .learner import Learner
+from .organisation import Site
+from .remote import RemoteLearner
 
 LOGGER = logging.getLogger("fedgrpo.client")
 Scalar = TypeVar("Scalar", int, float, str)
-CODES = {ConfigError: "config", DataError: "data", RewardError: "reward", ProtocolError: "task"}
+NodeConfig = tuple[tuple[str, Value], ...]
 
 app = ClientApp()
 
@@ -43,6 +49,10 @@ def join(message: Message, context: Context) -> Message:
                 "schema": can.schema.to_json(),
                 "base-model-sha256": can.base_model_sha256,
                 "reward-names": ",".join(can.reward_names),
+                "metrics": ",".join(can.metrics),
+                "device": can.device,
+                "memory-bytes": can.memory_bytes,
+                "tokens-per-second": float(can.tokens_per_second),
                 "examples": can.examples,
                 "prompts-too-long": can.prompts_too_long,
             }
@@ -59,7 +69,8 @@ def train(message: Message, context: Context) -> Message:
         schema = learner.capabilities().schema
         update = learner.train(_train_task(header, message.content, schema))
         echo = {k: header[k] for k in ("federation", "round", "attempt", "nonce", "schema-sha256", "config-sha256")}
-        content = wire.pack({**echo, "num-examples": update.num_examples}, vector=update.delta)
+        counts = {"num-steps": update.num_steps, "num-examples": update.num_examples}
+        content = wire.pack({**echo, **counts}, vector=update.delta)
         return wire.with_metrics(content, update.metrics)
 
     return _reply(message, context, answer)
@@ -86,27 +97,50 @@ def evaluate(message: Message, context: Context) -> Message:
 
 def _reply(message: Message, context: Context, answer: Callable[[Learner, wire.Header], RecordDict]) -> Message:
     """Answer a message; a failure leaves as a code, since the text of an exception may hold a private prompt."""
+    node, run = dict(context.node_config), tuple(sorted(context.run_config.items()))
+    gate: EgressGate | None = None
     try:
+        gate = _gate(node)
         header = wire.header_of(message.content)
-        values = tuple(sorted(context.run_config.items()))
-        config = RunConfig().with_values(dict(values))
+        config = RunConfig().with_values(dict(run))
         if header.get("config-sha256") != config.sha256:
             raise ProtocolError("config", "the task was made with other settings than this run's configuration")
-        content = answer(_learner(tuple(sorted(context.node_config.items())), values), header)
+        deadline = message.metadata.created_at + message.metadata.ttl
+        remote = RemoteLearner(gate.site.socket, config, deadline) if gate else None
+        content = answer(remote or _simulated(tuple(sorted(node.items())), run), header)
     except FedGRPOError as error:
         LOGGER.error("%s", error)
-        content = wire.pack({"error": next((c for kind, c in CODES.items() if isinstance(error, kind)), "failed")})
-    except Exception:
+        content = wire.pack({"error": error.code if isinstance(error, PeerFailedError) else code_of(error)})
+    except Exception as error:
         LOGGER.exception("the client failed")
-        content = wire.pack({"error": "internal"})
-    return Message(content, reply_to=message)
+        content = wire.pack({"error": code_of(error)})
+    return Message(_released(gate, content, message.metadata.message_type), reply_to=message)
+
+
+def _gate(node_config: dict[str, Value]) -> EgressGate | None:
+    """The organisation's gate; a simulated client has none."""
+    path = node_config.get("config-path")
+    if path is None:
+        return None
+    return EgressGate(Site.read(Path(str(path))), dry_run=node_config.get("dry-run") is True)
+
+
+def _released(gate: EgressGate | None, content: RecordDict, kind: str) -> RecordDict:
+    try:
+        return gate.release(content, kind) if gate else content
+    except FedGRPOError as error:
+        LOGGER.error("%s", error)
+        return wire.pack({"error": "egress-record"})
 
 
 @cache
-def _learner(node_config: tuple[tuple[str, Value], ...], run_config: tuple[tuple[str, Value], ...]) -> Learner:
-    """The learner of this node: made once in a process, so that the model stays resident between messages."""
+def _simulated(node_config: NodeConfig, run_config: NodeConfig) -> Learner:
+    """The learner of a simulated client: made once in a process, so that the model stays resident between messages."""
     if "partition-id" not in dict(node_config):
-        raise ConfigError("This node has no partition-id in its --node-config, so there is no data it may use.")
+        raise ConfigError(
+            "This node's --node-config gives no config-path, so it is no organisation. Give it the organisation's "
+            "file: --node-config 'config-path=\"/path/clinic.toml\"'. (`fedgrpo client up` does.)"
+        )
     (entry,) = entry_points(group="fedgrpo.learners", name="simulation")
     return entry.load()(dict(node_config), RunConfig().with_values(dict(run_config)))
 

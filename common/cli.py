@@ -43,7 +43,11 @@ def _application() -> typer.Typer:
     )
     cli.callback()(_root)
     for entry in sorted(entry_points(group="fedgrpo.commands"), key=lambda e: e.name):
-        cli.command(entry.name)(entry.load())
+        command = entry.load()
+        if isinstance(command, typer.Typer):  # a group of commands
+            cli.add_typer(command, name=entry.name)
+        else:
+            cli.command(entry.name)(command)
     return cli
 
 

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import math
 import tomllib
-import types
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
-from . import settings
+from . import sections, settings
 from .errors import ConfigError
 from .grpo_settings import GRPO
 
 Value = int | float | str | bool
+HINT = " `fedgrpo simulate --list-settings` prints them all."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,9 +41,12 @@ class RunConfig:
 
     @property
     def prompts_per_round(self) -> int:
-        """Prompts a client trains on in a round: each batch of completions is used `num_iterations` times."""
-        batches = math.ceil(self.train.steps_per_round / self.grpo.num_iterations)
-        return batches * self.grpo.prompts_per_step
+        """Prompts a client trains on in a round of `train.steps-per-round` steps."""
+        return self.prompts_in(self.train.steps_per_round)
+
+    def prompts_in(self, steps: int) -> int:
+        """Prompts that some optimizer steps use: each batch of completions serves `num_iterations` of them."""
+        return math.ceil(steps / self.grpo.num_iterations) * self.grpo.prompts_per_step
 
     @property
     def sha256(self) -> str:
@@ -53,13 +56,9 @@ class RunConfig:
 
     def flat(self) -> dict[str, Value]:
         """`{"section.name-in-kebab-case": value}`, in the order of definition."""
-        return {
-            f"{section.name}.{_kebab(setting.name)}": getattr(getattr(self, section.name), setting.name)
-            for section in fields(self)
-            for setting in fields(getattr(self, section.name))
-        }
+        return cast(dict[str, Value], sections.flat(self))
 
-    def with_values(self, values: Mapping[str, Value]) -> RunConfig:
+    def with_values(self, values: Mapping[str, object]) -> RunConfig:
         """This configuration with some settings replaced.
 
         Args:
@@ -68,28 +67,11 @@ class RunConfig:
         Raises:
             ConfigError: a key that does not exist (the nearest is named), a wrong type, a value out of bounds.
         """
-        known = self.flat()
-        odd = [key for key, value in values.items() if isinstance(value, str) and not _is_text(value)]
-        if odd:
-            raise ConfigError(f"{odd[0]} holds characters that are no text.")
-        changes: dict[str, dict[str, Value]] = {}
-        for key, value in values.items():
-            if key not in known:
-                raise ConfigError(_unknown(key, known))
-            section, name = key.split(".", 1)
-            changes.setdefault(section, {})[name.replace("-", "_")] = _coerce(key, value, known[key])
-        sections = {name: replace(getattr(self, name), **change) for name, change in changes.items()}
-        return replace(self, **sections)
+        return sections.with_values(self, values, HINT)
 
     def to_toml(self) -> str:
         """The settings as a scenario file that `load_scenario` reads back to an equal configuration."""
-        lines: list[str] = []
-        for section in fields(self):
-            lines += [f"[{section.name}]"]
-            values = getattr(self, section.name)
-            lines += [f"{_kebab(s.name)} = {_toml(getattr(values, s.name))}" for s in fields(values)]
-            lines += [""]
-        return "\n".join(lines)
+        return sections.to_toml(self)
 
 
 def load_scenario(path: Path) -> RunConfig:
@@ -98,14 +80,9 @@ def load_scenario(path: Path) -> RunConfig:
     Raises:
         ConfigError: the file is absent, is no TOML, or a setting in it is wrong; the file is named.
     """
+    values = sections.read_toml(path, "scenario")
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"Cannot read the scenario {path}: {error.strerror}.") from error
-    except (ValueError, OverflowError, RecursionError) as error:
-        raise ConfigError(f"{path} is not TOML: {error}.") from error
-    try:
-        return RunConfig().with_values(_flatten(tables))
+        return RunConfig().with_values(values)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
 
@@ -126,51 +103,3 @@ def parse_override(text: str) -> tuple[str, Value]:
     if not isinstance(value, (int, float, str)):
         raise ConfigError(f"--set {text}: a setting is a number, true or false, or text.")
     return key.strip(), value
-
-
-def _flatten(tables: Mapping[str, object]) -> dict[str, Value]:
-    flat: dict[str, Value] = {}
-    for section, table in tables.items():
-        if not isinstance(table, dict):
-            raise ConfigError(f"{section} stands outside a section. Put it below a [section] header.")
-        for key, value in table.items():  # pyright: ignore[reportUnknownVariableType]
-            if not isinstance(value, (int, float, str)):
-                raise ConfigError(f"{section}.{key} is neither a number, true or false, nor text.")
-            flat[f"{section}.{key}"] = value
-    return flat
-
-
-def _is_text(value: str) -> bool:
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _toml(value: Value) -> str:
-    """A value as TOML writes it: as JSON does, but for characters beyond the basic plane and DEL."""
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-
-
-def _kebab(name: str) -> str:
-    return name.replace("_", "-")
-
-
-def _coerce(key: str, value: Value, default: Value) -> Value:
-    wanted = type(default)
-    if wanted is float and type(value) is int:
-        return float(value)
-    if type(value) is not wanted:
-        names = types.MappingProxyType({int: "a whole number", float: "a number", str: "text", bool: "true or false"})
-        raise ConfigError(f"{key} is {value!r}, but must be {names[wanted]}.")
-    return value
-
-
-def _unknown(key: str, known: Mapping[str, Value]) -> str:
-    close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
-    if not close:  # perhaps the right name in the wrong section
-        tail = key.rpartition(".")[2]
-        close = [name for name in known if name.rpartition(".")[2] == tail][:1]
-    hint = f" Did you mean {close[0]}?" if close else " `fedgrpo simulate --list-settings` prints them all."
-    return f"There is no setting {key}.{hint}"

@@ -31,5 +31,17 @@ class ProtocolError(FedGRPOError):
         self.code = code
 
 
+class PolicyError(FedGRPOError):
+    """The server asks for what this organisation does not allow. `key` names the setting, and is told to the server."""
+
+    def __init__(self, key: str, message: str) -> None:
+        super().__init__(message)
+        self.key = key
+
+
+class LearnerGoneError(FedGRPOError):
+    """The learner does not answer on its socket, or did not finish in time."""
+
+
 class PeerFailedError(ProtocolError):
     """The other party failed, was late, or says that it failed: nothing came, and nothing wrong was sent."""

@@ -28,6 +28,12 @@ TRAIN_METRICS = (
 """Reported by every client every round: rewards in the client's own units, lengths in tokens, times in seconds."""
 
 
+WEIGHT_METRICS = {"effective-groups": ("groups/effective", "groups/zero-variance-share")}
+"""Metrics that a rule of `aggregation.weights` cannot do without."""
+
+DEVICES = ("unknown", "cpu", "cuda")
+
+
 def reward_metrics(names: tuple[str, ...]) -> tuple[str, ...]:
     """The metric names of a client's own reward functions."""
     return tuple(f"reward/{name}/{what}" for name in names for what in ("mean", "std"))
@@ -41,10 +47,19 @@ class Capabilities:
     schema: AdapterSchema
     base_model_sha256: str
     reward_names: tuple[str, ...]
+    """The reward functions whose means it reports; a policy may keep them back."""
+    metrics: tuple[str, ...]
+    """The training metrics it will send: of TRAIN_METRICS and its rewards, what its policy lets out."""
     examples: int
     """Prompts in the shard."""
     prompts_too_long: int
     """Prompts left out because they exceed grpo.max-prompt-length."""
+    device: str = "unknown"
+    """One of DEVICES."""
+    memory_bytes: int = 0
+    """Memory of the device, or of the machine; 0 is not told."""
+    tokens_per_second: float = 0.0
+    """Tokens sampled per second in one training step's batch; 0 is not told."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +79,8 @@ class Update:
     """What a client learned. Exists only if sound: see `server.intake` and the learner."""
 
     delta: Vector
+    num_steps: int
+    """Optimizer steps taken; fewer than train.steps-per-round only where the time was limited."""
     num_examples: int
     """Prompts trained on."""
     metrics: dict[str, float]

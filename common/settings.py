@@ -36,6 +36,8 @@ class Federation:
     """Void attempts in a row after which the run stops."""
     retry_wait_s: float = 1.0
     """Pause before a void round is tried again, seconds; doubles each time."""
+    min_tokens_per_second: float = 0.0
+    """Slowest client that may join, by its own measurement; 0 takes any, also one that does not tell."""
     max_strikes: int = 3
     """Refused replies after which a client sits out the rest of the run."""
 
@@ -62,6 +64,7 @@ class Federation:
             "the first void attempt would already be one too many",
         )
         at_least("federation.retry-wait-s", self.retry_wait_s, 0, "it is a time in seconds")
+        at_least("federation.min-tokens-per-second", self.min_tokens_per_second, 0.0, "0 takes any client")
         at_least("federation.max-strikes", self.max_strikes, 1, "a client would sit out before it was asked")
 
 
@@ -109,9 +112,13 @@ class Train:
     steps_per_round: int = 4
     """Optimizer steps each client takes a round. Adam's moments start at zero every round
     (docs/decisions/003)."""
+    seconds_per_round: float = 0.0
+    """Time budget: a client stops before a step that would not fit, at the latest after steps-per-round. Fast and slow
+    clients then end together, and deltas are normalised by their steps. 0 has no budget. Not bit-reproducible."""
 
     def __post_init__(self) -> None:
         at_least("train.steps-per-round", self.steps_per_round, 1, "a round without a step has no update")
+        at_least("train.seconds-per-round", self.seconds_per_round, 0.0, "0 has no time budget")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ from the adapter schema, so no parser ever meets a hostile array header (SECURIT
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -15,7 +16,7 @@ from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from .adapter import Vector
 from .errors import ProtocolError
 
-PROTOCOL = 1
+PROTOCOL = 2
 RAW = "fedgrpo.raw-f4"
 HEADER, VECTOR, METRICS = "header", "vector", "metrics"
 
@@ -60,8 +61,10 @@ def vector_of(content: RecordDict, size: int) -> Vector:
         raise ProtocolError("array-type", f"the array must be raw float32 of shape ({size},)")
     if len(array.data) != 4 * size:
         raise ProtocolError("array-bytes", f"the array has {len(array.data)} bytes, the schema wants {4 * size}")
-    vector = np.frombuffer(array.data, dtype="<f4").astype(np.float32)
-    if not np.isfinite(vector).all():
+    vector = np.frombuffer(array.data, dtype="<f4").astype(np.float32, copy=False)
+    with np.errstate(over="ignore", invalid="ignore"):
+        surely = math.isfinite(float(np.dot(vector, vector)))  # one pass; overflows only where values are absurd
+    if not surely and not np.isfinite(vector).all():
         raise ProtocolError("not-finite", "the array holds NaN or infinity")
     return vector
 

@@ -80,22 +80,25 @@ def _above(shares: Mapping[str, float], limit: float) -> set[str]:
     return {name for name, share in shares.items() if share > limit}
 
 
-def next_adapter(current: Adapter, weights: Mapping[str, float], delta_of: DeltaOf, settings: Aggregation) -> Adapter:
+def next_adapter(
+    current: Adapter, weights: Mapping[str, float], steps: Mapping[str, int], delta_of: DeltaOf, settings: Aggregation
+) -> Adapter:
     """The next global adapter: the current one, moved by the fold of the deltas times the server's learning rate.
 
+    Clients that took different numbers of steps tau_k moved for different lengths of time, and who took more would
+    pull the mean towards its own optimum. Then the deltas are normalised (FedNova, Wang et al. 2020, arXiv:2007.07481,
+    eq. 8), with the mean number of steps as the effective one:
+
+        move = (sum_k p_k tau_k) * fold_k(p_k, delta_k / tau_k)
+
     Args:
-        weights: share of each organisation that counts (`shares`).
+        weights: share p_k of each organisation that counts (`shares`).
+        steps: optimizer steps tau_k each of them took.
     """
-    fold = FOLDS[settings.method](weights, delta_of, current.schema.size)
-    return current.plus(fold, settings.server_learning_rate)
-
-
-def clip_norm(delta: Vector, limit: float) -> Vector:
-    """Scale `delta` down to L2 norm `limit` where it is longer; the norm is taken in float64."""
-    norm = l2_norm(delta)
-    return delta if norm <= limit else (delta.astype(np.float64) * (limit / norm)).astype(np.float32)
-
-
-def l2_norm(delta: Vector) -> float:
-    """Euclidean norm in float64."""
-    return float(np.linalg.norm(delta.astype(np.float64)))
+    fold, counted = FOLDS[settings.method], {steps[name] for name, share in weights.items() if share > 0}
+    if len(counted) > 1:
+        move = fold(weights, lambda name: delta_of(name) / np.float32(steps[name]), current.schema.size)
+        move *= sum(weights[name] * steps[name] for name in sorted(weights))
+    else:
+        move = fold(weights, delta_of, current.schema.size)
+    return current.plus(move, settings.server_learning_rate)

@@ -62,11 +62,15 @@ class UpdateTaken:
     bytes_up: int
 
     def __str__(self) -> str:
-        return (
-            f"round {self.round}: {self.organisation} reward {self.metrics['reward/mean']:.3f}, "
-            f"{1 - self.metrics['groups/zero-variance-share']:.0%} of groups with signal, "
-            f"{self.metrics['seconds/total']:.1f} s"
-        )
+        told = self.metrics
+        parts = [
+            f"reward {told['reward/mean']:.3f}" if "reward/mean" in told else "",
+            f"{1 - told['groups/zero-variance-share']:.0%} of groups with signal"
+            if "groups/zero-variance-share" in told
+            else "",
+            f"{told['seconds/total']:.1f} s" if "seconds/total" in told else "",
+        ]
+        return f"round {self.round}: {self.organisation} {', '.join(p for p in parts if p) or 'sent its update'}"
 
 
 @dataclass(frozen=True, slots=True)

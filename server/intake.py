@@ -14,16 +14,18 @@ from typing import cast
 from flwr.app import RecordDict
 
 from ..common import wire
-from ..common.adapter import AdapterSchema
+from ..common.adapter import AdapterSchema, clip_norm, l2_norm
+from ..common.config import RunConfig
 from ..common.errors import ConfigError, PeerFailedError, ProtocolError
-from ..common.protocol import TRAIN_METRICS, Capabilities, Evaluation, Tally, Update, reward_metrics
-from ..common.settings import Intake
-from .aggregation import clip_norm, l2_norm
+from ..common.protocol import DEVICES, TRAIN_METRICS, Capabilities, Evaluation, Tally, Update, reward_metrics
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 MAX_SCHEMA_BYTES = 4_000_000
 MAX_PARAMETERS = 1_000_000_000
+METRIC = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,95}")
 MAX_REWARDS = 32
+MAX_METRICS = 100
+MAX_RATE = 1e9
 MAX_CLASSES = 256
 MAX_COUNT = 10_000_000
 TALLY_FIELDS = tuple(f.name for f in fields(Tally))
@@ -43,13 +45,24 @@ def read_capabilities(content: RecordDict) -> Capabilities:
         raise ProtocolError("schema", f"the adapter schema cannot be read: {_short(error)}") from error
     if schema.size > MAX_PARAMETERS:
         raise ProtocolError("schema", f"the adapter has {schema.size} parameters, the limit is {MAX_PARAMETERS}")
+    names = _names(header, "reward-names", NAME, MAX_REWARDS)
+    metrics = _names(header, "metrics", METRIC, MAX_METRICS)
+    if not set(metrics) <= set(TRAIN_METRICS + reward_metrics(names)):
+        raise ProtocolError("metric-names", "it announces metrics that are none of this protocol or of its rewards")
+    device = _text(header, "device", 16)
+    if device not in DEVICES:
+        raise ProtocolError("header", f"device is none of {', '.join(DEVICES)}")
     return Capabilities(
         organisation=_name(header, "organisation"),
         schema=schema,
         base_model_sha256=_text(header, "base-model-sha256", 64),
-        reward_names=_reward_names(header),
+        reward_names=names,
+        metrics=metrics,
         examples=_count(header, "examples", 1),
         prompts_too_long=_count(header, "prompts-too-long", 0),
+        device=device,
+        memory_bytes=_count(header, "memory-bytes", 0, 1 << 60),
+        tokens_per_second=_rate(header, "tokens-per-second"),
     )
 
 
@@ -58,7 +71,7 @@ def read_update(
     member: Capabilities,
     expected: Mapping[str, str | int],
     schema: AdapterSchema,
-    settings: Intake,
+    config: RunConfig,
 ) -> Update:
     """A client's update, sound in every part.
 
@@ -72,19 +85,19 @@ def read_update(
     for key, value in expected.items():
         if header.get(key) != value or type(header.get(key)) is not type(value):
             raise ProtocolError("stale", f"{key} is {_short(header.get(key))}, this attempt's is {value!r}")
-    if set(header) != {"protocol", *expected}:
+    if set(header) != {"protocol", "num-steps", "num-examples", *expected}:
         raise ProtocolError("header", "the header does not have exactly the agreed fields")
-    examples = int(expected["num-examples"])
-    names = frozenset(TRAIN_METRICS + reward_metrics(member.reward_names))
-    metrics = wire.metrics_of(content, names)
+    steps, examples = _work_done(header, config)
+    metrics = wire.metrics_of(content, frozenset(member.metrics))
     _check_metrics(metrics, examples)
+    settings = config.intake
     delta = wire.vector_of(content, schema.size)
     norm = l2_norm(delta)
     if norm > settings.max_delta_norm:
         if settings.on_large_delta == "reject":
             raise ProtocolError("norm", f"the update has norm {norm:.3g}, the limit is {settings.max_delta_norm:g}")
         delta = clip_norm(delta, settings.max_delta_norm)
-    return Update(delta=delta, num_examples=examples, metrics=metrics)
+    return Update(delta=delta, num_steps=steps, num_examples=examples, metrics=metrics)
 
 
 def read_evaluation(content: RecordDict, expected: Mapping[str, str | int], columns: tuple[str, ...]) -> Evaluation:
@@ -124,9 +137,20 @@ def _short(value: object) -> str:
     return repr(value)[:80]
 
 
+def _work_done(header: wire.Header, config: RunConfig) -> tuple[int, int]:
+    """(optimizer steps, prompts): exactly those of a round, or fewer steps where the time was limited."""
+    most = config.train.steps_per_round
+    steps = _count(header, "num-steps", 1 if config.train.seconds_per_round else most, most)
+    wanted = config.prompts_in(steps)
+    return steps, _count(header, "num-examples", wanted, wanted)
+
+
 def _check_metrics(metrics: Mapping[str, float], examples: int) -> None:
-    effective, zero = metrics["groups/effective"], metrics["groups/zero-variance-share"]
-    if not 0 <= effective <= examples or abs(effective - examples * (1 - zero)) > 1e-6 * examples:
+    """Metrics in their ranges, and in keeping with each other; a client's policy may keep some back."""
+    effective, zero = metrics.get("groups/effective"), metrics.get("groups/zero-variance-share")
+    if effective is not None and not 0 <= effective <= examples:
+        raise ProtocolError("metric-value", f"{effective:g} effective groups of {examples}")
+    if effective is not None and zero is not None and abs(effective - examples * (1 - zero)) > 1e-6 * examples:
         raise ProtocolError("metric-value", f"{effective:g} effective groups of {examples} and {zero:g} without signal")
     negative = [n for n in metrics if n.startswith(("seconds/", "tokens/", "completion/")) and metrics[n] < 0]
     if negative:
@@ -160,11 +184,22 @@ def _name(header: wire.Header, key: str) -> str:
     return value
 
 
-def _reward_names(header: wire.Header) -> tuple[str, ...]:
-    names = tuple(_text(header, "reward-names", 4096).split(","))
-    if len(set(names)) != len(names) or len(names) > MAX_REWARDS or not all(NAME.fullmatch(n) for n in names):
-        raise ProtocolError("header", "reward-names are no distinct names")
+def _names(header: wire.Header, key: str, pattern: re.Pattern[str], most: int) -> tuple[str, ...]:
+    """Distinct names, separated by commas; an empty text has none."""
+    text = header.get(key)
+    if text == "":
+        return ()
+    names = tuple(_text(header, key, 100 * most).split(","))
+    if len(set(names)) != len(names) or len(names) > most or not all(pattern.fullmatch(n) for n in names):
+        raise ProtocolError("header", f"{key} are no distinct names")
     return names
+
+
+def _rate(header: wire.Header, key: str) -> float:
+    value = header.get(key)
+    if type(value) is not float or not 0 <= value <= MAX_RATE:
+        raise ProtocolError("count", f"{key} is {_short(value)}, not a number from 0 to {MAX_RATE:g}")
+    return value
 
 
 def _count(header: wire.Header, key: str, low: int, high: int = MAX_COUNT) -> int:

@@ -19,10 +19,11 @@ from flwr.serverapp import Grid, ServerApp
 from ..common.adapter import Adapter
 from ..common.config import RunConfig
 from ..common.errors import ConfigError, RunError
+from ..common.jsonl import read_lines
 from .events import show_plain_lines
 from .roster import Roster, Terms
 from .rounds import Rounds
-from .store import State, Store, read_lines
+from .store import State, Store
 
 app = ServerApp()
 

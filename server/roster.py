@@ -19,7 +19,7 @@ from ..common import wire
 from ..common.adapter import AdapterSchema
 from ..common.config import RunConfig
 from ..common.errors import PeerFailedError, ProtocolError, RunError
-from ..common.protocol import TRAINS, Capabilities
+from ..common.protocol import TRAINS, WEIGHT_METRICS, Capabilities
 from ..common.seeds import derived_seed
 from .events import Joined, NotJoined, emit
 from .exchange import Mailbox
@@ -171,12 +171,26 @@ class Roster:
             self._turn_away(node, f"{name}'s adapter has other layers or shapes: another model or other settings")
         elif member.base_model_sha256 != terms.base_model_sha256:
             self._turn_away(node, f"{name}'s base model has other weights or another tokenizer than the federation's")
+        elif missing := self._kept_back(member):
+            self._turn_away(node, f"{name} keeps back {missing}, which aggregation.weights needs")
+        elif member.tokens_per_second < self._config.federation.min_tokens_per_second:
+            least = self._config.federation.min_tokens_per_second
+            self._turn_away(
+                node,
+                f"{name} samples {member.tokens_per_second:.0f} tokens a second, "
+                f"federation.min-tokens-per-second is {least:g}",
+            )
         elif name in self.nodes:
             self._turn_away(node, f"node {self.nodes[name]} already takes part as {name}")
         else:
             self.members[name], self.nodes[name] = member, node
             self._reasons.pop(node, None)
             emit(Joined(name, member.examples, member.prompts_too_long))
+
+    def _kept_back(self, member: Capabilities) -> str:
+        """Metrics that the weights need and this member's policy keeps back."""
+        needed = WEIGHT_METRICS.get(self._config.aggregation.weights, ())
+        return ", ".join(name for name in needed if name not in member.metrics)
 
     def _turn_away(self, node: int, reason: str) -> None:
         if self._reasons.get(node) != f"Node {node}: {reason}.":

@@ -18,10 +18,11 @@ from flwr.app import RecordDict
 from flwr.serverapp import Grid
 
 from ..common import wire
+from ..common.adapter import l2_norm
 from ..common.config import RunConfig
 from ..common.errors import ProtocolError, RunError
 from ..common.protocol import Evaluation, Tally
-from .aggregation import l2_norm, next_adapter, raw_weight, shares
+from .aggregation import next_adapter, raw_weight, shares
 from .events import Evaluated, RoundCommitted, RoundStarted, RoundVoid, UpdateRefused, UpdateTaken, emit
 from .exchange import Reply, exchange
 from .intake import read_evaluation, read_update
@@ -35,6 +36,8 @@ class Taken:
     """One valid update, without its delta: that lies in the store's inbox."""
 
     metrics: dict[str, float]
+    steps: int
+    examples: int
     weight: float
     norm: float
     bytes_up: int
@@ -103,13 +106,17 @@ class Rounds:
         content = wire.pack(header, vector=state.adapter.vector)
         nodes = {self.roster.nodes[name]: name for name in self.roster.able()}
         found: dict[str, Evaluation] = {}
+        refused: list[str] = []
         for reply in self._ask(dict.fromkeys(nodes, content), "evaluate", f"{state.round}.evaluate"):
             name = nodes[reply.node]
             try:
                 found[name] = read_evaluation(reply.opened(), expected, self.config.evaluation.class_columns)
             except ProtocolError as error:
                 self.roster.refuse(name, error)
+                refused.append(error.code)
                 emit(UpdateRefused(state.round, name, error.code, str(error)))
+        if not found and all(code.startswith("policy.") for code in refused):
+            return  # every organisation keeps its counts to itself; training goes on
         if not found:
             raise RunError(f"No client could evaluate round {state.round}. {self.store.folder} holds what was done.")
         self._note_evaluation(state, "sampled" if temperature else "greedy", found)
@@ -144,10 +151,10 @@ class Rounds:
         return f"{len(this.taken)} of {len(this.cohort)} updates were valid, {needed} are needed ({detail})"
 
     def _take(self, state: State, this: Attempt, name: str, reply: Reply) -> None:
-        expected = {**self._echo(state, this), "num-examples": self.config.prompts_per_round}
+        member, echo = self.roster.members[name], self._echo(state, this)
         try:
             content = reply.opened()
-            update = read_update(content, self.roster.members[name], expected, state.adapter.schema, self.config.intake)
+            update = read_update(content, member, echo, state.adapter.schema, self.config)
         except ProtocolError as error:
             this.refused[name] = error.code
             if self.roster.refuse(name, error):
@@ -157,14 +164,16 @@ class Rounds:
         self.roster.refusals.pop(name, None)
         self.store.keep_update(name, update.delta)
         weight, size = raw_weight(update, self.config.aggregation.weights), wire.wire_bytes(content)
-        this.taken[name] = Taken(update.metrics, weight, l2_norm(update.delta), size)
+        norm = l2_norm(update.delta)
+        this.taken[name] = Taken(update.metrics, update.num_steps, update.num_examples, weight, norm, size)
         emit(UpdateTaken(this.number, name, update.metrics, size))
 
     def _commit(self, state: State, this: Attempt) -> State:
         weights = shares({n: t.weight for n, t in this.taken.items()}, self.config.aggregation.max_share)
-        adapter = next_adapter(state.adapter, weights, self.store.kept_update, self.config.aggregation)
+        steps = {name: t.steps for name, t in this.taken.items()}
+        adapter = next_adapter(state.adapter, weights, steps, self.store.kept_update, self.config.aggregation)
         self.roster.strikes.update(this.strikes)
-        used = {name: state.positions.get(name, 0) + self.config.prompts_per_round for name in this.taken}
+        used = {name: state.positions.get(name, 0) + t.examples for name, t in this.taken.items()}
         done = replace(
             state,
             round=this.number,
@@ -182,7 +191,7 @@ class Rounds:
             "update_norm": l2_norm(adapter.minus(state.adapter)),
             "refused": this.refused,
             "clients": {
-                n: {"share": weights[n], "examples": self.config.prompts_per_round, "norm": t.norm, **t.metrics}
+                n: {"share": weights[n], "steps": t.steps, "examples": t.examples, "norm": t.norm, **t.metrics}
                 for n, t in sorted(this.taken.items())
             },
         }

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
-import os
 import shutil
 import time
 from collections.abc import Generator, Mapping
@@ -26,9 +24,8 @@ from ..common.adapter import Adapter, Vector
 from ..common.config import RunConfig, load_scenario
 from ..common.errors import ConfigError, RunError
 from ..common.files import write_atomic
+from ..common.jsonl import Entry, append_line, as_line, read_lines
 from ..common.peft_files import read_peft, write_peft
-
-Entry = dict[str, object]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +128,7 @@ class Store:
         after = entries[entries.index(entry) + 1 :] if entry in entries else entries[1:]
         voids = [e for e in after if e.get("event") == "VOID" and e.get("round") == number + 1]
         keep = [line for line in read_lines(self.metrics) if _round_of(line) <= number]
-        write_atomic(self.metrics, b"".join(_line(line) for line in keep))
+        write_atomic(self.metrics, b"".join(as_line(line) for line in keep))
         return State(
             federation=str(created["federation"]),
             base_model_sha256=str(created["base_model"]),
@@ -181,55 +178,6 @@ class Store:
     def _write_adapter(self, number: int, adapter: Adapter, base_model: str) -> None:
         is_path = Path(base_model).exists()
         write_peft(adapter, self.adapter_folder(number), Path(base_model).name if is_path else base_model)
-
-
-def append_line(path: Path, line: Mapping[str, object]) -> None:
-    """Append one JSON line and flush it to the disk. A torn line of an earlier crash is cut off first.
-
-    Raises:
-        OSError: the disk is full; what stood in the file before still stands.
-    """
-    with path.open("ab+", buffering=0) as file:
-        end = file.seek(0, os.SEEK_END)
-        if end and (file.seek(end - 1), file.read(1))[1] != b"\n":
-            file.seek(0)
-            end = file.read().rfind(b"\n") + 1
-            file.truncate(end)
-        try:
-            data = _line(line)
-            while data:  # an unbuffered write may be short, and says so by nothing but its count
-                data = data[file.write(data) :]
-            os.fsync(file.fileno())
-        except OSError:
-            with contextlib.suppress(OSError):
-                os.truncate(path, end)
-            raise
-
-
-def read_lines(path: Path) -> list[Entry]:
-    """All whole JSON lines of a file; a torn last line, which a crash can leave, is passed over.
-
-    Raises:
-        RunError: another line is no JSON object. Nothing of fedgrpo's writes such a line.
-    """
-    if not path.exists():
-        return []
-    *whole, _ = path.read_bytes().split(b"\n")
-    return [_entry(path, number, line) for number, line in enumerate(whole, start=1) if line]
-
-
-def _entry(path: Path, number: int, line: bytes) -> Entry:
-    try:
-        entry = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise RunError(f"{path}, line {number} is damaged: it is not JSON.") from error
-    if not isinstance(entry, dict):
-        raise RunError(f"{path}, line {number} is damaged: it is no JSON object.")
-    return cast(Entry, entry)
-
-
-def _line(line: Mapping[str, object]) -> bytes:
-    return json.dumps(line, separators=(",", ":")).encode() + b"\n"
 
 
 def _counts(value: object) -> dict[str, int]:

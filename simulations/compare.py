@@ -72,14 +72,16 @@ def compare(target: Path, adjust: Callable[[RunConfig], RunConfig], seed: int | 
         ConfigError: `target` is neither, or the adapter does not fit the model.
     """
     from ..client.learner.evaluate import answer_all
-    from ..client.learner.resident import ResidentModel
+    from ..client.learner.model import Base
+    from ..client.learner.resident import ResidentModel, prepare_process
 
     run, folder = _locate(target)
     config = adjust(load_scenario(run / "config.resolved.toml"))
     adapter = read_peft(folder)
     _, problems = load_problems(config)
-    model_folder = resolve_model(config.model.name, config.model.revision)
-    model = ResidentModel(model_folder, config, adapter.schema.trains, problems[0])
+    folder = resolve_model(config.model.name, config.model.revision)
+    base = Base.load(folder, config.model.dtype, prepare_process())
+    model = ResidentModel(base, config, adapter.schema.trains, problems[0])
     if model.schema.sha256 != adapter.schema.sha256:
         raise ConfigError(f"The adapter in {folder} was trained on a model of other shapes than {config.model.name}.")
     sampling_seed = derived_seed(config.federation.seed if seed is None else seed, "compare")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from math import nan
 from pathlib import Path
 from typing import Any
 
 from ..common.files import write_atomic
+from ..common.jsonl import read_lines
 from ..common.protocol import Tally
 from ..server.scores import points, score
-from ..server.store import read_lines
 from .results import Run, accuracy
 from .screen import notes
 
@@ -96,7 +97,9 @@ def _accuracy(axes: Any, run: Run) -> None:
 
 def _per_client(axes: Any, run: Run, metric: str, label: str) -> None:
     for name in sorted({name for line in run.rounds for name in line["clients"]}):
-        points = [(line["round"], line["clients"][name][metric]) for line in run.rounds if name in line["clients"]]
+        points = [
+            (line["round"], line["clients"][name].get(metric, nan)) for line in run.rounds if name in line["clients"]
+        ]
         axes.plot(*zip(*points, strict=True), "o-", markersize=3, label=name)
     axes.set_ylabel(label)
     axes.set_ylim(bottom=0)
@@ -149,13 +152,13 @@ def _client_rows(run: Run) -> list[dict[str, Any]]:
             {
                 "name": name,
                 "rounds": len(mine),
-                "first": mine[0]["reward/mean"],
-                "last": mine[-1]["reward/mean"],
-                "signal": 1 - sum(m["groups/zero-variance-share"] for m in mine) / len(mine),
+                "first": mine[0].get("reward/mean", nan),
+                "last": mine[-1].get("reward/mean", nan),
+                "signal": 1 - sum(m.get("groups/zero-variance-share", nan) for m in mine) / len(mine),
                 "share": sum(m["share"] for m in mine) / len(mine),
                 "examples": sum(m["examples"] for m in mine),
-                "seconds": sum(m["seconds/total"] for m in mine),
-                "generate": sum(m["seconds/generate"] for m in mine),
+                "seconds": sum(m.get("seconds/total", nan) for m in mine),
+                "generate": sum(m.get("seconds/generate", nan) for m in mine),
             }
         )
     return rows

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from ..client.learner.data import Problem
 from ..client.learner.evaluate import Answered
-from ..client.learner.resident import Watcher
+from ..client.learner.watcher import Watcher
+from ..common.jsonl import append_line, read_lines
 from ..common.protocol import EvaluateTask
-from ..server.store import append_line, read_lines
 
 LOGGER = logging.getLogger("fedgrpo.client.progress")
 SAMPLES_PER_CLIENT = 3

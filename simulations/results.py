@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from math import nan
 from pathlib import Path
 from typing import Any
 
 from ..common.config import RunConfig, load_scenario
 from ..common.errors import ConfigError, RunError
+from ..common.jsonl import read_lines
 from ..common.protocol import Tally
 from ..server.scores import Climb, Score, climb_by_style, score
-from ..server.store import read_lines
 
 Line = dict[str, Any]
 
@@ -89,8 +90,8 @@ class Run:
 
     def rewards(self) -> list[float]:
         """Mean reward over the clients, by round: each client's in its own units."""
-        means = [[client["reward/mean"] for client in line["clients"].values()] for line in self.rounds]
-        return [sum(values) / len(values) for values in means]
+        told = [[c["reward/mean"] for c in line["clients"].values() if "reward/mean" in c] for line in self.rounds]
+        return [sum(values) / len(values) if values else nan for values in told]
 
     def result(self) -> dict[str, Any]:
         """The run as one JSON object: what `simulate --format json` prints last."""

@@ -194,9 +194,9 @@ class _LiveView(logging.Handler):
             case events.RoundStarted(number, _, cohort):
                 self._doing |= dict.fromkeys(cohort, f"round {number}: working")
             case events.UpdateTaken(_, name, metrics):
-                self._rewards.setdefault(name, []).append(metrics["reward/mean"])
-                self._signal[name] = 1 - metrics["groups/zero-variance-share"]
-                self._doing[name] = f"done in {metrics['seconds/total']:.1f} s"
+                self._rewards.setdefault(name, []).append(metrics.get("reward/mean", 0.0))
+                self._signal[name] = 1 - metrics.get("groups/zero-variance-share", 0.0)
+                self._doing[name] = f"done in {metrics.get('seconds/total', 0.0):.1f} s"
             case events.RoundCommitted():
                 self._rounds.append(event)
             case events.Evaluated(number, "sampled", found):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..client.learner import Learner
 from ..client.learner.data import Problem
+from ..client.learner.files import model_folder
 from ..client.learner.rewards import Reward, load_rewards
 from ..common.config import RunConfig, Value
 from ..common.errors import ConfigError
@@ -93,30 +94,14 @@ def resolve_model(name: str, revision: str) -> Path:
     """
     if name == "builtin":
         return BUILTIN_POLICY
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise ConfigError(f"{folder} is no model folder: it holds no config.json.")
-        return folder.resolve()
-    if name.startswith((".", "/", "~")) or name.count("/") != 1:
-        raise ConfigError(f"There is no model folder {name}. Give an existing folder, a Hub name, or builtin.")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    wanted = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]
-    try:
-        return Path(snapshot_download(name, revision=revision or None, allow_patterns=wanted))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise ConfigError(
-            f"Cannot get the model {name} from the Hub ({type(error).__name__}). Check the name and the network, or "
-            "give a local folder (--model DIR); --model builtin needs neither."
-        ) from error
+    return model_folder(name, revision)
 
 
 @lru_cache(maxsize=1)
 def _resident(config: RunConfig) -> ResidentModel:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    from ..client.learner.resident import ResidentModel
+    from ..client.learner.resident import Base, ResidentModel, prepare_process
 
-    folder = resolve_model(config.model.name, config.model.revision)
-    return ResidentModel(folder, config, TRAINS[config.aggregation.method], divide(config)[0][0][0])
+    device = prepare_process()
+    base = Base.load(resolve_model(config.model.name, config.model.revision), config.model.dtype, device)
+    return ResidentModel(base, config, TRAINS[config.aggregation.method], divide(config)[0][0][0])

@@ -74,6 +74,10 @@ def client_app(config: RunConfig, behave: Behaviour = honest) -> ClientApp:
                 "schema": own.to_json(),
                 "base-model-sha256": "0" * 64,
                 "reward-names": "correctness",
+                "metrics": ",".join(metrics()),
+                "device": "cpu",
+                "memory-bytes": 0,
+                "tokens-per-second": 0.0,
                 "examples": 100,
                 "prompts-too-long": 0,
             }
@@ -85,7 +89,7 @@ def client_app(config: RunConfig, behave: Behaviour = honest) -> ClientApp:
         number, header = int(context.node_config["partition-id"]), wire.header_of(message.content)
         seed = derived_seed(config.federation.seed, number, int(header["round"]), int(header["position"]))
         delta = np.random.default_rng(seed).normal(size=own.size).astype(np.float32)
-        reply = wire.pack({**{k: header[k] for k in ECHO}, "num-examples": 4}, vector=delta)
+        reply = wire.pack({**{k: header[k] for k in ECHO}, "num-steps": 1, "num-examples": 4}, vector=delta)
         wire.with_metrics(reply, metrics())
         return Message(behave(number, {**header, "kind": "train"}, reply), reply_to=message)
 

@@ -4,10 +4,10 @@ import math
 
 import numpy as np
 import pytest
-from fedgrpo.common.adapter import Adapter, AdapterSchema, Module
+from fedgrpo.common.adapter import Adapter, AdapterSchema, Module, clip_norm, l2_norm
 from fedgrpo.common.protocol import Update
 from fedgrpo.common.settings import Aggregation
-from fedgrpo.server.aggregation import clip_norm, l2_norm, next_adapter, raw_weight, shares
+from fedgrpo.server.aggregation import next_adapter, raw_weight, shares
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,12 +26,27 @@ def random_deltas(own, names, seed):
     return {name: rng.normal(size=own.size).astype(np.float32) for name in names}
 
 
+def fold(start, weights, delta_of, steps=4, **settings):
+    return next_adapter(start, weights, dict.fromkeys(weights, steps), delta_of, Aggregation(**settings))
+
+
+def test_deltas_of_different_numbers_of_steps_are_normalised():
+    """FedNova by hand: (1/2 * 2 + 1/2 * 6) steps times the mean of 4 / 2 and 6 / 6 a step."""
+    own = AdapterSchema(modules=(Module("m", 1, 1),), rank=1, alpha=1, trains=("B",), seed=0)
+    deltas = {"fast": np.float32([6]), "slow": np.float32([4])}
+    weights, steps = {"fast": 0.5, "slow": 0.5}, {"fast": 6, "slow": 2}
+    moved = next_adapter(Adapter.initial(own), weights, steps, deltas.__getitem__, Aggregation())
+    assert moved.vector.tolist() == [4 * 1.5]
+    ignored = next_adapter(Adapter.initial(own), {"fast": 1.0, "slow": 0.0}, steps, deltas.__getitem__, Aggregation())
+    assert ignored.vector.tolist() == [6.0]
+
+
 def test_the_mean_of_three_numbers():
     own = AdapterSchema(modules=(Module("m", 1, 1),), rank=1, alpha=1, trains=("B",), seed=0)
     deltas = {"a": np.float32([1]), "b": np.float32([2]), "c": np.float32([6])}
     weights = shares({"a": 1.0, "b": 1.0, "c": 2.0}, 1.0)
     assert weights == {"a": 0.25, "b": 0.25, "c": 0.5}
-    assert next_adapter(Adapter.initial(own), weights, deltas.__getitem__, Aggregation()).vector.tolist() == [3.75]
+    assert fold(Adapter.initial(own), weights, deltas.__getitem__).vector.tolist() == [3.75]
 
 
 def product(adapter):
@@ -45,7 +60,7 @@ def test_the_mean_of_b_is_the_mean_of_the_products_and_the_mean_of_both_is_not()
     for method, trains in (("ffa", ("B",)), ("naive", ("A", "B"))):
         own = schema(trains)
         start, deltas = Adapter.initial(own), random_deltas(own, weights, 1)
-        folded = product(next_adapter(start, weights, deltas.__getitem__, Aggregation(method=method)))
+        folded = product(fold(start, weights, deltas.__getitem__, method=method))
         exact = sum(share * product(start.plus(deltas[name])) for name, share in weights.items())
         errors[method] = np.linalg.norm(folded - exact) / np.linalg.norm(exact)
     assert errors["ffa"] < 1e-6
@@ -58,8 +73,8 @@ def test_the_order_of_arrival_changes_no_bit(order, seed):
     deltas, start = random_deltas(own, "abcd", seed), Adapter.initial(own)
     weights = dict(zip("abcd", (0.1, 0.2, 0.3, 0.4), strict=True))
     shuffled = {name: weights[name] for name in order}
-    one = next_adapter(start, weights, deltas.__getitem__, Aggregation())
-    assert next_adapter(start, shuffled, deltas.__getitem__, Aggregation()).sha256 == one.sha256
+    one = fold(start, weights, deltas.__getitem__)
+    assert fold(start, shuffled, deltas.__getitem__).sha256 == one.sha256
 
 
 @given(st.integers(0, 2**31 - 1), st.floats(0.1, 1e3))
@@ -67,7 +82,7 @@ def test_one_client_is_the_identity(seed, weight):
     own = schema(("B",))
     (delta,) = random_deltas(own, "a", seed).values()
     weights = shares({"a": weight}, 0.5)
-    moved = next_adapter(Adapter.initial(own), weights, lambda _: delta, Aggregation())
+    moved = fold(Adapter.initial(own), weights, lambda _: delta)
     assert (moved.vector == Adapter.initial(own).plus(delta).vector).all()
 
 
@@ -75,7 +90,7 @@ def test_without_any_weight_the_adapter_stays():
     own = schema(("B",))
     start = Adapter.initial(own)
     weights = shares({"a": 0.0, "b": 0.0}, 0.5)
-    moved = next_adapter(start, weights, random_deltas(own, "ab", 0).__getitem__, Aggregation())
+    moved = fold(start, weights, random_deltas(own, "ab", 0).__getitem__)
     assert moved.sha256 == start.sha256
 
 
@@ -98,7 +113,7 @@ def test_a_capped_client_gives_to_the_others_in_proportion():
 
 
 def test_effective_groups_count_for_a_client_and_not_its_examples():
-    update = Update(delta=np.zeros(1, np.float32), num_examples=16, metrics={"groups/effective": 3.0})
+    update = Update(delta=np.zeros(1, np.float32), num_steps=4, num_examples=16, metrics={"groups/effective": 3.0})
     assert [raw_weight(update, rule) for rule in ("effective-groups", "examples", "uniform")] == [3.0, 16.0, 1.0]
 
 

@@ -20,7 +20,7 @@ def test_a_message_survives_the_wire_and_shares_nothing():
     got = Parcel.pack(sent, "id-1").open()
     assert got.metadata.message_id == "id-1"
     assert (got.metadata.dst_node_id, got.metadata.group_id, got.metadata.message_type) == (7, "3.1", "train")
-    assert wire.header_of(got.content) == {"protocol": 1, "round": 3}
+    assert wire.header_of(got.content) == {"protocol": wire.PROTOCOL, "round": 3}
     assert (wire.vector_of(got.content, vector.size) == vector).all()
     assert got.content is not sent.content
 
@@ -40,5 +40,5 @@ def test_the_byte_count_is_the_payload_plus_little():
 def test_a_message_of_another_protocol_is_refused():
     content = wire.pack({"round": 1})
     content["header"]["protocol"] = 99
-    with pytest.raises(ProtocolError, match="protocol 1"):
+    with pytest.raises(ProtocolError, match="protocol 2"):
         wire.header_of(content)

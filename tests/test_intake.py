@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from federation import metrics, schema, settings
 from fedgrpo.common import wire
+from fedgrpo.common.config import RunConfig
 from fedgrpo.common.errors import ProtocolError
 from fedgrpo.common.protocol import Capabilities
-from fedgrpo.common.settings import Intake
 from fedgrpo.server.intake import read_capabilities, read_evaluation, read_update
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from hypothesis import given
@@ -22,8 +22,8 @@ EXPECTED = {
     "nonce": "ab",
     "schema-sha256": "s",
     "config-sha256": "c",
-    "num-examples": 4,
 }
+WORK = {"num-steps": 1, "num-examples": 4}
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def own(tmp_path_factory):
 
 def reply(own, header=None, vector=None, found=None):
     size = own.size
-    content = wire.pack({**EXPECTED, **(header or {})})
+    content = wire.pack({**EXPECTED, **WORK, **(header or {})})
     data = np.ones(size, np.float32) if vector is None else vector
     content["vector"] = ArrayRecord({"vector": Array("float32", (size,), wire.RAW, data.astype("<f4").tobytes())})
     return wire.with_metrics(content, found or metrics())
@@ -45,13 +45,15 @@ def member(own):
         schema=own,
         base_model_sha256="",
         reward_names=("correctness",),
+        metrics=tuple(metrics()),
         examples=9,
         prompts_too_long=0,
     )
 
 
 def read(content, own, **limits):
-    return read_update(content, member(own), EXPECTED, own, Intake(**limits))
+    values = {"train.steps-per-round": 1, **{f"intake.{k.replace('_', '-')}": v for k, v in limits.items()}}
+    return read_update(content, member(own), EXPECTED, own, RunConfig().with_values(values))
 
 
 def test_a_sound_update_comes_through_unchanged(own):
@@ -111,7 +113,7 @@ HOSTILE = {
     "infinity": with_array(raw([float("inf")] * N)),
     "minus infinity": with_array(raw([1.0] * (N - 1) + [float("-inf")])),
     "no header": lambda c: c.pop("header"),
-    "another protocol": with_header(protocol=2),
+    "another protocol": with_header(protocol=1),
     "another federation": with_header(federation="fed-2"),
     "an earlier round": with_header(round=1),
     "a later round": with_header(round=3),
@@ -128,6 +130,10 @@ HOSTILE = {
     "fewer examples than asked for": with_header(num_examples=3),
     "a record too many": lambda c: c.update({"more": ConfigRecord({"x": "y" * 10**6})}),
     "groups that contradict each other": with_metric("groups/zero-variance-share", 1.0),
+    "no steps": with_header(num_steps=0),
+    "more steps than asked for": with_header(num_steps=2, num_examples=8),
+    "steps that are true": with_header(num_steps=True),
+    "steps that are missing": lambda c: c["header"].pop("num-steps"),
     "examples that are a float": with_header(num_examples=4.0),
     "examples that are true": with_header(num_examples=True),
     "examples that are text": with_header(num_examples="4"),
@@ -173,7 +179,7 @@ SCALARS = st.one_of(
 
 
 @hypothesis_settings(max_examples=300, deadline=None)
-@given(st.dictionaries(st.sampled_from([*EXPECTED, "num-examples", "protocol", "error", "x"]), SCALARS, min_size=1))
+@given(st.dictionaries(st.sampled_from([*EXPECTED, *WORK, "protocol", "error", "x"]), SCALARS, min_size=1))
 def test_no_header_crashes_the_intake(own, changes):
     content = reply(own)
     content["header"] = ConfigRecord({**content["header"], **changes})
@@ -181,8 +187,8 @@ def test_no_header_crashes_the_intake(own, changes):
         update = read(content, own)
     except ProtocolError:
         return
-    assert update.num_examples >= 1
-    assert {k: v for k, v in changes.items() if k != "num-examples"}.items() <= {**EXPECTED, "protocol": 1}.items()
+    assert update.num_examples == 4
+    assert changes.items() <= {**EXPECTED, **WORK, "protocol": wire.PROTOCOL}.items()
 
 
 def join(own, **changes):
@@ -191,6 +197,10 @@ def join(own, **changes):
         "schema": own.to_json(),
         "base-model-sha256": "0" * 64,
         "reward-names": "correctness,own",
+        "metrics": "groups/effective,reward/own/mean",
+        "device": "cuda",
+        "memory-bytes": 1 << 35,
+        "tokens-per-second": 900.5,
         "examples": 5,
         "prompts-too-long": 0,
     }
@@ -198,7 +208,11 @@ def join(own, **changes):
 
 
 def test_what_a_client_says_when_it_joins(own):
-    assert read_capabilities(join(own)).reward_names == ("correctness", "own")
+    can = read_capabilities(join(own))
+    assert can.reward_names == ("correctness", "own")
+    assert can.metrics == ("groups/effective", "reward/own/mean")
+    assert (can.device, can.memory_bytes, can.tokens_per_second) == ("cuda", 1 << 35, 900.5)
+    assert read_capabilities(join(own, reward_names="", metrics="")).metrics == ()
     for changes in (
         {"organisation": "../../etc"},
         {"organisation": ""},
@@ -213,6 +227,16 @@ def test_what_a_client_says_when_it_joins(own):
         {"examples": 0},
         {"examples": 2.0},
         {"prompts_too_long": -1},
+        {"metrics": "reward/other/mean"},
+        {"metrics": "patient/name"},
+        {"metrics": "groups/effective,groups/effective"},
+        {"metrics": 3},
+        {"device": "<script>"},
+        {"memory_bytes": -1},
+        {"memory_bytes": 1.0},
+        {"tokens_per_second": float("nan")},
+        {"tokens_per_second": 5},
+        {"tokens_per_second": -1.0},
         {"error": "config"},
     ):
         with pytest.raises(ProtocolError):

@@ -29,6 +29,7 @@ class Fake:
             schema=self._own,
             base_model_sha256="0" * 64,
             reward_names=("correctness",),
+            metrics=tuple(metrics()),
             examples=9,
             prompts_too_long=1,
         )
@@ -47,7 +48,7 @@ def call(tmp_path, monkeypatch):
 
     def send(kind, header=None, act=None, vector=None):
         identify_process()
-        monkeypatch.setattr(main, "_learner", lambda *_: Fake(own, act))
+        monkeypatch.setattr(main, "_simulated", lambda *_: Fake(own, act))
         content = wire.pack({"config-sha256": config.sha256, **(header or {})}, vector=vector)
         message = Message(content, 7, kind)
         context = Context(1, 7, {"partition-id": 0}, RecordDict(), config.flat())
@@ -83,7 +84,7 @@ def raising(error):
 )
 def test_a_failure_leaves_as_a_code_and_its_text_stays(call, error, code):
     content = call("train", header(call.schema), raising(error), np.zeros(call.schema.size, np.float32))
-    assert wire.header_of(content) == {"protocol": 1, "error": code}
+    assert wire.header_of(content) == {"protocol": wire.PROTOCOL, "error": code}
     assert list(content) == ["header"]
     assert CANARY not in repr(content)
 
@@ -94,14 +95,14 @@ def test_an_update_is_what_the_server_takes(call):
     def act(task):
         assert task.position == 12
         assert (task.adapter.vector == 2.0).all()
-        return Update(delta=delta, num_examples=4, metrics=metrics())
+        return Update(delta=delta, num_steps=1, num_examples=4, metrics=metrics())
 
     sent = header(call.schema, position=12)
     content = call("train", sent, act, np.full(call.schema.size, 2.0, np.float32))
     echo = {k: sent[k] for k in ("federation", "round", "attempt", "nonce", "schema-sha256")}
-    expected = {**echo, "config-sha256": call.config.sha256, "num-examples": 4}
+    expected = {**echo, "config-sha256": call.config.sha256}
     member = read_capabilities(call("query.join"))
-    assert (read_update(content, member, expected, call.schema, call.config.intake).delta == delta).all()
+    assert (read_update(content, member, expected, call.schema, call.config).delta == delta).all()
 
 
 def test_counts_are_what_the_server_takes(call):
@@ -127,7 +128,7 @@ def test_counts_are_what_the_server_takes(call):
         {"round": True},
         {"position": 1.5},
         {"last-refusal": 3},
-        {"protocol": 2},
+        {"protocol": 1},
     ],
 )
 def test_a_task_that_is_not_exactly_right_is_refused_before_any_work(call, changes):
@@ -145,10 +146,10 @@ def test_an_adapter_that_does_not_fit_is_refused(call, vector):
     assert not worked
 
 
-def test_a_node_without_a_partition_may_use_no_data(tmp_path):
+def test_a_node_that_is_no_organisation_may_use_no_data(tmp_path):
     config = settings(tmp_path)
-    with pytest.raises(ConfigError, match="no partition-id"):
-        main._learner((), tuple(sorted(config.flat().items())))
+    with pytest.raises(ConfigError, match="no config-path"):
+        main._simulated((), tuple(sorted(config.flat().items())))
 
 
 def test_the_adapter_of_a_task_cannot_be_written_to(call):
@@ -156,7 +157,7 @@ def test_the_adapter_of_a_task_cannot_be_written_to(call):
         assert isinstance(task.adapter, Adapter)
         with pytest.raises(ValueError, match="read-only"):
             task.adapter.vector[0] = 1
-        return Update(delta=task.adapter.vector, num_examples=4, metrics=metrics())
+        return Update(delta=task.adapter.vector, num_steps=1, num_examples=4, metrics=metrics())
 
     content = call("train", header(call.schema), act, np.zeros(call.schema.size, np.float32))
     assert "error" not in wire.header_of(content)

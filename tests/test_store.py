@@ -12,8 +12,9 @@ from fedgrpo.common.adapter import Adapter
 from fedgrpo.common.config import load_scenario
 from fedgrpo.common.errors import RunError
 from fedgrpo.common.files import write_atomic
-from fedgrpo.server import store as store_module
-from fedgrpo.server.store import Store, append_line, read_lines
+from fedgrpo.common.jsonl import append_line, read_lines
+from fedgrpo.common import jsonl
+from fedgrpo.server.store import Store
 
 
 def committed(tmp_path, rounds=3):
@@ -106,7 +107,7 @@ def test_a_line_that_could_not_be_flushed_is_taken_back(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(store_module.os, "fsync", fail)
+    monkeypatch.setattr(jsonl.os, "fsync", fail)
     with pytest.raises(OSError, match="No space"):
         append_line(path, {"b": 2})
     monkeypatch.undo()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,31 @@ class Problem:
         }
 
 
+def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(where it stands, the object) for each line of a JSON Lines file.
+
+    Raises:
+        ConfigError: the file cannot be read.
+        DataError: a line is no JSON object; file and line are named.
+    """
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise ConfigError(f"Cannot read {path}: {error.strerror}.") from error
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        try:
+            row = json.loads(line)
+            json.dumps(row, ensure_ascii=False).encode()  # half a surrogate pair is JSON, and no text
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{where} is not JSON: {error}.") from error
+        if not isinstance(row, dict):
+            raise DataError(f"{where} is no JSON object.")
+        yield where, row
+
+
 def read_jsonl(path: Path, wanted: Sequence[str]) -> list[dict[str, str]]:
     """The objects of a JSON Lines file, each of which has the text fields `wanted`.
 
@@ -39,22 +64,11 @@ def read_jsonl(path: Path, wanted: Sequence[str]) -> list[dict[str, str]]:
         ConfigError: the file cannot be read.
         DataError: a line is no JSON object, or lacks a field; names file and line.
     """
-    try:
-        lines = path.read_bytes().splitlines()
-    except OSError as error:
-        raise ConfigError(f"Cannot read {path}: {error.strerror}.") from error
     rows: list[dict[str, str]] = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            json.dumps(row, ensure_ascii=False).encode()  # half a surrogate pair is JSON, and no text
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{path}, line {number} is not JSON: {error}.") from error
-        missing = [k for k in wanted if not isinstance(row, dict) or not isinstance(row.get(k), str)]
+    for where, row in json_lines(path):
+        missing = [key for key in wanted if not isinstance(row.get(key), str)]
         if missing:
-            raise DataError(f"{path}, line {number} has no text field {missing[0]!r}.")
+            raise DataError(f"{where} has no text field {missing[0]!r}.")
         rows.append(row)
     if not rows:
         raise DataError(f"{path} holds no problems.")

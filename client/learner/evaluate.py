@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -37,6 +38,7 @@ def answer_all(
     system_prompt: str,
     temperature: float,
     seed: int,
+    on_batch: Callable[[int, int], None] = lambda number, batches: None,
 ) -> list[Answered]:
     """One completion per problem, in the order given.
 
@@ -45,6 +47,7 @@ def answer_all(
 
     Args:
         temperature: 0 decodes greedily.
+        on_batch: told after each batch: its number, and how many there are.
     """
     prompts = prompt_texts(tokenizer, problems, system_prompt)
     order = sorted(range(len(problems)), key=lambda i: (len(prompts[i]), i))
@@ -71,6 +74,7 @@ def answer_all(
         texts = tokenizer.batch_decode(completions, skip_special_tokens=True)
         for i, text, tokens in zip(batch, texts, completions, strict=True):
             found[i] = _judge(problems[i], text, tokens, sampling)
+        on_batch(number + 1, math.ceil(len(order) / batch_size))
     return [found[i] for i in range(len(problems))]
 
 

@@ -6,9 +6,9 @@ The base model is loaded once in a process and never changed. An adapter goes in
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -22,10 +22,31 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from ...common.adapter import Adapter, AdapterSchema, Module
 from ...common.config import RunConfig
 from ...common.errors import ConfigError
+from .files import file_hash
 
 PROBE = "If 17 apples cost $34.50, what do 3 cost?\n<reasoning>\n"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
 REFERENCE = "ref"  # the name TRL looks for
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """A base model, resident in memory, with its tokenizer."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    sha256: str
+    """Of its files (`file_hash`)."""
+
+    @property
+    def dtype(self) -> str:
+        """Type of the weights: `float32`, `bfloat16` or `float16`."""
+        return str(self.model.dtype).removeprefix("torch.")
+
+    @classmethod
+    def load(cls, folder: Path, dtype: str, device: torch.device) -> Base:
+        """Load a model folder: safetensors only, no code from the folder."""
+        return cls(load_base(folder, dtype, device), load_tokenizer(folder), file_hash(folder))
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -54,26 +75,19 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def load_base(folder: Path, dtype: str, device: torch.device) -> PreTrainedModel:
-    """The base model of a folder, safetensors only, no code from the folder."""
+    """The base model of a folder, safetensors only, no code from the folder; `auto` takes the type of the file."""
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=getattr(torch, dtype), local_files_only=True, trust_remote_code=False, use_safetensors=True
+            folder,
+            dtype=dtype if dtype == "auto" else getattr(torch, dtype),
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ConfigError(f"The model in {folder} cannot be loaded: {error}") from error
     model.to(device)  # pyright: ignore[reportArgumentType]
     return model
-
-
-def file_hash(folder: Path) -> str:
-    """SHA-256 over what decides a model's answers: weights, architecture, tokenizer, chat template."""
-    digest = hashlib.sha256()
-    patterns = ("*.safetensors", "config.json", "tokenizer*.json", "chat_template*")
-    for path in sorted({path for pattern in patterns for path in folder.glob(pattern)}):
-        digest.update(path.name.encode())
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
 
 
 def adapter_schema(model: PreTrainedModel, config: RunConfig, trains: tuple[str, ...]) -> AdapterSchema:
@@ -142,6 +156,10 @@ class AdaptedModel:
         trained = tuple(f".lora_{factor}.default." for factor in self.schema.trains)
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(any(mark in name for mark in trained))
+
+    def release(self) -> PreTrainedModel:
+        """The base model as it was before it was adapted. This object is of no use afterwards."""
+        return cast(PreTrainedModel, self.model.unload())
 
     @contextmanager
     def base_only(self) -> Iterator[None]:

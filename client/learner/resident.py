@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 import os
+import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from transformers.utils import logging as transformers_logging
 
 from ...common.adapter import AdapterSchema
 from ...common.config import RunConfig
-from ...common.errors import DataError
-from ...common.protocol import Capabilities, EvaluateTask, Evaluation, TrainTask, Update
+from ...common.errors import ConfigError, DataError
+from ...common.protocol import (
+    TRAIN_METRICS,
+    Capabilities,
+    EvaluateTask,
+    Evaluation,
+    TrainTask,
+    Update,
+    reward_metrics,
+)
 from ...common.seeds import derived_seed
 from .data import Problem, reading_order
 from .evaluate import Answered, answer_all, count, prompt_texts
-from .model import adapter_schema, file_hash, load_base, load_tokenizer
+from .model import Base, adapter_schema
 from .rewards import Reward, try_rewards
 from .trainer import LocalRound, LocalTrainer
+from .watcher import Watcher
+
+MEASURED_TOKENS = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,30 +45,29 @@ class ClientData:
     system_prompt: str
 
 
-class Watcher:
-    """Told what a learner does, on this machine only. This one looks away."""
-
-    def step(self, number: int, reward: float) -> None:
-        """A step of local training is done; its mean reward."""
-
-    def answers(
-        self, task: EvaluateTask, problems: Sequence[Problem], base: Sequence[Answered], now: Sequence[Answered]
-    ) -> None:
-        """Held-out problems were answered, by the base model and with the task's adapter."""
-
-
 class ResidentModel:
-    """Base model, tokenizer and trainer, loaded once in a process."""
+    """A base model with adapter and trainer for one run's settings."""
 
-    def __init__(self, folder: Path, config: RunConfig, trains: tuple[str, ...], example: Problem) -> None:
-        prepare_process()
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    def __init__(self, base: Base, config: RunConfig, trains: tuple[str, ...], example: Problem) -> None:
         self.config = config
-        self.sha256 = file_hash(folder)
-        self.tokenizer = load_tokenizer(folder)
-        base = load_base(folder, config.model.dtype, device)
-        self.schema: AdapterSchema = adapter_schema(base, config, trains)
-        self.trainer = LocalTrainer(base, self.tokenizer, self.schema, config, example.row(""))
+        self.sha256 = base.sha256
+        self.tokenizer = base.tokenizer
+        self.schema: AdapterSchema = adapter_schema(base.model, config, trains)
+        self.trainer = LocalTrainer(base.model, base.tokenizer, self.schema, config, example.row(""))
+
+    @torch.no_grad()
+    def measure(self, example: Problem, system_prompt: str) -> tuple[str, int, float]:
+        """(kind of device, its memory in bytes, tokens sampled per second in a batch as large as a training step's)."""
+        model, grpo = self.trainer.adapted.model.eval(), self.config.grpo
+        count = grpo.per_device_train_batch_size * grpo.gradient_accumulation_steps
+        texts = prompt_texts(self.tokenizer, [example] * count, system_prompt)
+        inputs = self.tokenizer(texts, return_tensors="pt", add_special_tokens=False).to(model.device)
+        start = time.perf_counter()
+        model.generate(**inputs, max_new_tokens=MEASURED_TOKENS, min_new_tokens=MEASURED_TOKENS, do_sample=True)
+        speed = count * MEASURED_TOKENS / (time.perf_counter() - start)
+        if model.device.type == "cuda":
+            return "cuda", torch.cuda.get_device_properties(model.device).total_memory, speed
+        return "cpu", os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), speed
 
     def prompt_lengths(self, problems: Sequence[Problem], system_prompt: str) -> list[int]:
         """Tokens of each problem's prompt, chat template included."""
@@ -84,11 +94,13 @@ class ResidentLearner:
 
     def capabilities(self) -> Capabilities:
         """Who we are, the adapter we train, and the prompts we have."""
+        names = tuple(reward.name for reward in self._data.rewards)
         return Capabilities(
             organisation=self._data.organisation,
             schema=self._model.schema,
             base_model_sha256=self._model.sha256,
-            reward_names=tuple(reward.name for reward in self._data.rewards),
+            reward_names=names,
+            metrics=TRAIN_METRICS + reward_metrics(names),
             examples=len(self._shard),
             prompts_too_long=len(self._data.shard) - len(self._shard),
         )
@@ -106,8 +118,8 @@ class ResidentLearner:
             first_step=(task.round - 1) * config.train.steps_per_round,
             on_step=self._watcher.step,
         )
-        delta, metrics = trainer.train(work)
-        return Update(delta=delta, num_examples=len(order), metrics=metrics)
+        delta, steps, metrics = trainer.train(work)
+        return Update(delta=delta, num_steps=steps, num_examples=config.prompts_in(steps), metrics=metrics)
 
     def evaluate(self, task: EvaluateTask) -> Evaluation:
         """Answer the held-out problems with the adapter, and count against the base model's answers."""
@@ -131,15 +143,27 @@ class ResidentLearner:
             system_prompt=self._data.system_prompt,
             temperature=temperature,
             seed=derived_seed(config.federation.seed, "evaluate", self._data.organisation),
+            on_batch=self._watcher.batch,
         )
 
 
-def prepare_process() -> None:
-    """One thread on a CPU (more contend and make small models slower), quiet libraries, no telemetry."""
+def prepare_process(device: str = "auto") -> torch.device:
+    """Quiet libraries, no telemetry, and one thread on a CPU: more contend and make small models slower.
+
+    Args:
+        device: `auto` takes a GPU if there is one.
+
+    Raises:
+        ConfigError: the device asked for is not there.
+    """
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-    if not torch.cuda.is_available():
+    chosen = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"model.device is {device}, but PyTorch finds no GPU here. Use cpu, or auto.")
+    if chosen.type == "cpu":
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    return chosen

@@ -122,6 +122,23 @@ class _Log(TrainerCallback):
             self.on_step(state.global_step, self.lines[-1].get("reward", 0.0))
 
 
+class _Budget(TrainerCallback):
+    """Ends a round before a step that would not fit in its seconds, judged by the longest step so far."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._start = self._last = time.perf_counter()
+        self._longest = 0.0
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        now = time.perf_counter()
+        self._longest, self._last = max(self._longest, now - self._last), now
+        if self._seconds and now - self._start + self._longest > self._seconds:
+            control.should_training_stop = True
+
+
 class LocalTrainer:
     """One resident trainer on one resident base model, for any number of clients in turn."""
 
@@ -144,7 +161,7 @@ class LocalTrainer:
                 train_dataset=Dataset.from_list([row]),
                 processing_class=tokenizer,
                 peft_config=lora_config(schema),
-                callbacks=[self.log],
+                callbacks=[self.log, _Budget(config.train.seconds_per_round)],
             )
         self.trainer.remove_callback(PrinterCallback)
         self.trainer.remove_callback(ProgressCallback)
@@ -156,8 +173,8 @@ class LocalTrainer:
         gc.collect()
         gc.freeze()  # each train() starts with a collection, which now passes over model and libraries
 
-    def train(self, work: LocalRound) -> tuple[Vector, dict[str, float]]:
-        """Train one round, and return the delta and TRL's metrics averaged over the steps.
+    def train(self, work: LocalRound) -> tuple[Vector, int, dict[str, float]]:
+        """Train one round, and return the delta, the steps taken, and TRL's metrics averaged over them.
 
         Raises:
             RewardError: a reward function failed; the model is as usable as before.
@@ -166,12 +183,13 @@ class LocalTrainer:
         start = time.perf_counter()
         self.trainer.train()
         self.trainer.meter.total_s = time.perf_counter() - start
-        if self.trainer.state.global_step != self.config.train.steps_per_round:
-            raise RuntimeError(f"TRL took {self.trainer.state.global_step} steps, not the steps of the round")
+        steps, wanted = self.trainer.state.global_step, self.config.train.steps_per_round
+        if steps != wanted and not (self.config.train.seconds_per_round and 1 <= steps < wanted):
+            raise RuntimeError(f"TRL took {steps} steps, not the {wanted} of the round")
         delta = self.adapted.read().minus(work.adapter)
         if self.trainer.meter.effective_groups == 0 and self.config.grpo.beta == 0:
             delta = np.zeros_like(delta)  # no group had an advantage: what moved is float noise, which Adam makes large
-        return delta, self._metrics(work.rewards)
+        return delta, steps, self._metrics(work.rewards)
 
     def _prepare(self, work: LocalRound) -> None:
         trainer = self.trainer

@@ -1,8 +1,10 @@
 """A resident learner on the built-in policy, small enough for a test."""
 
 import pytest
-from fedgrpo.client.learner.resident import ClientData, ResidentLearner, ResidentModel, Watcher
+from fedgrpo.client.learner.model import Base
+from fedgrpo.client.learner.resident import ClientData, ResidentLearner, ResidentModel, prepare_process
 from fedgrpo.client.learner.rewards import load_rewards
+from fedgrpo.client.learner.watcher import Watcher
 from fedgrpo.common.config import RunConfig
 from fedgrpo.common.protocol import TRAINS
 from fedgrpo.simulations.builtin import world
@@ -27,7 +29,9 @@ def make_config(**values):
 
 
 def make_model(config):
-    return ResidentModel(BUILTIN_POLICY, config, TRAINS[config.aggregation.method], PROBLEMS[0])
+    return ResidentModel(
+        Base.load(BUILTIN_POLICY, "float32", prepare_process()), config, TRAINS[config.aggregation.method], PROBLEMS[0]
+    )
 
 
 def make_learner(model, name="client-0", shard=PROBLEMS, rewards=None, watcher=None, held_out=PROBLEMS[:6]):

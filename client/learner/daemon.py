@@ -1,0 +1,171 @@
+"""The learner's process: HTTP over a Unix socket that only its owner may use.
+
+POST   /v1/jobs           a frame that says kind, settings and task; answers {"job": KEY}
+GET    /v1/jobs/KEY       waits up to ?wait= seconds; 200 the result's frame, 202 progress, 409 an error's code
+DELETE /v1/jobs/KEY       nobody waits for it any more
+GET    /v1/status         what the learner is doing: counts and times, no text of the organisation's
+
+The socket's file permissions are the guard. What goes out over it is what `guard.GuardedLearner` lets out: a relay, or
+whatever else runs under the SuperNode's account, gets no more than the server may have.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import grp
+import logging
+import os
+import socket
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from ...common import __version__
+from ...common.errors import ConfigError, ProtocolError
+from ..codes import code_of
+from ..frames import MAX_FIELDS_BYTES, VERSION
+from ..organisation import Site
+from .jobs import Desk, Job
+from .site import SiteLearner
+
+LOGGER = logging.getLogger("fedgrpo.learner")
+MAX_WAIT_S = 30.0
+
+
+def serve(site: Site) -> None:
+    """Serve until a signal ends it.
+
+    Raises:
+        ConfigError: another learner is at work in the folder, or something in the organisation's file is wrong.
+    """
+    prepare_folder(site)
+    with _only_one(site.folder):
+        learner = SiteLearner(site)
+        desk = Desk(learner.do, site.folder / "cache")
+        with _listening(site) as listener:
+            config = uvicorn.Config(_application(desk, learner), log_config=None, access_log=False, lifespan="off")
+            LOGGER.info("%s listens on %s", site.name, site.socket)
+            uvicorn.Server(config).run(sockets=[listener])
+
+
+def prepare_folder(site: Site) -> None:
+    """Make the organisation's folder, which only its owner may enter (and the group that may use the socket)."""
+    try:
+        site.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        (site.folder / "logs").mkdir(exist_ok=True, mode=0o700)
+        site.socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise ConfigError(f"Cannot make the folder {site.folder}: {error.strerror}.") from error
+
+
+def _application(desk: Desk, learner: SiteLearner) -> Starlette:
+    started, limit = time.time(), MAX_FIELDS_BYTES + learner.site.policy.max_bytes_per_round
+
+    async def submit(request: Request) -> Response:
+        body = bytearray()
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > limit:
+                return JSONResponse({"error": "too-large"}, 413)
+        try:
+            job = await run_in_threadpool(desk.submit, bytes(body))
+        except ProtocolError as error:
+            LOGGER.error("%s", error)
+            return JSONResponse({"error": code_of(error)}, 400)
+        return JSONResponse({"job": job.key})
+
+    def look(request: Request) -> Response:
+        try:
+            seconds = min(MAX_WAIT_S, max(0.0, float(request.query_params.get("wait", "0"))))
+        except ValueError:
+            return JSONResponse({"error": "header"}, 400)
+        job = desk.wait(request.path_params["key"], seconds)
+        return _answer(job)
+
+    def cancel(request: Request) -> Response:
+        desk.cancel(request.path_params["key"])
+        return JSONResponse({})
+
+    def status(_: Request) -> Response:
+        job = desk.current()
+        about = {"version": VERSION, "fedgrpo": __version__, "organisation": learner.site.name, "pid": os.getpid()}
+        doing = {} if job is None else {"kind": job.frame.fields.get("kind"), **_progress(job)}
+        return JSONResponse({**about, "started": started, "ready": learner.ready, "job": doing})
+
+    routes = [
+        Route("/v1/jobs", submit, methods=["POST"]),
+        Route("/v1/jobs/{key}", look, methods=["GET"]),
+        Route("/v1/jobs/{key}", cancel, methods=["DELETE"]),
+        Route("/v1/status", status, methods=["GET"]),
+    ]
+    return Starlette(routes=routes)
+
+
+def _answer(job: Job | None) -> Response:
+    if job is None:
+        return JSONResponse({"error": "unknown-job"}, 404)
+    if job.state == "done":
+        return Response(job.result, media_type="application/octet-stream")
+    if job.error is not None:
+        return JSONResponse({"error": code_of(job.error)}, 409)
+    return JSONResponse(_progress(job), 202)
+
+
+def _progress(job: Job) -> dict[str, object]:
+    seconds = time.monotonic() - job.started if job.started else 0.0
+    return {"state": job.state, "step": job.step, "steps": job.steps, "seconds": round(seconds, 1)}
+
+
+@contextmanager
+def _only_one(folder: Path) -> Generator[None]:
+    with (folder / ".learner.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(f"A learner is at work in {folder} already. `fedgrpo client status` shows it.") from error
+        yield
+
+
+@contextmanager
+def _listening(site: Site) -> Generator[socket.socket]:
+    """The socket, made with its permissions: there is no moment in which others could open it."""
+    site.socket.unlink(missing_ok=True)  # of a learner that was killed: the lock says there is no other
+    listener = socket.socket(socket.AF_UNIX)
+    before = os.umask(0o177)
+    try:
+        listener.bind(str(site.socket))
+    except OSError as error:
+        raise ConfigError(f"Cannot make the socket {site.socket}: {error.strerror}.") from error
+    finally:
+        os.umask(before)
+    group = site.settings.learner.socket_group
+    if group:
+        _open_to(group, site)
+    try:
+        yield listener
+    finally:
+        listener.close()
+        site.socket.unlink(missing_ok=True)
+
+
+def _open_to(group: str, site: Site) -> None:
+    """Let a group use the socket, and enter the folder it lies in."""
+    try:
+        number = grp.getgrnam(group).gr_gid
+        os.chown(site.socket, -1, number)
+        site.socket.chmod(0o660)
+        os.chown(site.socket.parent, -1, number)
+        site.socket.parent.chmod(0o710)
+    except (KeyError, OSError) as error:
+        raise ConfigError(
+            f"Cannot open {site.socket} to the group {group} (learner.socket-group): {error}. The group must exist "
+            "and the learner's account must belong to it."
+        ) from error

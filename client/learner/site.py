@@ -1,0 +1,204 @@
+"""An organisation's learner: its data, rewards and model from its own file, resident for as long as the process lives.
+
+Everything heavy is imported where it is first used, so that the socket answers within a second of the start.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...common.config import RunConfig
+from ...common.errors import ConfigError, ProtocolError
+from ...common.protocol import TRAINS, Capabilities, EvaluateTask
+from .. import frames, policy
+from ..frames import Frame
+from ..guard import GuardedLearner
+from ..organisation import Site
+from .files import file_hash, model_folder
+from .jobs import Job
+from .rewards import Reward, load_rewards, try_rewards
+from .tables import read_site
+from .watcher import Watcher
+
+if TYPE_CHECKING:
+    from .resident import Base, ResidentLearner, ResidentModel
+
+LOGGER = logging.getLogger("fedgrpo.learner")
+
+
+class SiteLearner:
+    """Does the jobs that come over the socket."""
+
+    def __init__(self, site: Site) -> None:
+        """Read data and rewards, so that what is wrong with them is found at the start.
+
+        Raises:
+            ConfigError, DataError, RewardError: the organisation's file, a data row or a reward is wrong.
+        """
+        self.site = site
+        self.train, self.held_out = read_site(site)
+        self.rewards = site_rewards(site)
+        try_rewards(self.rewards, self.train[0].row(site.settings.prompt.system))
+        self.folder = site_model(site)
+        self.ready = False
+        self._base: Base | None = None
+        self._learners: dict[str, GuardedLearner] = {}
+        self._model: ResidentModel | None = None
+        self._job: Job | None = None
+
+    def do(self, job: Job) -> Frame:
+        """Do a job.
+
+        Raises:
+            FedGRPOError: the policy forbids it, or it failed in a way that has a code.
+        """
+        frame, self._job = job.frame, job
+        kind = frame.get("kind", str)
+        if kind == "warm-up":
+            self.base("auto")
+            return Frame({})
+        config = RunConfig().with_values(_settings(frame))
+        learner = self._learner(config)
+        LOGGER.info("%s, round %s", kind, frame.fields.get("round", "-"))
+        match kind:
+            case "capabilities":
+                return frames.capabilities_frame(learner.capabilities())
+            case "train":
+                return frames.update_frame(learner.train(frames.train_task(frame, self.schema)))
+            case "evaluate":
+                return frames.evaluation_frame(learner.evaluate(frames.evaluate_task(frame, self.schema)))
+            case _:
+                raise ProtocolError("kind", f"there is no job {kind!r}")
+
+    @property
+    def schema(self) -> Any:
+        """The adapter of the run that is set up."""
+        assert self._model is not None
+        return self._model.schema
+
+    def base(self, dtype: str) -> Base:
+        """The base model, loaded once; `auto` takes the type of its file."""
+        from .model import Base
+        from .resident import prepare_process
+
+        if self._base is None or dtype not in ("auto", self._base.dtype):
+            self._base = None  # first, so that two of them need not fit
+            started = time.perf_counter()
+            device = prepare_process(self.site.settings.model.device)
+            base = Base.load(self.folder, dtype, device)
+            pinned = self.site.settings.model.sha256
+            if base.sha256 != pinned:
+                raise ConfigError(
+                    f"The base model in {self.folder} has SHA-256 {base.sha256}; the organisation's file "
+                    f"pins model.sha256 = {pinned or '(nothing)'}. `fedgrpo client check` prints the line to set."
+                )
+            self._base = base
+            LOGGER.info("loaded %s on %s in %.1f s", self.folder, device, time.perf_counter() - started)
+            self.ready = True
+        return self._base
+
+    def _learner(self, config: RunConfig) -> GuardedLearner:
+        """The learner for a run's settings. One run is set up at a time; another one takes over its base model."""
+        if config.sha256 not in self._learners:
+            policy.check_run(self.site, config)
+            self._set_aside()
+            self._learners = {config.sha256: GuardedLearner(lambda: self._resident(config), self.site, config)}
+        return self._learners[config.sha256]
+
+    def _set_aside(self) -> None:
+        """Take the adapter of an earlier run off the base model."""
+        self._learners = {}
+        if self._model is not None and self._base is not None:
+            self._base = replace(self._base, model=self._model.trainer.adapted.release())
+            self._model = None
+            gc.unfreeze()
+            gc.collect()
+
+    def _resident(self, config: RunConfig) -> Any:
+        from .resident import ClientData, ResidentLearner, ResidentModel
+
+        base = self.base(config.model.dtype)
+        self._model = ResidentModel(base, config, TRAINS[config.aggregation.method], self.train[0])
+        data = ClientData(
+            organisation=self.site.name,
+            shard=self.train,
+            held_out=self.held_out,
+            rewards=self.rewards,
+            system_prompt=self.site.settings.prompt.system,
+        )
+        learner = ResidentLearner(self._model, data, _JobWatcher(lambda: self._job, config))
+        return _Measured(learner, self._model.measure(self.train[0], self.site.settings.prompt.system))
+
+
+class _Measured:
+    """A resident learner that also says what the machine can do, measured once with a batch of real prompts."""
+
+    def __init__(self, learner: ResidentLearner, hardware: tuple[str, int, float]) -> None:
+        self.train, self.evaluate = learner.train, learner.evaluate
+        self._learner, self._hardware = learner, hardware
+
+    def capabilities(self) -> Capabilities:
+        """Who we are, and on what machine."""
+        device, memory, speed = self._hardware
+        can = self._learner.capabilities()
+        return replace(can, device=device, memory_bytes=memory, tokens_per_second=speed)
+
+
+class _JobWatcher(Watcher):
+    """Tells the job under way how far it is, and the log what it earns."""
+
+    def __init__(self, job: Callable[[], Job | None], config: RunConfig) -> None:
+        self._job, self._steps = job, config.train.steps_per_round
+
+    def step(self, number: int, reward: float) -> None:
+        """A step is done. Ends the round if nobody waits for it."""
+        LOGGER.info("step %d of %d: reward %.3f", number, self._steps, reward)
+        self._tell(number, self._steps)
+
+    def batch(self, number: int, batches: int) -> None:
+        """A batch is answered. Ends the evaluation if nobody waits for it."""
+        self._tell(number, batches)
+
+    def answers(self, task: EvaluateTask, problems: Any, base: Any, now: Any) -> None:
+        """Held-out problems were answered."""
+        right = sum(answer.strict for answer in now)
+        LOGGER.info("round %d: %d of %d held-out answers right", task.round, right, len(now))
+
+    def _tell(self, number: int, of: int) -> None:
+        job = self._job()
+        if job is not None:
+            job.progress(number, of)
+
+
+def site_rewards(site: Site) -> tuple[Reward, ...]:
+    """The organisation's rewards; paths in `rewards.use` are relative to its file."""
+    parts = [part.strip() for part in site.settings.rewards.use.split(",")]
+    return load_rewards(",".join(str(site.path(part)) if ".py" in part else part for part in parts))
+
+
+def site_model(site: Site) -> Path:
+    """The folder of the organisation's base model: its own, the built-in one, or the Hub's cache."""
+    own = site.settings.model
+    if own.folder:
+        return model_folder(str(site.path(own.folder)))
+    built_in = [entry.load() for entry in entry_points(group="fedgrpo.models", name=own.name)]
+    return built_in[0] if built_in else model_folder(own.name, own.revision)
+
+
+def model_hash(site: Site) -> str:
+    """The hash that `model.sha256` has to be."""
+    return file_hash(site_model(site))
+
+
+def _settings(frame: Frame) -> dict[str, Any]:
+    values = frame.fields.get("config")
+    if not isinstance(values, dict):
+        raise ProtocolError("header", "the request has no settings")
+    return values

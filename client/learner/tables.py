@@ -1,0 +1,146 @@
+"""The organisation's data files as problems: JSON Lines, Parquet, CSV, or a dataset of the Hub. No torch."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ...common.errors import ConfigError, DataError
+from ..organisation import Data, Site
+from .data import Problem, json_lines
+
+Row = tuple[str, Mapping[str, Any]]
+"""(where it stands, for messages; its columns)."""
+SUFFIXES = (".jsonl", ".parquet", ".csv")
+
+
+def read_site(site: Site) -> tuple[list[Problem], list[Problem]]:
+    """(problems to train on, held-out problems) of an organisation.
+
+    Without a file of its own, the held-out part is chosen by a hash of each question: the same ones are held out
+    whatever is added later, and a question that occurs twice is never on both sides.
+
+    Raises:
+        ConfigError: a file cannot be read, or has no such column.
+        DataError: a row has no question or answer; file and row are named.
+    """
+    data, template = site.settings.data, site.settings.prompt.template
+    train = _problems(site, data.train, data, template)
+    if data.held_out:
+        held_out = _problems(site, data.held_out, data, template)
+        twice = {p.question for p in train} & {p.question for p in held_out}
+        if twice:
+            raise DataError(
+                f"{len(twice)} questions of {data.held_out} stand in {data.train} too, so they are not held out. "
+                f"The first begins {sorted(twice)[0][:60]!r}."
+            )
+    else:
+        held_out = [p for p in train if _share(p.question) < data.held_out_share]
+        train = [p for p in train if _share(p.question) >= data.held_out_share]
+    if not train:
+        raise DataError(f"{data.train} leaves no problem to train on.")
+    return train, held_out
+
+
+def _problems(site: Site, source: str, data: Data, template: str) -> list[Problem]:
+    rows = _hub_rows(source) if source.startswith("hub:") else _file_rows(site.path(source))
+    problems = [_problem(where, row, data, template) for where, row in rows]
+    if not problems:
+        raise DataError(f"{source} holds no problems.")
+    return problems
+
+
+def _problem(where: str, row: Mapping[str, Any], data: Data, template: str) -> Problem:
+    columns = {name: _text(where, row, name) for name in (data.question, data.answer, *data.labels)}
+    answer = columns[data.answer]
+    if data.answer_after:
+        _, mark, after = answer.rpartition(data.answer_after)
+        if not mark:
+            raise DataError(f"{where}: the answer has no {data.answer_after!r} (data.answer-after).")
+        answer = after
+    try:
+        question = template.format_map({**columns, "question": columns[data.question]})
+    except (KeyError, IndexError, ValueError, AttributeError) as error:
+        raise ConfigError(
+            f"prompt.template cannot be filled in: {error}. It may name {{question}} and the columns in data.labels."
+        ) from error
+    return Problem(question, answer.strip(), {name: columns[name] for name in data.labels})
+
+
+def _text(where: str, row: Mapping[str, Any], name: str) -> str:
+    value = row.get(name)
+    if value is None or isinstance(value, (dict, list)):
+        has = ", ".join(str(key) for key in row) or "none"
+        raise DataError(f"{where} has no text or number in column {name!r}. Its columns: {has}.")
+    text = str(value)
+    if not text.strip():
+        raise DataError(f"{where} has nothing in column {name!r}.")
+    return text
+
+
+def _file_rows(path: Path) -> Iterable[Row]:
+    if path.suffix not in SUFFIXES:
+        raise ConfigError(f"{path} is no data file. Give one of {', '.join(SUFFIXES)}, or hub:NAME:SPLIT.")
+    if not path.is_file():
+        raise ConfigError(f"There is no data file {path}.")
+    try:
+        match path.suffix:
+            case ".jsonl":
+                yield from json_lines(path)
+            case ".csv":
+                yield from _csv_rows(path)
+            case _:
+                yield from _parquet_rows(path)
+    except OSError as error:
+        raise ConfigError(f"Cannot read {path}: {error.strerror or error}.") from error
+
+
+def _csv_rows(path: Path) -> Iterable[Row]:
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        try:
+            for row in (reader := csv.DictReader(file)):
+                yield f"{path}, line {reader.line_num}", {str(k): v for k, v in row.items() if k is not None}
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise DataError(f"{path} is not CSV in UTF-8: {error}.") from error
+
+
+def _parquet_rows(path: Path) -> Iterable[Row]:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        rows = parquet.read_table(path).to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path} is not Parquet: {error}.") from error
+    yield from ((f"{path}, row {number}", row) for number, row in enumerate(rows, start=1))
+
+
+def _hub_rows(source: str) -> Iterable[Row]:
+    """`hub:NAME:SPLIT` or `hub:NAME:CONFIG:SPLIT`."""
+    parts = source.split(":")[1:]
+    if len(parts) not in (2, 3) or not all(parts):
+        raise ConfigError(f"{source} is not of the form hub:NAME:SPLIT or hub:NAME:CONFIG:SPLIT.")
+    from datasets import load_dataset
+
+    try:
+        loaded = load_dataset(*parts[:-1], split=parts[-1])
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"Cannot load {source} ({type(error).__name__}). Check name and network.") from error
+    yield from ((f"{source}, row {i}", dict(row)) for i, row in enumerate(loaded, start=1))
+
+
+def _share(question: str) -> float:
+    """A number in [0, 1) that a question's text decides."""
+    return int.from_bytes(hashlib.sha256(question.encode()).digest()[:8], "big") / 2**64
+
+
+def fingerprint(problems: Iterable[Problem]) -> str:
+    """SHA-256 over problems, in order."""
+    digest = hashlib.sha256()
+    for problem in problems:
+        digest.update(json.dumps([problem.question, problem.answer, problem.labels], sort_keys=True).encode())
+    return digest.hexdigest()

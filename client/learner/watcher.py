@@ -1,0 +1,27 @@
+"""Who watches a learner at work, on this machine only. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ...common.protocol import EvaluateTask
+
+if TYPE_CHECKING:
+    from .data import Problem
+    from .evaluate import Answered
+
+
+class Watcher:
+    """Told what a learner does, on this machine only. This one looks away."""
+
+    def step(self, number: int, reward: float) -> None:
+        """A step of local training is done; its mean reward. May raise, to end the round."""
+
+    def batch(self, number: int, batches: int) -> None:
+        """A batch of held-out problems is answered. May raise, to end the evaluation."""
+
+    def answers(
+        self, task: EvaluateTask, problems: Sequence[Problem], base: Sequence[Answered], now: Sequence[Answered]
+    ) -> None:
+        """Held-out problems were answered, by the base model and with the task's adapter."""
