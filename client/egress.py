@@ -24,7 +24,7 @@ from ..common.errors import ConfigError
 from ..common.jsonl import append_line
 from .organisation import Site
 
-SHOWN_CHARACTERS = 120
+SHOWN_CHARACTERS = 4000
 Entry = dict[str, object]
 
 

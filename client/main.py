@@ -40,59 +40,70 @@ app = ClientApp()
 @app.query("join")
 def join(message: Message, context: Context) -> Message:
     """Say who we are and what adapter we train."""
-
-    def answer(learner: Learner, _: wire.Header) -> RecordDict:
-        can = learner.capabilities()
-        return wire.pack(
-            {
-                "organisation": can.organisation,
-                "schema": can.schema.to_json(),
-                "base-model-sha256": can.base_model_sha256,
-                "reward-names": ",".join(can.reward_names),
-                "metrics": ",".join(can.metrics),
-                "device": can.device,
-                "memory-bytes": can.memory_bytes,
-                "tokens-per-second": float(can.tokens_per_second),
-                "examples": can.examples,
-                "prompts-too-long": can.prompts_too_long,
-            }
-        )
-
-    return _reply(message, context, answer)
+    return _reply(message, context, lambda learner, _: joining(learner))
 
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Train one round on our own prompts and rewards, and send the delta."""
-
-    def answer(learner: Learner, header: wire.Header) -> RecordDict:
-        schema = learner.capabilities().schema
-        update = learner.train(_train_task(header, message.content, schema))
-        echo = {k: header[k] for k in ("federation", "round", "attempt", "nonce", "schema-sha256", "config-sha256")}
-        counts = {"num-steps": update.num_steps, "num-examples": update.num_examples}
-        content = wire.pack({**echo, **counts}, vector=update.delta)
-        return wire.with_metrics(content, update.metrics)
-
-    return _reply(message, context, answer)
+    return _reply(message, context, lambda learner, header: trained(learner, header, message.content))
 
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Answer our held-out problems with the global adapter, and send counts."""
+    return _reply(message, context, lambda learner, header: evaluated(learner, header, message.content))
 
-    def answer(learner: Learner, header: wire.Header) -> RecordDict:
-        schema = learner.capabilities().schema
-        task = EvaluateTask(
-            federation=_field(header, "federation", str),
-            round=_field(header, "round", int),
-            adapter=Adapter(schema, wire.vector_of(message.content, schema.size)),
-            temperature=_field(header, "temperature", float),
-        )
-        found = learner.evaluate(task)
-        tallies = {"total": astuple(found.total)} | {name: astuple(t) for name, t in found.classes.items()}
-        return wire.pack({"federation": task.federation, "round": task.round, "tallies": json.dumps(tallies)})
 
-    return _reply(message, context, answer)
+def joining(learner: Learner) -> RecordDict:
+    """What a client says when it joins."""
+    can = learner.capabilities()
+    return wire.pack(
+        {
+            "organisation": can.organisation,
+            "schema": can.schema.to_json(),
+            "base-model-sha256": can.base_model_sha256,
+            "reward-names": ",".join(can.reward_names),
+            "metrics": ",".join(can.metrics),
+            "device": can.device,
+            "memory-bytes": can.memory_bytes,
+            "tokens-per-second": float(can.tokens_per_second),
+            "examples": can.examples,
+            "prompts-too-long": can.prompts_too_long,
+        }
+    )
+
+
+def trained(learner: Learner, header: wire.Header, content: RecordDict) -> RecordDict:
+    """What a client sends after a round: the delta, counts, and the metrics that may leave."""
+    schema = learner.capabilities().schema
+    task = _train_task(header, content, schema)
+    nonce = _field(header, "nonce", str)
+    update = learner.train(task)
+    echo = {
+        "federation": task.federation,
+        "round": task.round,
+        "attempt": task.attempt,
+        "nonce": nonce,
+        "schema-sha256": schema.sha256,
+        "config-sha256": header["config-sha256"],
+    }
+    counts = {"num-steps": update.num_steps, "num-examples": update.num_examples}
+    return wire.with_metrics(wire.pack({**echo, **counts}, vector=update.delta), update.metrics)
+
+
+def evaluated(learner: Learner, header: wire.Header, content: RecordDict) -> RecordDict:
+    """What a client sends after an evaluation: counts."""
+    schema = learner.capabilities().schema
+    task = EvaluateTask(
+        federation=_field(header, "federation", str),
+        round=_field(header, "round", int),
+        adapter=Adapter(schema, wire.vector_of(content, schema.size)),
+        temperature=_field(header, "temperature", float),
+    )
+    found = learner.evaluate(task)
+    tallies = {"total": astuple(found.total)} | {name: astuple(t) for name, t in found.classes.items()}
+    return wire.pack({"federation": task.federation, "round": task.round, "tallies": json.dumps(tallies)})
 
 
 def _reply(message: Message, context: Context, answer: Callable[[Learner, wire.Header], RecordDict]) -> Message:

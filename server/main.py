@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
@@ -18,12 +19,12 @@ from flwr.serverapp import Grid, ServerApp
 
 from ..common.adapter import Adapter
 from ..common.config import RunConfig
-from ..common.errors import ConfigError, RunError
+from ..common.errors import ConfigError, FedGRPOError, RunError
 from ..common.jsonl import read_lines
 from .events import show_plain_lines
 from .roster import Roster, Terms
 from .rounds import Rounds
-from .store import State, Store
+from .store import STOPPED_FILE, State, Store
 
 app = ServerApp()
 
@@ -39,7 +40,15 @@ def main(grid: Grid, context: Context) -> None:
     """Run, or resume, the federation that the run configuration describes."""
     show_plain_lines()
     config = RunConfig().with_values(context.run_config)
-    run_federation(grid, config)
+    folder = run_folder(config)
+    config = config.with_values({"output.run": folder.name})
+    store = Store(folder)
+    try:
+        run_federation(grid, config)
+    except FedGRPOError as error:
+        with contextlib.suppress(OSError):  # a full disk is a reason to stop that cannot be written down
+            store.stopped(str(error))
+        raise
 
 
 def run_federation(grid: Grid, config: RunConfig) -> None:
@@ -50,6 +59,7 @@ def run_federation(grid: Grid, config: RunConfig) -> None:
     """
     store = Store(run_folder(config))
     with _stop_on_signals(store) as stop, _explain_disk(store), store.locked():
+        (store.folder / STOPPED_FILE).unlink(missing_ok=True)
         known = None if store.is_new else store.recover(config)
         terms = Terms(known.adapter.schema, known.base_model_sha256) if known else None
         roster = Roster(grid, config, terms, known.strikes if known else {})

@@ -46,6 +46,10 @@ class State:
     """Void attempts at the round under way."""
 
 
+STOPPED_FILE = "stopped.json"
+"""In a run folder: why a ServerApp gave up. What a crash leaves behind has none."""
+
+
 class Store:
     """Reads and writes one run folder."""
 
@@ -152,6 +156,11 @@ class Store:
             strikes=state.strikes,
         )
         shutil.rmtree(self.folder / "inbox", ignore_errors=True)
+
+    def stopped(self, reason: str) -> None:
+        """Leave word of why the run ended without finishing."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(self.folder / STOPPED_FILE, as_line({"time": round(time.time(), 3), "reason": reason}))
 
     def log(self, event: str, **facts: object) -> None:
         """Append a line to the journal and flush it to the disk."""

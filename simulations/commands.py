@@ -5,25 +5,16 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ..client.learner.rewards import absolute_paths
+from ..common.cli_options import Format, FormatOption
 from ..common.config import RunConfig, Value, parse_override
 from ..common.errors import ConfigError
 
-
-class Format(StrEnum):
-    """How a command answers."""
-
-    text = "text"
-    json = "json"
-
-
-FormatOption = Annotated[Format, typer.Option("--format", help="json: stdout holds JSON only, the result last.")]
 ScenarioArgument = Annotated[str, typer.Argument(help="builtin, gsm8k, or the path of a scenario .toml.")]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="Any setting: --set grpo.beta=0.04. May be repeated.")

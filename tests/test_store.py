@@ -7,13 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from federation import play, schema, settings
-from fedgrpo.common import files
+from fedgrpo.common import files, jsonl
 from fedgrpo.common.adapter import Adapter
 from fedgrpo.common.config import load_scenario
 from fedgrpo.common.errors import RunError
 from fedgrpo.common.files import write_atomic
 from fedgrpo.common.jsonl import append_line, read_lines
-from fedgrpo.common import jsonl
 from fedgrpo.server.store import Store
 
 

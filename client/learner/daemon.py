@@ -16,6 +16,7 @@ import grp
 import logging
 import os
 import socket
+import threading
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -31,7 +32,7 @@ from starlette.routing import Route
 from ...common import __version__
 from ...common.errors import ConfigError, ProtocolError
 from ..codes import code_of
-from ..frames import MAX_FIELDS_BYTES, VERSION
+from ..frames import MAX_FIELDS_BYTES, VERSION, Frame
 from ..organisation import Site
 from .jobs import Desk, Job
 from .site import SiteLearner
@@ -53,7 +54,19 @@ def serve(site: Site) -> None:
         with _listening(site) as listener:
             config = uvicorn.Config(_application(desk, learner), log_config=None, access_log=False, lifespan="off")
             LOGGER.info("%s listens on %s", site.name, site.socket)
-            uvicorn.Server(config).run(sockets=[listener])
+            server = uvicorn.Server(config)
+            loading = desk.submit(Frame({"kind": "warm-up"}).pack())
+            threading.Thread(target=_end_if_it_fails, args=(desk, loading, server), daemon=True).start()
+            server.run(sockets=[listener])
+    if loading.error is not None:
+        raise loading.error
+
+
+def _end_if_it_fails(desk: Desk, loading: Job, server: uvicorn.Server) -> None:
+    """A learner whose model cannot be loaded is of no use, and says so by ending."""
+    while not loading.ended:
+        desk.wait(loading.key, MAX_WAIT_S)
+    server.should_exit = loading.error is not None
 
 
 def prepare_folder(site: Site) -> None:

@@ -156,7 +156,7 @@ class Desk:
 
     def _keep(self, job: Job, result: bytes) -> None:
         """Put a finished delta on the disk. One that cannot be kept can be computed again."""
-        if job.frame.fields.get("kind") == "capabilities":
+        if job.frame.fields.get("kind") not in ("train", "evaluate"):
             return  # data or policy may be others at the next start
         try:
             write_atomic(self._file(job.key), result)

@@ -21,7 +21,9 @@ from .. import frames, policy
 from ..frames import Frame
 from ..guard import GuardedLearner
 from ..organisation import Site
-from .files import file_hash, model_folder
+from . import Learner
+from .data import Problem
+from .files import model_folder
 from .jobs import Job
 from .rewards import Reward, load_rewards, try_rewards
 from .tables import read_site
@@ -51,6 +53,7 @@ class SiteLearner:
         self._base: Base | None = None
         self._learners: dict[str, GuardedLearner] = {}
         self._model: ResidentModel | None = None
+        self._proper: Learner | None = None
         self._job: Job | None = None
 
     def do(self, job: Job) -> Frame:
@@ -65,7 +68,7 @@ class SiteLearner:
             self.base("auto")
             return Frame({})
         config = RunConfig().with_values(_settings(frame))
-        learner = self._learner(config)
+        learner = self.learner(config)
         LOGGER.info("%s, round %s", kind, frame.fields.get("round", "-"))
         match kind:
             case "capabilities":
@@ -104,13 +107,29 @@ class SiteLearner:
             self.ready = True
         return self._base
 
-    def _learner(self, config: RunConfig) -> GuardedLearner:
+    def learner(self, config: RunConfig) -> GuardedLearner:
         """The learner for a run's settings. One run is set up at a time; another one takes over its base model."""
         if config.sha256 not in self._learners:
             policy.check_run(self.site, config)
             self._set_aside()
             self._learners = {config.sha256: GuardedLearner(lambda: self._resident(config), self.site, config)}
         return self._learners[config.sha256]
+
+    def unguarded_capabilities(self) -> Capabilities:
+        """What the run that is set up could say, were there no policy: for the organisation's own eyes."""
+        assert self._proper is not None
+        return self._proper.capabilities()
+
+    def sample(self, count: int) -> list[tuple[Problem, str]]:
+        """Completions of the first prompts, by the base model with a fresh adapter, sampled at temperature 1."""
+        from .evaluate import answer_all
+
+        assert self._model is not None
+        problems = self.train[:count]
+        system = self.site.settings.prompt.system
+        adapted, tokenizer, config = self._model.trainer.adapted, self._model.tokenizer, self._model.config
+        found = answer_all(adapted, tokenizer, problems, config, system_prompt=system, temperature=1.0, seed=0)
+        return [(problem, answer.text) for problem, answer in zip(problems, found, strict=True)]
 
     def _set_aside(self) -> None:
         """Take the adapter of an earlier run off the base model."""
@@ -134,7 +153,8 @@ class SiteLearner:
             system_prompt=self.site.settings.prompt.system,
         )
         learner = ResidentLearner(self._model, data, _JobWatcher(lambda: self._job, config))
-        return _Measured(learner, self._model.measure(self.train[0], self.site.settings.prompt.system))
+        self._proper = _Measured(learner, self._model.measure(self.train[0], self.site.settings.prompt.system))
+        return self._proper
 
 
 class _Measured:
@@ -188,13 +208,12 @@ def site_model(site: Site) -> Path:
     own = site.settings.model
     if own.folder:
         return model_folder(str(site.path(own.folder)))
-    built_in = [entry.load() for entry in entry_points(group="fedgrpo.models", name=own.name)]
-    return built_in[0] if built_in else model_folder(own.name, own.revision)
+    return built_in_model(own.name) or model_folder(own.name, own.revision)
 
 
-def model_hash(site: Site) -> str:
-    """The hash that `model.sha256` has to be."""
-    return file_hash(site_model(site))
+def built_in_model(name: str) -> Path | None:
+    """The folder of a model that comes with an installed package (entry points `fedgrpo.models`)."""
+    return next((entry.load() for entry in entry_points(group="fedgrpo.models", name=name)), None)
 
 
 def _settings(frame: Frame) -> dict[str, Any]:

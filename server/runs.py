@@ -1,0 +1,231 @@
+"""Runs of an operator: submitted, followed, and gone on with after a crash.
+
+A killed SuperLink or ServerApp fails a Flower run for good. The federation is ours: a new Flower run continues it from
+the journal, and clients answer what they have done already from their caches.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..common.config import RunConfig, load_scenario
+from ..common.errors import ConfigError, RunError
+from ..common.files import write_atomic
+from ..common.jsonl import Entry, read_lines
+from .flower import Flower
+from .folder import ServerFolder
+from .store import STOPPED_FILE, Store
+
+LOOK_S = 1.0
+ASK_FLOWER_S = 15.0
+DEAD_S = 5.0
+"""A run whose ServerApp let go of the run folder this long ago without finishing has lost it."""
+MAX_RESTARTS = 5
+"""Crashes in a row, without a committed round between them, after which nobody should start it again unasked."""
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """How a run stands, from its folder alone."""
+
+    name: str
+    round: int
+    rounds: int
+    state: str
+    """`finished`, `running`, `stopped` (it said why), or `interrupted`."""
+    reason: str
+    last_event_s: float
+    """Seconds since the journal's last line."""
+    clients: dict[str, float]
+    """Organisation -> seconds since its last update was taken in a committed round."""
+
+    @classmethod
+    def read(cls, folder: Path) -> RunStatus:
+        """Read a run folder."""
+        config, store = load_scenario(folder / "config.resolved.toml"), Store(folder)
+        journal, now = read_lines(store.journal), time.time()
+        committed = [e for e in journal if e.get("event") == "COMMITTED"]
+        finished = any(e.get("event") == "FINISHED" for e in journal)
+        reason = stop_reason(folder)
+        state = "finished" if finished else "running" if is_busy(folder) else "stopped" if reason else "interrupted"
+        return cls(
+            name=folder.name,
+            round=len(committed),
+            rounds=config.federation.rounds,
+            state=state,
+            reason=reason if state == "stopped" else "",
+            last_event_s=now - _time_of(journal[-1]) if journal else 0.0,
+            clients=_last_seen(store, committed, now),
+        )
+
+
+def submit(folder: ServerFolder, config: RunConfig, name: str, say: Callable[[str], None]) -> RunStatus:
+    """Have a run played to its end, across crashes of SuperLink and ServerApp.
+
+    Raises:
+        ConfigError: there is such a run, or the name is none.
+        RunError: it cannot be played to the end; says why and how to go on.
+    """
+    if (folder.runs / name / "journal.jsonl").exists():
+        raise ConfigError(f"There is a run {name} already. Go on with it: fedgrpo server resume {folder.path} {name}")
+    return _played(folder, config, name, say)
+
+
+def resume(folder: ServerFolder, name: str, say: Callable[[str], None]) -> RunStatus:
+    """Go on with an interrupted run, with its own settings.
+
+    Raises:
+        ConfigError: there is no such run, or it is under way.
+    """
+    file = folder.runs / name / "config.resolved.toml"
+    if not file.exists():
+        known = ", ".join(folder.run_names()) or "none"
+        raise ConfigError(f"There is no run {name} in {folder.runs}. Runs: {known}.")
+    status = RunStatus.read(file.parent)
+    if status.state == "finished":
+        return status
+    if status.state == "running":
+        raise ConfigError(f"The run {name} is under way. `fedgrpo server status {folder.path}` shows it.")
+    return _played(folder, load_scenario(file), name, say)
+
+
+def stop_reason(folder: Path) -> str:
+    """Why a run ended by itself without finishing; empty where it did not."""
+    try:
+        return str(json.loads((folder / STOPPED_FILE).read_text())["reason"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def is_busy(folder: Path) -> bool:
+    """Whether a ServerApp holds the run folder."""
+    try:
+        with (folder / ".lock").open("r") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _played(folder: ServerFolder, config: RunConfig, name: str, say: Callable[[str], None]) -> RunStatus:
+    flower = Flower(folder)
+    config = config.with_values({"output.dir": str(folder.runs), "output.run": name})
+    submitted = folder.path / "submitted" / f"{name}.toml"
+    submitted.parent.mkdir(exist_ok=True)
+    write_atomic(submitted, config.to_toml().encode())
+    restarts, rounds = 0, 0
+    while True:
+        (folder.runs / name / STOPPED_FILE).unlink(missing_ok=True)
+        run_id = flower.submit(submitted)
+        say(f"{name}: submitted as Flower run {run_id}")
+        status = _Follower(flower, run_id, folder.runs / name, say).follow()
+        if status is not None and status.state == "finished":
+            return status
+        if reason := stop_reason(folder.runs / name):
+            raise RunError(f"{reason}\nGo on with: fedgrpo server resume {folder.path} {name}")
+        committed = status.round if status else 0
+        restarts, rounds = (0, committed) if committed > rounds else (restarts + 1, rounds)
+        if restarts > MAX_RESTARTS or not (folder.runs / name).exists():
+            raise RunError(
+                f"The run {name} has ended {restarts} times without a committed round between. "
+                f"{folder.logs / 'serverapp.log'} says why. Go on with: fedgrpo server resume {folder.path} {name}"
+            )
+        say(f"{name}: the ServerApp or the SuperLink has died; going on from the journal")
+
+
+class _Follower:
+    """Watches a run's folder, which changes at once, and now and then asks Flower, which takes seconds."""
+
+    def __init__(self, flower: Flower, run_id: int, folder: Path, say: Callable[[str], None]) -> None:
+        self._flower, self._run_id, self._folder, self._say = flower, run_id, folder, say
+        self._told = len(read_lines(folder / "journal.jsonl"))
+        self._seen_busy = False
+        self._free_since = 0.0
+
+    def follow(self) -> RunStatus | None:
+        """Wait for the end of this Flower run; returns how the federation stands, if it has begun."""
+        next_question = time.monotonic() + ASK_FLOWER_S
+        while not (self._ended_by_itself() or self._died()):
+            time.sleep(LOOK_S)
+            self._tell()
+            if time.monotonic() >= next_question:
+                if self._flower_gave_up():
+                    break
+                next_question = time.monotonic() + ASK_FLOWER_S
+        self._tell()
+        return RunStatus.read(self._folder) if (self._folder / "config.resolved.toml").exists() else None
+
+    def _ended_by_itself(self) -> bool:
+        if stop_reason(self._folder):
+            return True
+        journal = read_lines(self._folder / "journal.jsonl")
+        return any(e.get("event") == "FINISHED" for e in journal) and not is_busy(self._folder)
+
+    def _died(self) -> bool:
+        """Whether the ServerApp held the run folder and has let go of it. Ends what is left of the Flower run."""
+        now = time.monotonic()
+        if is_busy(self._folder):
+            self._seen_busy, self._free_since = True, 0.0
+        elif self._seen_busy:
+            self._free_since = self._free_since or now
+            if now - self._free_since > DEAD_S:
+                self._stop_flower()
+                return True
+        return False
+
+    def _flower_gave_up(self) -> bool:
+        try:
+            return self._flower.status(self._run_id).startswith("finished")
+        except RunError as error:
+            self._say(f"cannot ask the SuperLink: {error}")
+            return False
+
+    def _stop_flower(self) -> None:
+        try:
+            self._flower.stop(self._run_id)
+        except RunError as error:  # it may have failed already, or the SuperLink may be starting
+            self._say(f"Flower run {self._run_id}: {error}")
+
+    def _tell(self) -> None:
+        lines = read_lines(self._folder / "journal.jsonl")
+        for line in lines[self._told :]:
+            self._say(f"{self._folder.name}: {_shown(line)}")
+        self._told = len(lines)
+
+
+def _shown(entry: Entry) -> str:
+    match entry.get("event"):
+        case "PLANNED":
+            cohort = entry.get("cohort")
+            names = ", ".join(map(str, cohort)) if isinstance(cohort, (list, tuple)) else ""  # pyright: ignore
+            return f"round {entry.get('round')}, attempt {entry.get('attempt')}: {names} train"
+        case "COMMITTED":
+            return f"round {entry.get('round')} committed, adapter {str(entry.get('adapter'))[:12]}"
+        case "VOID":
+            return f"round {entry.get('round')} void: {entry.get('reason')}"
+        case event:
+            return str(event).lower()
+
+
+def _last_seen(store: Store, committed: list[Entry], now: float) -> dict[str, float]:
+    """Organisation -> seconds since its last update that counted."""
+    times = {e.get("round"): _time_of(e) for e in committed}
+    seen: dict[str, float] = {}
+    for line in read_lines(store.metrics):
+        clients = line.get("clients")
+        if line.get("kind") == "round" and isinstance(clients, dict):
+            when = times.get(line.get("round"), 0.0)
+            seen |= {str(name): now - when for name in clients}  # pyright: ignore
+    return seen
+
+
+def _time_of(entry: Entry) -> float:
+    value = entry.get("time")
+    return float(value) if isinstance(value, (int, float)) else 0.0
