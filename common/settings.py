@@ -258,3 +258,6 @@ class Output:
     """Folder of run folders."""
     run: str = ""
     """Name of this run's folder; empty makes one of scenario, date and time. An existing run is resumed."""
+    nodes: str = ""
+    """File that says which node is which organisation (`fedgrpo keys register` writes it): no other may take part, and
+    none under another's name. Empty takes every node at its word."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from ..common.errors import RunError
+from ..common.jsonl import append_line
 from ..common.services import environment, tool
 from .folder import CONNECTION, ServerFolder
 
@@ -46,12 +47,16 @@ class Flower:
 
     def nodes(self) -> list[dict[str, Any]]:
         """Registered nodes: `node-id`, `name`, `status` (`online`, `offline`, `registered`) and times."""
-        return cast("list[dict[str, Any]]", self._json("supernode", "list", CONNECTION)["nodes"])
+        names = self.folder.node_names()
+        listed = cast("list[dict[str, Any]]", self._json("supernode", "list", CONNECTION)["nodes"])
+        return [{"name": names.get(int(node["node-id"]), ""), **node} for node in listed]
 
     def register(self, public_key: Path, name: str) -> int:
         """Let a node take part; returns its id."""
         shown = self._json("supernode", "register", str(public_key), CONNECTION, "--name", name)
-        return int(shown["node-id"])
+        node_id = int(shown["node-id"])
+        append_line(self.folder.nodes_file, {"node": node_id, "organisation": name})
+        return node_id
 
     def unregister(self, node_id: int) -> None:
         """Let a node take part no longer."""

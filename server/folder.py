@@ -5,6 +5,7 @@ keys/         CA, server certificate, the secret that SuperLink and SuperExec sh
 flwr/         Flower's own configuration (FLWR_HOME), which names the connection `fedgrpo`
 state.db      the SuperLink's database: registered nodes survive a restart
 app/          the app that is submitted: two stubs, no logic
+nodes.jsonl   which node is which organisation
 logs/  runs/
 """
 
@@ -21,6 +22,7 @@ from ..common.checks import at_least, between
 from ..common.config import RunConfig
 from ..common.errors import ConfigError
 from ..common.files import write_atomic
+from .roster import read_nodes
 
 CONNECTION = "fedgrpo"
 
@@ -53,11 +55,20 @@ class SuperLink:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RunFolders:
+    """Where runs are written."""
+
+    folder: str = "runs"
+    """Relative to the operator's folder."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServerSettings:
     """All sections of server.toml."""
 
     gateway: Gateway = field(default_factory=Gateway)
     superlink: SuperLink = field(default_factory=SuperLink)
+    runs: RunFolders = field(default_factory=RunFolders)
 
 
 @dataclass(frozen=True)
@@ -123,7 +134,7 @@ class ServerFolder:
     @property
     def runs(self) -> Path:
         """Folder of run folders."""
-        return self.path / "runs"
+        return self.path / self.settings.runs.folder
 
     @property
     def logs(self) -> Path:
@@ -134,6 +145,15 @@ class ServerFolder:
     def superlink(self) -> str:
         """Address of the SuperLink on this machine."""
         return f"127.0.0.1:{self.settings.superlink.port}"
+
+    @property
+    def nodes_file(self) -> Path:
+        """Which node is which organisation: written when a key is registered, held to by every run."""
+        return self.path / "nodes.jsonl"
+
+    def node_names(self) -> dict[int, str]:
+        """Node id -> organisation."""
+        return read_nodes(self.nodes_file)
 
     def run_names(self) -> list[str]:
         """Names of the runs, oldest first."""

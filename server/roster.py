@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from flwr.serverapp import Grid
@@ -19,6 +20,7 @@ from ..common import wire
 from ..common.adapter import AdapterSchema
 from ..common.config import RunConfig
 from ..common.errors import PeerFailedError, ProtocolError, RunError
+from ..common.jsonl import read_lines
 from ..common.protocol import TRAINS, WEIGHT_METRICS, Capabilities
 from ..common.seeds import derived_seed
 from .events import Joined, NotJoined, emit
@@ -38,6 +40,12 @@ class Terms:
     base_model_sha256: str
 
 
+def read_nodes(path: Path) -> dict[int, str]:
+    """Node id -> organisation, from the file that registering keys writes."""
+    lines = read_lines(path)
+    return {int(str(line["node"])): str(line["organisation"]) for line in lines}
+
+
 class Roster:
     """The organisations that have joined, and the nodes they answer from."""
 
@@ -53,6 +61,7 @@ class Roster:
         self._answers: dict[int, Capabilities] = {}
         self._asked_at: dict[int, float] = {}
         self._reasons: dict[int, str] = {}
+        self._registered = read_nodes(Path(config.output.nodes)) if config.output.nodes else None
 
     def gather(self, stopped: Callable[[], None]) -> Terms:
         """Wait until the clients that are expected have joined, and return what they agree on.
@@ -167,7 +176,11 @@ class Roster:
 
     def _admit(self, node: int, member: Capabilities, terms: Terms) -> None:
         name = member.organisation
-        if member.schema.sha256 != terms.schema.sha256:
+        registered = name if self._registered is None else self._registered.get(node)
+        if registered != name:
+            known_as = f"registered as {registered}" if registered else "not registered"
+            self._turn_away(node, f"it says it is {name}, but it is {known_as}")
+        elif member.schema.sha256 != terms.schema.sha256:
             self._turn_away(node, f"{name}'s adapter has other layers or shapes: another model or other settings")
         elif member.base_model_sha256 != terms.base_model_sha256:
             self._turn_away(node, f"{name}'s base model has other weights or another tokenizer than the federation's")

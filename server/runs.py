@@ -28,6 +28,8 @@ DEAD_S = 5.0
 MAX_RESTARTS = 5
 """Crashes in a row, without a committed round between them, after which nobody should start it again unasked."""
 
+Watch = Callable[[], None]
+
 
 @dataclass(frozen=True)
 class RunStatus:
@@ -64,8 +66,18 @@ class RunStatus:
         )
 
 
-def submit(folder: ServerFolder, config: RunConfig, name: str, say: Callable[[str], None]) -> RunStatus:
+def submit(
+    folder: ServerFolder,
+    config: RunConfig,
+    name: str,
+    say: Callable[[str], None],
+    watch: Watch | None = None,
+) -> RunStatus:
     """Have a run played to its end, across crashes of SuperLink and ServerApp.
+
+    Args:
+        say: told what a person should know.
+        watch: called every second while the run is followed; may raise. Without one, the journal's lines are said.
 
     Raises:
         ConfigError: there is such a run, or the name is none.
@@ -73,10 +85,10 @@ def submit(folder: ServerFolder, config: RunConfig, name: str, say: Callable[[st
     """
     if (folder.runs / name / "journal.jsonl").exists():
         raise ConfigError(f"There is a run {name} already. Go on with it: fedgrpo server resume {folder.path} {name}")
-    return _played(folder, config, name, say)
+    return _played(folder, config, name, say, watch)
 
 
-def resume(folder: ServerFolder, name: str, say: Callable[[str], None]) -> RunStatus:
+def resume(folder: ServerFolder, name: str, say: Callable[[str], None], watch: Watch | None = None) -> RunStatus:
     """Go on with an interrupted run, with its own settings.
 
     Raises:
@@ -91,7 +103,7 @@ def resume(folder: ServerFolder, name: str, say: Callable[[str], None]) -> RunSt
         return status
     if status.state == "running":
         raise ConfigError(f"The run {name} is under way. `fedgrpo server status {folder.path}` shows it.")
-    return _played(folder, load_scenario(file), name, say)
+    return _played(folder, load_scenario(file), name, say, watch)
 
 
 def stop_reason(folder: Path) -> str:
@@ -114,9 +126,14 @@ def is_busy(folder: Path) -> bool:
     return False
 
 
-def _played(folder: ServerFolder, config: RunConfig, name: str, say: Callable[[str], None]) -> RunStatus:
+def _played(
+    folder: ServerFolder, config: RunConfig, name: str, say: Callable[[str], None], watch: Watch | None
+) -> RunStatus:
     flower = Flower(folder)
-    config = config.with_values({"output.dir": str(folder.runs), "output.run": name})
+    watch = watch or JournalLines(folder.runs / name, say).catch_up
+    config = config.with_values(
+        {"output.dir": str(folder.runs), "output.run": name, "output.nodes": str(folder.nodes_file)}
+    )
     submitted = folder.path / "submitted" / f"{name}.toml"
     submitted.parent.mkdir(exist_ok=True)
     write_atomic(submitted, config.to_toml().encode())
@@ -125,7 +142,7 @@ def _played(folder: ServerFolder, config: RunConfig, name: str, say: Callable[[s
         (folder.runs / name / STOPPED_FILE).unlink(missing_ok=True)
         run_id = flower.submit(submitted)
         say(f"{name}: submitted as Flower run {run_id}")
-        status = _Follower(flower, run_id, folder.runs / name, say).follow()
+        status = _Follower(flower, run_id, folder.runs / name, say).follow(watch)
         if status is not None and status.state == "finished":
             return status
         if reason := stop_reason(folder.runs / name):
@@ -145,21 +162,20 @@ class _Follower:
 
     def __init__(self, flower: Flower, run_id: int, folder: Path, say: Callable[[str], None]) -> None:
         self._flower, self._run_id, self._folder, self._say = flower, run_id, folder, say
-        self._told = len(read_lines(folder / "journal.jsonl"))
         self._seen_busy = False
         self._free_since = 0.0
 
-    def follow(self) -> RunStatus | None:
+    def follow(self, watch: Watch) -> RunStatus | None:
         """Wait for the end of this Flower run; returns how the federation stands, if it has begun."""
         next_question = time.monotonic() + ASK_FLOWER_S
         while not (self._ended_by_itself() or self._died()):
+            watch()
             time.sleep(LOOK_S)
-            self._tell()
             if time.monotonic() >= next_question:
                 if self._flower_gave_up():
                     break
                 next_question = time.monotonic() + ASK_FLOWER_S
-        self._tell()
+        watch()
         return RunStatus.read(self._folder) if (self._folder / "config.resolved.toml").exists() else None
 
     def _ended_by_itself(self) -> bool:
@@ -193,7 +209,16 @@ class _Follower:
         except RunError as error:  # it may have failed already, or the SuperLink may be starting
             self._say(f"Flower run {self._run_id}: {error}")
 
-    def _tell(self) -> None:
+
+class JournalLines:
+    """Says what is new in a run's journal."""
+
+    def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
+        self._folder, self._say = folder, say
+        self._told = len(read_lines(folder / "journal.jsonl"))
+
+    def catch_up(self) -> None:
+        """Say the lines written since the last call."""
         lines = read_lines(self._folder / "journal.jsonl")
         for line in lines[self._told :]:
             self._say(f"{self._folder.name}: {_shown(line)}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +15,14 @@ from ..client.learner.rewards import absolute_paths
 from ..common.cli_options import Format, FormatOption
 from ..common.config import RunConfig, Value, parse_override
 from ..common.errors import ConfigError
+
+
+class Engine(StrEnum):
+    """What carries a simulation."""
+
+    processes = "processes"
+    superlink = "superlink"
+
 
 ScenarioArgument = Annotated[str, typer.Argument(help="builtin, gsm8k, or the path of a scenario .toml.")]
 SetOption = Annotated[
@@ -39,6 +48,9 @@ def simulate(
         str | None, typer.Option(help="gsm8k, think, name=weight pairs, or a file; ';' separates clients.")
     ] = None,
     workers: Annotated[int | None, typer.Option(help="Worker processes; default: one per core.")] = None,
+    engine: Annotated[
+        Engine, typer.Option(help="processes: workers on this machine. superlink: the real deployment, on loopback.")
+    ] = Engine.processes,
     settings: SetOption = None,
     out: Annotated[Path, typer.Option(help="Folder of run folders.")] = Path("runs"),
     run: Annotated[str | None, typer.Option(help="Name of the run's folder; default: scenario and time.")] = None,
@@ -55,9 +67,10 @@ def simulate(
       fedgrpo simulate gsm8k --data gsm8k/                real problems, Qwen2.5-0.5B-Instruct
       fedgrpo simulate gsm8k --data gsm8k/ --model builtin --rounds 2
       fedgrpo simulate --rewards "gsm8k;gsm8k;think;mine.py"
+      fedgrpo simulate --engine superlink --clients 2 --rounds 3     SuperLink, TLS, registered nodes, learners
       fedgrpo simulate --resume runs/builtin-20260101-120000
     """
-    from . import runner, screen
+    from . import loopback, runner, screen
     from .report import write_report
 
     if resume is not None:
@@ -86,7 +99,8 @@ def simulate(
     with screen.watching(config, resumed=resume is not None):
         runner.check(config)
         runner.same_inputs(config)
-        found = runner.run_simulation(config)
+        real = engine is Engine.superlink or (resume is not None and (resume / loopback.FOLDER).exists())
+        found = loopback.run_loopback(config) if real else runner.run_simulation(config)
     report_path = write_report(found)
     if output is Format.json:
         print(json.dumps(found.result()))
