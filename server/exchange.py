@@ -68,7 +68,8 @@ class Mailbox:
     def collect(self) -> Iterator[Reply]:
         """Replies that have come, pulled one at a time so that one is in memory, then the nodes whose time is over."""
         for message_id, (node, _) in list(self._waiting.items()):
-            for reply in self._grid.pull_messages([message_id])[:1]:  # the first counts, whatever else was made of it
+            reply = next(iter(self._grid.pull_messages([message_id])), None)  # the first counts, if there are more
+            if reply is not None:
                 del self._waiting[message_id]
                 failed = ERROR_CODES.get(reply.error.code, "failed") if reply.has_error() else ""
                 yield Reply(node, None if failed else reply.content, failed)

@@ -115,7 +115,7 @@ class Rounds:
                 self.roster.refuse(name, error)
                 refused.append(error.code)
                 emit(UpdateRefused(state.round, name, error.code, str(error)))
-        if not found and all(code.startswith("policy.") for code in refused):
+        if not found and refused and all(code.startswith("policy.") for code in refused):
             return  # every organisation keeps its counts to itself; training goes on
         if not found:
             raise RunError(f"No client could evaluate round {state.round}. {self.store.folder} holds what was done.")
