@@ -23,13 +23,22 @@ HEADER, VECTOR, METRICS = "header", "vector", "metrics"
 Header = dict[str, int | float | str | bool]
 
 
-def pack(header: Mapping[str, int | float | str | bool], *, vector: Vector | None = None) -> RecordDict:
-    """A message's content: a header, and an array if there is one."""
+def pack(header: Mapping[str, int | float | str | bool], *, vector: Vector | ArrayRecord | None = None) -> RecordDict:
+    """A message's content: a header, and an array if there is one.
+
+    Args:
+        vector: the array; or what `packed` made of it, which several messages share without a copy.
+    """
     content = RecordDict({HEADER: ConfigRecord({"protocol": PROTOCOL, **header})})
     if vector is not None:
-        data = vector.astype("<f4", copy=False).tobytes()
-        content[VECTOR] = ArrayRecord({VECTOR: Array("float32", (vector.size,), RAW, data)})
+        content[VECTOR] = vector if isinstance(vector, ArrayRecord) else packed(vector)
     return content
+
+
+def packed(vector: Vector) -> ArrayRecord:
+    """A vector as the record that carries it."""
+    data = vector.astype("<f4", copy=False).tobytes()
+    return ArrayRecord({VECTOR: Array("float32", (vector.size,), RAW, data)})
 
 
 def header_of(content: RecordDict) -> Header:

@@ -19,6 +19,9 @@ ERROR_CODES = {
     7: "app-refused",
     8: "client-crashed",
 }
+DEATHS = frozenset({"unavailable", "client-crashed"})
+"""Codes that Flower, not the client, gives when the process that should have answered is gone."""
+AGAIN_PAUSE_S = 3.0
 MAX_PAUSE_S = 0.5
 
 
@@ -87,21 +90,37 @@ def exchange(
     *,
     group: str,
     timeout_s: float,
+    again_s: float,
     stopped: Callable[[], None],
 ) -> Iterator[Reply]:
     """Send one message to each node and yield its reply as it comes; every node yields exactly once.
 
-    The pause between looks grows with the time waited (one hundredth of it, at most 0.5 s): polling adds at most a
-    percent to a round.
+    A node whose process died is sent the same message again for a while: it may be starting anew, and answers what it
+    has done already from its cache. The pause between looks grows with the time waited (one hundredth of it, at most
+    0.5 s): polling adds at most a percent to a round.
 
     Args:
         messages: node id -> content.
+        again_s: how long after the first death of a node it is still asked again.
         stopped: raises if the run is to end; called between looks.
     """
     box, start = Mailbox(grid), time.monotonic()
     box.send(messages, kind, group=group, timeout_s=timeout_s)
-    while box.nodes:
+    first_death: dict[int, float] = {}
+    dead: dict[int, float] = {}
+    while box.nodes or dead:
         stopped()
-        yield from box.collect()
-        if box.nodes:
+        now = time.monotonic()
+        for reply in box.collect():
+            since = first_death.setdefault(reply.node, now) if reply.code in DEATHS else now
+            if reply.code in DEATHS and now - since < again_s and now + AGAIN_PAUSE_S < start + timeout_s:
+                dead[reply.node] = now
+            else:
+                yield reply
+        due = [node for node, when in dead.items() if now - when >= AGAIN_PAUSE_S]
+        if due:
+            left = max(1.0, start + timeout_s - now)
+            box.send({node: messages[node] for node in due}, kind, group=group, timeout_s=left)
+            dead = {node: when for node, when in dead.items() if node not in due}
+        if box.nodes or dead:
             time.sleep(min(MAX_PAUSE_S, 0.01 + (time.monotonic() - start) / 100))

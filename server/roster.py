@@ -93,6 +93,8 @@ class Roster:
         self._present = set(self._grid.get_node_ids())
         for name in [name for name, node in self.nodes.items() if node not in self._present]:
             del self.nodes[name], self.members[name]
+        for node in self._asked_at.keys() - self._present:
+            del self._asked_at[node]  # when it comes back it is asked at once
         now = time.monotonic()
         due = [n for n in sorted(self._present) if self._is_due(n, now)]
         self._asked_at |= dict.fromkeys(due, now)

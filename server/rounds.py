@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import reduce
 from operator import add
 
-from flwr.app import RecordDict
+from flwr.app import ArrayRecord, RecordDict
 from flwr.serverapp import Grid
 
 from ..common import wire
@@ -140,7 +140,8 @@ class Rounds:
         )
         emit(RoundStarted(this.number, this.attempt, this.cohort))
         names = {self.roster.nodes[name]: name for name in this.cohort}
-        messages = {node: self._task(state, this, name) for node, name in names.items()}
+        array = wire.packed(state.adapter.vector)
+        messages = {node: self._task(state, this, name, array) for node, name in names.items()}
         this.bytes_down = sum(wire.wire_bytes(content) for content in messages.values())
         for reply in self._ask(messages, "train", f"{this.number}.{this.attempt}"):
             self._take(state, this, names[reply.node], reply)
@@ -211,17 +212,25 @@ class Rounds:
             "config-sha256": self.config.sha256,
         }
 
-    def _task(self, state: State, this: Attempt, name: str) -> RecordDict:
+    def _task(self, state: State, this: Attempt, name: str, array: ArrayRecord) -> RecordDict:
         header = {
             **self._echo(state, this),
             "position": state.positions.get(name, 0),
             "last-refusal": self.roster.refusals.get(name, ""),
         }
-        return wire.pack(header, vector=state.adapter.vector)
+        return wire.pack(header, vector=array)
 
     def _ask(self, messages: dict[int, RecordDict], kind: str, group: str) -> Iterator[Reply]:
         timeout = self.config.federation.round_timeout_s
-        return exchange(self.grid, messages, kind, group=group, timeout_s=timeout, stopped=self.stopped)
+        return exchange(
+            self.grid,
+            messages,
+            kind,
+            group=group,
+            timeout_s=timeout,
+            again_s=self.config.federation.ask_again_s,
+            stopped=self.stopped,
+        )
 
     def _wait(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds

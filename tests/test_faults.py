@@ -13,10 +13,12 @@ from fedgrpo.common import jsonl, wire
 from fedgrpo.common.errors import ProtocolError
 from fedgrpo.common.jsonl import read_lines
 from fedgrpo.common.protocol import Capabilities
+from fedgrpo.server import exchange
 from fedgrpo.server.intake import read_update
 from fedgrpo.server.main import run_federation
 from fedgrpo.server.store import Store
 from fedgrpo.simulations.results import Run
+from flwr.app import Error, Message
 
 DURABLE = ("fsync", "replace", "ftruncate")
 
@@ -216,3 +218,51 @@ def test_a_torn_journal_line_is_passed_over(tmp_path):
         config = settings(tmp_path, output__run=folder.name)
         assert play(config).result()["adapter_sha256"] == whole.result()["adapter_sha256"]
         assert jsonl.read_lines(folder / "journal.jsonl")[-1]["event"] == "FINISHED"
+
+
+def test_a_client_whose_process_dies_is_asked_again_and_counts_once(tmp_path, monkeypatch):
+    """Fifty deaths over six rounds: no round is void, and the adapter is that of a run without a death."""
+    monkeypatch.setattr(exchange, "AGAIN_PAUSE_S", 0.01)
+    values = {"federation__rounds": 6, "evaluation__every": 0, "federation__quorum": 1.0}
+    whole = play(settings(tmp_path, output__run="whole", **values))
+    config = settings(tmp_path, **values)
+    net = grid(config, client_app(config, honest))
+    pull, chance, deaths = net.pull_messages, random.Random(3), []
+
+    def dying(ids):
+        for reply in pull(ids):
+            if reply.metadata.message_type == "train" and chance.random() < 0.7:
+                deaths.append(reply)
+                reply = Message(Error(chance.choice((5, 8)), "gone"), reply_to=reply)
+            yield reply
+
+    net.pull_messages = dying
+    try:
+        run_federation(net, config)
+    finally:
+        net.close()
+    run = Run.read(tmp_path / "run")
+    assert len(deaths) >= 50
+    assert run.result()["adapter_sha256"] == whole.result()["adapter_sha256"]
+    assert run.result()["void_rounds"] == 0
+    committed_once(run)
+
+
+def test_a_client_that_stays_dead_holds_nobody_up_for_long(tmp_path, monkeypatch):
+    monkeypatch.setattr(exchange, "AGAIN_PAUSE_S", 0.01)
+    config = settings(tmp_path, federation__rounds=1, evaluation__every=0, federation__ask_again_s=0.2)
+    net = grid(config, client_app(config, honest))
+    pull = net.pull_messages
+
+    def dying(ids):
+        for reply in pull(ids):
+            gone = reply.metadata.message_type == "train" and reply.metadata.src_node_id == 2
+            yield Message(Error(8, "gone"), reply_to=reply) if gone else reply
+
+    net.pull_messages = dying
+    try:
+        run_federation(net, config)
+    finally:
+        net.close()
+    (line,) = Run.read(tmp_path / "run").rounds
+    assert line["refused"] == {"client-0": "client-crashed"}

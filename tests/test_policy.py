@@ -298,7 +298,7 @@ def test_everything_that_leaves_is_on_the_record_and_a_record_that_fails_stops_i
 
 
 def test_a_dry_run_records_and_sends_a_code(organisation, monkeypatch):
-    own, worker, config = organisation
+    own, _, config = organisation
     context = {"config-path": str(own.file), "dry-run": True}
     monkeypatch.setattr(Context, "node_config", context, raising=False)
     identify_process()

@@ -5,6 +5,7 @@ captured; the canaries planted in prompts, rewards, paths and exceptions must no
 """
 
 import csv
+import hashlib
 import json
 import os
 import signal
@@ -221,9 +222,7 @@ def test_a_failing_reward_costs_one_update_and_says_only_its_code(federation):
 
 @pytest.mark.slow
 def test_the_egress_record_holds_the_hash_of_what_was_sent(federation):
-    folder, _, files, captured, _ = federation
-    import hashlib
-
+    _, _, files, captured, _ = federation
     record = read_lines(Site.read(files[0]).egress_record)
     (delta,) = [f for f in record[3]["fields"] if f["name"] == "vector.vector"]
     assert delta["bytes"] == 4 * delta["shape"][0]
