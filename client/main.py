@@ -55,6 +55,13 @@ def evaluate(message: Message, context: Context) -> Message:
     return _reply(message, context, lambda learner, header: evaluated(learner, header, message.content))
 
 
+@app.query("ping")
+def ping(message: Message, context: Context) -> Message:
+    """Say that we are not at work on anything: a node does one message at a time."""
+    del context
+    return Message(wire.pack({}), reply_to=message)
+
+
 def joining(learner: Learner) -> RecordDict:
     """What a client says when it joins."""
     can = learner.capabilities()

@@ -32,8 +32,9 @@ class Federation:
     """Seconds to wait for min-clients. A client loads its model before it joins."""
     round_timeout_s: float = 3600.0
     """Deadline of a round, seconds; later replies do not count."""
-    ask_again_s: float = 120.0
-    """A client whose process died is asked again for this long, seconds, before the round goes on without it."""
+    ask_again_s: float = 60.0
+    """A client whose process died is asked again for this long, seconds, before the round goes on without it; one that
+    is silent for this long is asked whether it still works, and sent its task again if it does not."""
     max_void_rounds: int = 3
     """Void attempts in a row after which the run stops."""
     retry_wait_s: float = 1.0
@@ -59,7 +60,7 @@ class Federation:
         )
         at_least("federation.join-timeout-s", self.join_timeout_s, 0, "it is a time in seconds")
         at_least("federation.round-timeout-s", self.round_timeout_s, 1, "no client can answer sooner")
-        at_least("federation.ask-again-s", self.ask_again_s, 0, "0 goes on at once without a client that died")
+        at_least("federation.ask-again-s", self.ask_again_s, 0, "0 asks nobody again")
         at_least(
             "federation.max-void-rounds",
             self.max_void_rounds,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
+from ..common import wire
 from ..common.errors import PeerFailedError
 
 ERROR_CODES = {
@@ -68,6 +69,10 @@ class Mailbox:
         ids = self._grid.push_messages(batch)
         self._waiting |= {i: (node, deadline) for i, node in zip(ids, messages, strict=True)}
 
+    def forget(self, node: int) -> None:
+        """Wait no longer for what was sent to a node."""
+        self._waiting = {i: (n, deadline) for i, (n, deadline) in self._waiting.items() if n != node}
+
     def collect(self) -> Iterator[Reply]:
         """Replies that have come, pulled one at a time so that one is in memory, then the nodes whose time is over."""
         for message_id, (node, _) in list(self._waiting.items()):
@@ -95,32 +100,83 @@ def exchange(
 ) -> Iterator[Reply]:
     """Send one message to each node and yield its reply as it comes; every node yields exactly once.
 
-    A node whose process died is sent the same message again for a while: it may be starting anew, and answers what it
-    has done already from its cache. The pause between looks grows with the time waited (one hundredth of it, at most
-    0.5 s): polling adds at most a percent to a round.
+    The pause between looks grows with the time waited (one hundredth of it, at most 0.5 s): polling adds at most a
+    percent to a round.
 
     Args:
         messages: node id -> content.
-        again_s: how long after the first death of a node it is still asked again.
+        again_s: after how long a silent node is asked whether it still works on the message, and for how long one whose
+            process died is asked again (`_Persistence`).
         stopped: raises if the run is to end; called between looks.
     """
-    box, start = Mailbox(grid), time.monotonic()
-    box.send(messages, kind, group=group, timeout_s=timeout_s)
-    first_death: dict[int, float] = {}
-    dead: dict[int, float] = {}
-    while box.nodes or dead:
+    start = time.monotonic()
+    box = _Persistence(grid, messages, kind, group, start + timeout_s, again_s)
+    while box.waits:
         stopped()
+        yield from box.collect()
+        if box.waits:
+            time.sleep(min(MAX_PAUSE_S, 0.01 + (time.monotonic() - start) / 100))
+
+
+class _Persistence:
+    """One message to each of some nodes, sent again where it or its reply was lost.
+
+    A repeated message costs a client nothing: its learner knows what was asked and answers from its cache.
+
+    - A node whose process died is sent the message again: it may be starting anew.
+    - A reply can be lost without a word, when the SuperLink dies while it comes in. A node does one message at a time,
+      so one that answers a ping and has not replied never will, and is sent the message again.
+    """
+
+    def __init__(
+        self, grid: Grid, messages: Mapping[int, RecordDict], kind: str, group: str, deadline: float, again_s: float
+    ) -> None:
+        self._messages, self._kind, self._group = messages, kind, group
+        self._deadline, self._again_s = deadline, again_s
+        self._box, self._pings = Mailbox(grid), Mailbox(grid)
+        self._asked = dict.fromkeys(messages, time.monotonic())
+        self._first_death: dict[int, float] = {}
+        self._dead: dict[int, float] = {}
+        self._send(messages)
+
+    @property
+    def waits(self) -> bool:
+        """Whether a node has still to reply."""
+        return bool(self._box.nodes or self._dead)
+
+    def collect(self) -> Iterator[Reply]:
+        """Replies that have come. Sends again what has to be."""
         now = time.monotonic()
-        for reply in box.collect():
-            since = first_death.setdefault(reply.node, now) if reply.code in DEATHS else now
-            if reply.code in DEATHS and now - since < again_s and now + AGAIN_PAUSE_S < start + timeout_s:
-                dead[reply.node] = now
+        for reply in self._box.collect():
+            if self._may_come_back(reply, now):
+                self._dead[reply.node] = now
             else:
                 yield reply
-        due = [node for node, when in dead.items() if now - when >= AGAIN_PAUSE_S]
-        if due:
-            left = max(1.0, start + timeout_s - now)
-            box.send({node: messages[node] for node in due}, kind, group=group, timeout_s=left)
-            dead = {node: when for node, when in dead.items() if node not in due}
-        if box.nodes or dead:
-            time.sleep(min(MAX_PAUSE_S, 0.01 + (time.monotonic() - start) / 100))
+        due = [node for node, when in self._dead.items() if now - when >= AGAIN_PAUSE_S]
+        self._dead = {node: when for node, when in self._dead.items() if node not in due}
+        self._send(due)
+        self._send(list(self._lost(now)))
+
+    def _may_come_back(self, reply: Reply, now: float) -> bool:
+        if reply.code not in DEATHS or now + AGAIN_PAUSE_S >= self._deadline:
+            return False
+        return now - self._first_death.setdefault(reply.node, now) < self._again_s
+
+    def _lost(self, now: float) -> Iterator[int]:
+        """Nodes that have answered a ping and so cannot be at work; pings those that have been silent for long."""
+        for pong in self._pings.collect():
+            if pong.content is not None and pong.node in self._box.nodes:
+                self._box.forget(pong.node)
+                yield pong.node
+        silent = [n for n in self._box.nodes - self._pings.nodes if now - self._asked[n] > self._again_s > 0]
+        if silent:
+            self._asked |= dict.fromkeys(silent, now)
+            ping = wire.pack({})
+            self._pings.send(dict.fromkeys(silent, ping), "query.ping", group=self._group, timeout_s=self._again_s)
+
+    def _send(self, nodes: Iterable[int]) -> None:
+        now = time.monotonic()
+        batch = {node: self._messages[node] for node in nodes}
+        if batch:
+            self._asked |= dict.fromkeys(batch, now)
+            self._box.send(batch, self._kind, group=self._group, timeout_s=max(1.0, self._deadline - now))

@@ -266,3 +266,36 @@ def test_a_client_that_stays_dead_holds_nobody_up_for_long(tmp_path, monkeypatch
         net.close()
     (line,) = Run.read(tmp_path / "run").rounds
     assert line["refused"] == {"client-0": "client-crashed"}
+
+
+def test_a_reply_that_is_lost_is_asked_for_again(tmp_path, monkeypatch):
+    """A SuperLink that dies while a reply comes in loses it without a word. The client's ping gives it away."""
+    values = {"federation__rounds": 3, "evaluation__every": 0, "federation__quorum": 1.0}
+    whole = play(settings(tmp_path, output__run="whole", **values))
+    config = settings(tmp_path, federation__ask_again_s=0.1, **values)
+    app = client_app(config, honest)
+
+    @app.query("ping")
+    def ping(message, context):
+        return Message(wire.pack({}), reply_to=message)
+
+    net = grid(config, app)
+    pull, lost = net.pull_messages, []
+
+    def losing(ids):
+        for reply in pull(ids):
+            if reply.metadata.message_type == "train" and len(lost) < 5:
+                lost.append(reply)
+            else:
+                yield reply
+
+    net.pull_messages = losing
+    try:
+        run_federation(net, config)
+    finally:
+        net.close()
+    run = Run.read(tmp_path / "run")
+    assert len(lost) == 5
+    assert run.result()["adapter_sha256"] == whole.result()["adapter_sha256"]
+    assert run.result()["void_rounds"] == 0
+    committed_once(run)

@@ -58,3 +58,15 @@ def test_the_light_side_starts_without_heavy_libraries(module):
     code = f"import sys, {module}; print(*sorted({HEAVY!r} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+def test_the_learner_needs_no_flower():
+    """Its environment may be one in which flwr cannot be installed: current vLLM wants another FastAPI."""
+    code = (
+        "import sys; sys.modules['flwr'] = None\n"
+        "import fedgrpo.common.cli as cli; cli._application()\n"
+        "import fedgrpo.client.learner.daemon, fedgrpo.client.learner.resident\n"
+        "print('fine')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "fine", done.stderr[-2000:]
