@@ -47,7 +47,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
         base = Path(folder)
         options = ["--clients", str(given.clients), "--rounds", str(rounds), "--out", folder]
-        for setting in ("federation.quorum=1.0", "federation.ask-again-s=30", "evaluation.every=0", "evaluation.problems=40"):
+        for setting in (
+            "federation.quorum=1.0",
+            "federation.ask-again-s=30",
+            "evaluation.every=0",
+            "evaluation.problems=40",
+        ):
             options += ["--set", setting]
         whole = simulate("whole", options)
         assert whole.wait() == 0

@@ -174,8 +174,7 @@ def learner(file: FileArgument) -> None:
     """
     from .learner.daemon import serve
 
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", datefmt="%F %T"
-    )
+    line = "%(asctime)s.%(msecs)03d %(levelname)s %(message)s"
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format=line, datefmt="%F %T")
     logging.getLogger("fedgrpo").setLevel(logging.INFO)
     serve(Site.read(file))

@@ -17,7 +17,7 @@ from .organisation import Site
 LEARNER_TIMEOUT_S = 600.0
 ADVICE = {
     "[code: 2004]": "the operator has not registered this node's key. Send them {key}.pub; they run: "
-    "fedgrpo keys register FOLDER {name}.pub",
+    "fedgrpo keys register FOLDER {file}.pub --name {name}",
     "[code: 2001]": "this server wants a registered key. Set flower.key to the one made for this node.",
     "CERTIFICATE_VERIFY_FAILED": "the server's certificate is not of the CA in flower.root-certificates, or not for "
     "the host in flower.superlink. Ask the operator for the right ca.crt and compare: fedgrpo keys show ca.crt",
@@ -48,7 +48,7 @@ def learner_service(site: Site) -> Service:
     own = site.settings.learner.python
     python = str(site.path(own)) if own else sys.executable
     command = [python, "-m", "fedgrpo.common.cli", "learner", str(site.file)]
-    hopeless = {"fedgrpo: ": f"its log says what is wrong. `fedgrpo client check {site.file}` finds it sooner."}
+    hopeless = {"fedgrpo: ": f"`fedgrpo client check {site.file}` says more."}
     log = site.folder / "logs" / "learner.log"
     ready = lambda: bool(learner_status(site.socket).get("ready"))  # noqa: E731
     return Service("learner", command, log, {}, ready, ready_timeout_s=LEARNER_TIMEOUT_S, hopeless=hopeless)
@@ -62,7 +62,10 @@ def supernode_service(site: Site, *, dry_run: bool) -> Service:
     command = [tool("flower-supernode"), "--superlink", flower.superlink, "--port", str(port)]
     command += ["--root-certificates", str(site.path(flower.root_certificates))]
     command += ["--auth-supernode-private-key", str(site.path(flower.key)), "--node-config", node_config]
-    advice = {mark: text.format(key=site.path(flower.key), name=site.name) for mark, text in ADVICE.items()}
+    advice = {
+        mark: text.format(key=site.path(flower.key), file=site.path(flower.key).name, name=site.name)
+        for mark, text in ADVICE.items()
+    }
     env = {**environment(), "FLWR_HOME": str(site.folder / "flwr")}
     return Service("SuperNode", command, site.folder / "logs" / "supernode.log", env, hopeless=advice)
 

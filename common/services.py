@@ -53,6 +53,8 @@ class Service:
     started: float = 0.0
     failures: int = 0
     next_start: float = 0.0
+    said_before: int = 0
+    """Bytes of the log from before this process."""
 
     @property
     def alive(self) -> bool:
@@ -65,6 +67,7 @@ class Service:
         if self.log.exists() and self.log.stat().st_size > ROTATE_BYTES:
             self.log.replace(self.log.with_suffix(".log.1"))
         with self.log.open("ab") as output:
+            self.said_before = output.tell()
             self.process = subprocess.Popen(
                 list(self.command),
                 stdin=subprocess.DEVNULL,
@@ -89,12 +92,14 @@ class Service:
         self.process.wait()
 
     def last_words(self) -> str:
-        """The end of its log."""
+        """The end of what this process has written."""
         try:
-            data = self.log.read_bytes()[-LAST_WORDS:]
+            with self.log.open("rb") as file:
+                end = file.seek(0, os.SEEK_END)
+                file.seek(max(self.said_before, end - LAST_WORDS))
+                return file.read().decode(errors="replace")
         except OSError:
             return ""
-        return data.decode(errors="replace")
 
 
 def supervise(
@@ -163,11 +168,11 @@ def _give_up_if_hopeless(service: Service) -> None:
     words = service.last_words()
     for mark, advice in service.hopeless.items():
         if mark in words:
-            raise RunError(f"{service.name} cannot run: {advice} (Its log: {service.log})")
+            raise RunError(f"{service.name} cannot run: {advice}\nIts log, {service.log}, ends:\n{_tail(service, 3)}")
 
 
-def _tail(service: Service) -> str:
-    return "\n".join(service.last_words().splitlines()[-10:])
+def _tail(service: Service, lines: int = 10) -> str:
+    return "\n".join(service.last_words().splitlines()[-lines:])
 
 
 @contextlib.contextmanager

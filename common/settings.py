@@ -264,4 +264,4 @@ class Output:
     """Name of this run's folder; empty makes one of scenario, date and time. An existing run is resumed."""
     nodes: str = ""
     """File that says which node is which organisation (`fedgrpo keys register` writes it): no other may take part, and
-    none under another's name. Empty takes every node at its word."""
+    none under another's name. Without it every node is taken at its word."""

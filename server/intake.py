@@ -26,6 +26,17 @@ METRIC = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,95}")
 MAX_REWARDS = 32
 MAX_METRICS = 100
 MAX_RATE = 1e9
+FAILURES = {
+    "policy": "its policy does not allow this setting of the run",
+    "learner": "its learner does not answer, or was not done in time",
+    "reward": "one of its rewards failed",
+    "data": "something is wrong with its data",
+    "config": "something is wrong with its own settings",
+    "task": "it could not read the task; does it have the same version of fedgrpo?",
+    "egress-record": "its egress record cannot be written, so nothing may leave",
+    "dry-run": "it takes part in a dry run, and sends nothing",
+}
+"""What the codes of a client's failures mean. The texts stay with the client."""
 MAX_CLASSES = 256
 MAX_COUNT = 10_000_000
 TALLY_FIELDS = tuple(f.name for f in fields(Tally))
@@ -126,7 +137,8 @@ def _accepted(content: RecordDict, records: set[str]) -> wire.Header:
     header = wire.header_of(content)
     if "error" in header:
         code = str(header["error"])
-        raise PeerFailedError(code if NAME.fullmatch(code) else "error", "it reports a failure of its own")
+        known = code if NAME.fullmatch(code) else "error"
+        raise PeerFailedError(known, FAILURES.get(known.partition(".")[0], "it reports a failure of its own"))
     if set(content) != records:
         raise ProtocolError("records", "the message does not have exactly the agreed records")
     return header

@@ -46,6 +46,11 @@ def read_nodes(path: Path) -> dict[int, str]:
     return {int(str(line["node"])): str(line["organisation"]) for line in lines}
 
 
+def _registered(path: str) -> dict[int, str] | None:
+    """The organisations that may take part; None takes every node at its word."""
+    return read_nodes(Path(path)) if path and Path(path).exists() else None
+
+
 class Roster:
     """The organisations that have joined, and the nodes they answer from."""
 
@@ -61,7 +66,7 @@ class Roster:
         self._answers: dict[int, Capabilities] = {}
         self._asked_at: dict[int, float] = {}
         self._reasons: dict[int, str] = {}
-        self._registered = read_nodes(Path(config.output.nodes)) if config.output.nodes else None
+        self._registered = _registered(config.output.nodes)
 
     def gather(self, stopped: Callable[[], None]) -> Terms:
         """Wait until the clients that are expected have joined, and return what they agree on.

@@ -146,7 +146,9 @@ def _played(
         if status is not None and status.state == "finished":
             return status
         if reason := stop_reason(folder.runs / name):
-            raise RunError(f"{reason}\nGo on with: fedgrpo server resume {folder.path} {name}")
+            begun = (folder.runs / name / "journal.jsonl").exists()
+            hint = f"\nGo on with: fedgrpo server resume {folder.path} {name}"
+            raise RunError(reason + (hint if begun else "\nNothing was trained. Submit it again when that is mended."))
         committed = status.round if status else 0
         restarts, rounds = (0, committed) if committed > rounds else (restarts + 1, rounds)
         if restarts > MAX_RESTARTS or not (folder.runs / name).exists():

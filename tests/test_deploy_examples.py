@@ -4,6 +4,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -53,7 +54,9 @@ def test_a_unit_is_whole_and_starts_a_command_that_exists(unit):
         assert_is_a_command(words)
     else:
         name = Path(program).name
-        help_text = subprocess.run([name, "--help"], capture_output=True, text=True, check=True).stdout
+        help_text = subprocess.run(
+            [Path(sys.executable).parent / name, "--help"], capture_output=True, text=True, check=True
+        ).stdout
         assert [w for w in words if w.startswith("--") and w not in help_text] == []
     if shutil.which("systemd-analyze"):
         subprocess.run(["systemd-analyze", "verify", "--man=no", unit], check=False)

@@ -29,6 +29,7 @@ from fedgrpo.simulations.results import Run
 from fedgrpo.simulations.virtual import client_name, divide
 from pyarrow import parquet
 
+pytestmark = [pytest.mark.deployment, pytest.mark.timeout(400)]
 CANARY = "CANARY-0815"
 REWARDS = f"""
 from pathlib import Path
@@ -181,8 +182,6 @@ def federation(tmp_path_factory):
     return folder, config, files, b"".join(captured), status
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(400)
 def test_three_organisations_make_the_adapter_that_the_simulation_makes(federation):
     folder, config, _, _, _ = federation
     real = Run.read(folder / "server" / "runs" / "pilot").result()
@@ -196,7 +195,6 @@ def test_three_organisations_make_the_adapter_that_the_simulation_makes(federati
     assert real["accuracy"]["after"] == simulated["accuracy"]["after"]
 
 
-@pytest.mark.slow
 def test_nothing_private_is_in_what_passed_the_gateway(federation):
     _, _, files, captured, _ = federation
     assert len(captured) > 1_000_000  # updates of three clients over three rounds: the traffic was captured
@@ -211,7 +209,6 @@ def test_nothing_private_is_in_what_passed_the_gateway(federation):
         assert kinds[:8] == ["query.join", "evaluate", "evaluate", "train", "train", "train", "evaluate", "evaluate"]
 
 
-@pytest.mark.slow
 def test_a_failing_reward_costs_one_update_and_says_only_its_code(federation):
     folder, _, files, _, _ = federation
     (round_line,) = Run.read(folder / "server" / "runs" / "failing").rounds
@@ -220,7 +217,6 @@ def test_a_failing_reward_costs_one_update_and_says_only_its_code(federation):
     assert f"{CANARY}-exception" in (files[2].parent / "state" / "logs" / "learner.log").read_text()
 
 
-@pytest.mark.slow
 def test_the_egress_record_holds_the_hash_of_what_was_sent(federation):
     _, _, files, captured, _ = federation
     record = read_lines(Site.read(files[0]).egress_record)
@@ -240,7 +236,6 @@ def starts(captured, size):
     return found
 
 
-@pytest.mark.slow
 def test_the_operator_sees_who_took_part(federation):
     _, _, _, _, status = federation
     assert status["superlink"] == "up"
