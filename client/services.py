@@ -15,13 +15,16 @@ from ..common.services import Service, environment, free_ports, supervise, tool
 from .organisation import Site
 
 LEARNER_TIMEOUT_S = 600.0
-ADVICE = {
-    "[code: 2004]": "the operator has not registered this node's key. Send them {key}.pub; they run: "
+HINTS = {
+    "[code: 2004]": "the server does not take this node. Either it was online until a moment ago, and Flower holds its "
+    "place for some 70 s; or the operator has not registered its key: send them {key}.pub, they run "
     "fedgrpo keys register FOLDER {file}.pub --name {name}",
+}
+ADVICE = {
     "[code: 2001]": "this server wants a registered key. Set flower.key to the one made for this node.",
     "CERTIFICATE_VERIFY_FAILED": "the server's certificate is not of the CA in flower.root-certificates, or not for "
     "the host in flower.superlink. Ask the operator for the right ca.crt and compare: fedgrpo keys show ca.crt",
-    "Incompatible": "server and client have different versions of Flower. Install the fedgrpo the operator has.",
+    "[code: 1001]": "server and client have different versions of Flower. Install the fedgrpo the operator has.",
 }
 
 
@@ -62,12 +65,11 @@ def supernode_service(site: Site, *, dry_run: bool) -> Service:
     command = [tool("flower-supernode"), "--superlink", flower.superlink, "--port", str(port)]
     command += ["--root-certificates", str(site.path(flower.root_certificates))]
     command += ["--auth-supernode-private-key", str(site.path(flower.key)), "--node-config", node_config]
-    advice = {
-        mark: text.format(key=site.path(flower.key), file=site.path(flower.key).name, name=site.name)
-        for mark, text in ADVICE.items()
-    }
+    names = {"key": site.path(flower.key), "file": site.path(flower.key).name, "name": site.name}
+    advice = {mark: text.format(**names) for mark, text in ADVICE.items()}
+    hints = {mark: text.format(**names) for mark, text in HINTS.items()}
     env = {**environment(), "FLWR_HOME": str(site.folder / "flwr")}
-    return Service("SuperNode", command, site.folder / "logs" / "supernode.log", env, hopeless=advice)
+    return Service("SuperNode", command, site.folder / "logs" / "supernode.log", env, hopeless=advice, hints=hints)
 
 
 def learner_status(socket: Path) -> dict[str, object]:

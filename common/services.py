@@ -26,6 +26,7 @@ GRACE_S = 10.0
 STABLE_S = 60.0
 """A process that lived this long has started well: the pauses before it is started again begin anew."""
 LONGEST_PAUSE_S = 30.0
+HINT_PAUSE_S = 10.0
 LAST_WORDS = 8000
 ROTATE_BYTES = 20_000_000
 FLOWER_ENVIRONMENT = {
@@ -49,6 +50,8 @@ class Service:
     ready_timeout_s: float = 60.0
     hopeless: Mapping[str, str] = field(default_factory=dict[str, str])
     """Words in its output -> what to do: starting it again would fail the same way."""
+    hints: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Words in its output -> what they mean, where starting it again may help."""
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
     failures: int = 0
@@ -158,7 +161,10 @@ def _keep_up(service: Service, handle: int, say: Callable[[str], None]) -> None:
         _give_up_if_hopeless(service)
         service.failures = 0 if now - service.started > STABLE_S else service.failures + 1
         pause = min(LONGEST_PAUSE_S, 2.0 ** (service.failures - 1)) if service.failures else 0.0
-        say(f"{service.name} ended with status {service.process.returncode}; starting it again in {pause:.0f} s")
+        said = next((hint for mark, hint in service.hints.items() if mark in service.last_words()), "")
+        pause = max(pause, HINT_PAUSE_S if said else 0.0)
+        say(f"{service.name} ended with status {service.process.returncode}{f': {said}' if said else ''}")
+        say(f"starting {service.name} again in {pause:.0f} s")
         service.process, service.next_start = None, now + pause
     if now >= service.next_start:
         service.start(handle)

@@ -302,3 +302,50 @@ def test_a_hostile_value_does_not_fill_the_log(own):
     with pytest.raises(ProtocolError) as caught:
         read(content, own)
     assert len(str(caught.value)) < 300
+
+
+def mutated(chance, own):
+    """A sound reply with one to three random changes, and whether it is still the same."""
+    content = reply(own)
+    for _ in range(chance.randint(1, 3)):
+        match chance.randint(0, 5):
+            case 0:
+                key = chance.choice([*content["header"], "new"])
+                content["header"][key] = chance.choice([0, 1, -1, 2**70, 1.5, float("nan"), "", "x" * 99, True, b"y"])
+            case 1:
+                content["header"].pop(chance.choice([*content["header"], "none"]), None)
+            case 2:
+                key = chance.choice([*content["metrics"], "new"])
+                content["metrics"][key] = chance.choice([0, -1.0, 1e300, float("inf"), float("nan"), [1.0], 0.25])
+            case 3:
+                data = bytearray(content["vector"]["vector"].data)
+                data = data[: chance.randrange(len(data) + 1)] + b"\0" * chance.choice([0, 1, 4, 9])
+                content["vector"]["vector"] = Array("float32", (own.size,), wire.RAW, bytes(data))
+            case 4:
+                values = np.ones(own.size, "<f4")
+                values[chance.randrange(own.size)] = chance.choice([np.nan, np.inf, -np.inf])
+                content["vector"]["vector"] = Array("float32", (own.size,), wire.RAW, values.tobytes())
+            case _:
+                dtype, stype = chance.choice(["float32", "int32", ""]), chance.choice([wire.RAW, "numpy.ndarray", ""])
+                shape = chance.choice([(own.size,), (1, own.size), (), (-1,)])
+                content["vector"]["vector"] = Array(dtype, shape, stype, content["vector"]["vector"].data)
+    return content
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("seed", range(10))
+def test_a_hundred_thousand_generated_replies_crash_nothing_and_none_is_taken_that_is_not_sound(own, seed):
+    import random
+
+    chance, sound = random.Random(seed), reply(own)
+    for _ in range(10_000):
+        content = mutated(chance, own)
+        try:
+            update = read(content, own)
+        except ProtocolError:
+            continue
+        assert dict(content["header"]) == dict(sound["header"])
+        assert np.isfinite(update.delta).all()
+        assert update.metrics.keys() == metrics().keys()
+        assert 0 <= update.metrics["groups/effective"] <= update.num_examples

@@ -21,6 +21,7 @@ import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 import uvicorn
 from starlette.applications import Starlette
@@ -49,17 +50,44 @@ def serve(site: Site) -> None:
     """
     prepare_folder(site)
     with _only_one(site.folder):
-        learner = SiteLearner(site)
-        desk = Desk(learner.do, site.folder / "cache")
-        with _listening(site) as listener:
-            config = uvicorn.Config(_application(desk, learner), log_config=None, access_log=False, lifespan="off")
-            LOGGER.info("%s listens on %s", site.name, site.socket)
-            server = uvicorn.Server(config)
-            loading = desk.submit(Frame({"kind": "warm-up"}).pack())
-            threading.Thread(target=_end_if_it_fails, args=(desk, loading, server), daemon=True).start()
-            server.run(sockets=[listener])
+        serve_jobs(site, SiteLearner(site))
+
+
+class DoesJobs(Protocol):
+    """What the service needs of a learner."""
+
+    site: Site
+    ready: bool
+
+    def do(self, job: Job) -> Frame:
+        """Do a job."""
+        ...
+
+
+def serve_jobs(site: Site, learner: DoesJobs, stop: threading.Event | None = None) -> None:
+    """Serve a learner's jobs on the organisation's socket until a signal, or `stop`, ends it.
+
+    Raises:
+        Exception: what kept the learner from loading its model.
+    """
+    prepare_folder(site)
+    desk = Desk(learner.do, site.folder / "cache")
+    with _listening(site) as listener:
+        config = uvicorn.Config(_application(desk, learner), log_config=None, access_log=False, lifespan="off")
+        server = uvicorn.Server(config)
+        LOGGER.info("%s listens on %s", site.name, site.socket)
+        loading = desk.submit(Frame({"kind": "warm-up"}).pack())
+        threading.Thread(target=_end_if_it_fails, args=(desk, loading, server), daemon=True).start()
+        if stop is not None:
+            threading.Thread(target=_end_when, args=(stop, server), daemon=True).start()
+        server.run(sockets=[listener])
     if loading.error is not None:
         raise loading.error
+
+
+def _end_when(stop: threading.Event, server: uvicorn.Server) -> None:
+    stop.wait()
+    server.should_exit = True
 
 
 def _end_if_it_fails(desk: Desk, loading: Job, server: uvicorn.Server) -> None:
@@ -79,7 +107,7 @@ def prepare_folder(site: Site) -> None:
         raise ConfigError(f"Cannot make the folder {site.folder}: {error.strerror}.") from error
 
 
-def _application(desk: Desk, learner: SiteLearner) -> Starlette:
+def _application(desk: Desk, learner: DoesJobs) -> Starlette:
     started, limit = time.time(), MAX_FIELDS_BYTES + learner.site.policy.max_bytes_per_round
 
     async def submit(request: Request) -> Response:
