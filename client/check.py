@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from ..common.cli_options import plain
 from ..common.config import RunConfig
 from ..common.errors import FedGRPOError
 from .learner import Learner
@@ -116,18 +117,19 @@ def show(found: Checked) -> None:
     console = Console(highlight=False)
     steps = Table("tried", "found", box=None, pad_edge=False)
     for name, what in found.steps:
-        steps.add_row(name, what)
+        steps.add_row(name, plain(what))
     console.print(steps)
     for sample in found.samples:
         console.rule("a prompt of yours, and what the model makes of it now", style="dim")
         console.print(sample.question, style="dim", markup=False)
         console.print(sample.completion.strip() or "(nothing)", markup=False)
-        console.print("  ".join(f"{name} {'–' if r is None else format(r, 'g')}" for name, r in sample.rewards.items()))
+        paid = (f"{name} {'–' if r is None else format(r, 'g')}" for name, r in sample.rewards.items())
+        console.print(plain("  ".join(paid)))
     for kind, fields in found.leaving:
         console.rule(f"would leave in answer to {kind}", style="dim")
         console.print(fields_table(fields))
     if found.problems:
         for problem in found.problems:
-            console.print(f"[red]Not ready:[/red] {problem}")
+            console.print("[red]Not ready:[/red]", plain(problem))
     else:
         console.print(f"Ready. Nothing was sent. Join: fedgrpo client up {found.site.file}")

@@ -51,9 +51,15 @@ def init(
         raise ConfigError(f"--name {name!r} must be at most 64 English letters, digits, dots and hyphens.")
     known = built_in_model(model) or (model_folder(model) if Path(model).is_dir() else None)
     values = {"name": name, "train": data, "model": model, "superlink": superlink}
-    text = TEMPLATE.read_text(encoding="utf-8").format(**values, sha256=file_hash(known) if known else "")
+    values = {key: json.dumps(value, ensure_ascii=False) for key, value in values.items()}
+    sha256 = file_hash(known) if known else ""
+    text = TEMPLATE.read_text(encoding="utf-8").format(**values, key=name, sha256=sha256)
     keys.write_new(file, text.encode())
-    Site.read(file)
+    try:
+        Site.read(file)
+    except ConfigError:
+        file.unlink()
+        raise
     public = keys.make_node(file.parent / f"{name}.key")
     print(
         f"Made {file} and the node's key.\n"
@@ -149,6 +155,7 @@ def egress(
       fedgrpo client egress clinic.toml
       fedgrpo client egress clinic.toml --dry-run --scenario run.toml     before anything has left
     """
+    from .egress import EgressGate
     from .status_view import print_egress
 
     site = Site.read(file)
@@ -159,11 +166,12 @@ def egress(
         config = load_scenario(scenario) if scenario else allowed_run(site)
         list(rehearse(site, checks.guarded(site, config), config))
         last = 3
-    entries = read_lines(site.egress_record)
+    record = EgressGate(site, dry_run).record
+    entries = read_lines(record)
     if output is Format.json:
-        print(json.dumps({"record": str(site.egress_record), "messages": entries[-last:], "total": len(entries)}))
+        print(json.dumps({"record": str(record), "messages": entries[-last:], "total": len(entries)}))
     else:
-        print_egress(site, entries, last)
+        print_egress(record, entries, last)
 
 
 def learner(file: FileArgument) -> None:

@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -36,6 +37,11 @@ class EgressGate:
     dry_run: bool = False
     """Record, and send nothing but the code `dry-run`."""
 
+    @property
+    def record(self) -> Path:
+        """Where this gate writes: what does not leave is not on the record of what left."""
+        return self.site.folder / "rehearsal.jsonl" if self.dry_run else self.site.egress_record
+
     def release(self, content: RecordDict, answers: str) -> RecordDict:
         """What may go out in answer to a message of kind `answers`: the content, once its record is on the disk.
 
@@ -54,7 +60,7 @@ class EgressGate:
             "policy_sha256": self.site.policy_sha256,
             "fields": list(fields_of(content)),
         }
-        path = self.site.egress_record
+        path = self.record
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             append_line(path, entry)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,7 +16,6 @@ from .organisation import Site
 
 FEDERATION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 MAX_POSITION = 1 << 53
-MAX_TEMPERATURE = 10.0
 
 
 class GuardedLearner:
@@ -35,7 +33,9 @@ class GuardedLearner:
         policy.check_run(site, config)
         self._site, self._config = site, config
         self._learner = make()
-        policy.check_size(site.policy, self._learner.capabilities().schema)
+        can = self._learner.capabilities()
+        policy.check_size(site.policy, can.schema)
+        policy.check_prompts(site.policy, can.examples, can.prompts_too_long)
 
     def capabilities(self) -> Capabilities:
         """Who we are, as far as the policy lets it out."""
@@ -62,8 +62,8 @@ class GuardedLearner:
         policy.check_evaluation(self._site.policy)
         _check_place(task.federation, task.round)
         policy.check_round(self._config, max(1, task.round), 1)
-        if not (math.isfinite(task.temperature) and 0 <= task.temperature <= MAX_TEMPERATURE):
-            raise ProtocolError("header", f"a temperature of {task.temperature} is none from 0 to {MAX_TEMPERATURE:g}")
+        if task.temperature not in (0.0, self._config.evaluation.temperature):
+            raise ProtocolError("header", f"a temperature of {task.temperature} is none of this run")
         return policy.evaluation_that_leaves(self._site.policy, self._learner.evaluate(task))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Callable
 from dataclasses import astuple
 from functools import cache
@@ -32,6 +33,7 @@ from .remote import RemoteLearner
 
 LOGGER = logging.getLogger("fedgrpo.client")
 Scalar = TypeVar("Scalar", int, float, str)
+CODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 NodeConfig = tuple[tuple[str, Value], ...]
 
 app = ClientApp()
@@ -58,8 +60,13 @@ def evaluate(message: Message, context: Context) -> Message:
 @app.query("ping")
 def ping(message: Message, context: Context) -> Message:
     """Say that we are not at work on anything: a node does one message at a time."""
-    del context
-    return Message(wire.pack({}), reply_to=message)
+    content, gate = wire.pack({}), None
+    try:
+        gate = _gate(dict(context.node_config))
+    except FedGRPOError as error:
+        LOGGER.error("%s", error)
+        content = wire.pack({"error": code_of(error)})
+    return Message(_released(gate, content, message.metadata.message_type), reply_to=message)
 
 
 def joining(learner: Learner) -> RecordDict:
@@ -86,6 +93,8 @@ def trained(learner: Learner, header: wire.Header, content: RecordDict) -> Recor
     schema = learner.capabilities().schema
     task = _train_task(header, content, schema)
     nonce = _field(header, "nonce", str)
+    if not CODE.fullmatch(nonce):
+        raise ProtocolError("header", "the nonce is no short name")
     update = learner.train(task)
     echo = {
         "federation": task.federation,
@@ -124,7 +133,7 @@ def _reply(message: Message, context: Context, answer: Callable[[Learner, wire.H
         if header.get("config-sha256") != config.sha256:
             raise ProtocolError("config", "the task was made with other settings than this run's configuration")
         deadline = message.metadata.created_at + message.metadata.ttl
-        remote = RemoteLearner(gate.site.socket, config, deadline) if gate else None
+        remote = RemoteLearner(gate.site.socket, config, deadline, gate.site.policy_sha256) if gate else None
         content = answer(remote or _simulated(tuple(sorted(node.items())), run), header)
     except FedGRPOError as error:
         LOGGER.error("%s", error)
@@ -146,8 +155,8 @@ def _gate(node_config: dict[str, Value]) -> EgressGate | None:
 def _released(gate: EgressGate | None, content: RecordDict, kind: str) -> RecordDict:
     try:
         return gate.release(content, kind) if gate else content
-    except FedGRPOError as error:
-        LOGGER.error("%s", error)
+    except Exception:
+        LOGGER.exception("nothing may leave")
         return wire.pack({"error": "egress-record"})
 
 
@@ -168,7 +177,7 @@ def _train_task(header: wire.Header, content: RecordDict, schema: AdapterSchema)
         raise ProtocolError("schema", "the task is for an adapter of other shapes")
     refusal = _field(header, "last-refusal", str)
     if refusal:
-        LOGGER.warning("the server refused our last update: %s", refusal)
+        LOGGER.warning("the server refused our last update: %s", refusal if CODE.fullmatch(refusal) else "(no code)")
     return TrainTask(
         federation=_field(header, "federation", str),
         round=_field(header, "round", int),

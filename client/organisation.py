@@ -138,6 +138,8 @@ class Policy:
     privacy: str = "masked"
     """`none` lets the delta itself leave, clipped; `masked` allows secure aggregation only (not in this version)."""
     max_rank: int = 0
+    max_alpha: int = 64
+    """The adapter is scaled by alpha / rank: a large alpha would undo max-learning-rate."""
     target_modules: tuple[str, ...] = ()
     """Layers that may be adapted: `all-linear`, or names."""
     max_learning_rate: float = 0.0
@@ -151,8 +153,10 @@ class Policy:
     """Completions sampled for one optimizer step, and answered at once in an evaluation."""
     max_new_tokens: int = 0
     """Tokens of a completion."""
+    max_left_out_share: float = 0.5
+    """Share of the prompts that grpo.max-prompt-length may leave out: means over the few left would tell too much."""
     min_members: int = 3
-    """Fewest clients of a round: `federation.min-clients` must be at least this."""
+    """Fewest clients whose updates make a round: the quorum of the cohort must be at least this."""
     max_delta_norm: float = 0.0
     """A delta is scaled down to this L2 norm before it leaves."""
     max_bytes_per_round: int = 0
@@ -164,9 +168,9 @@ class Policy:
     evaluate: bool = False
     """Whether counts of right and wrong held-out answers may leave."""
     class_columns: tuple[str, ...] = ()
-    """Columns that those counts may be split by."""
+    """Columns that those counts may be split by; `style` is the answers' format."""
     min_class_problems: int = 10
-    """A class of fewer held-out problems is left out of the counts."""
+    """A class of fewer held-out problems is left out of the counts, and so is one that would give it away."""
     report_hardware: bool = False
     """Whether device, memory and speed may leave."""
 
@@ -174,6 +178,9 @@ class Policy:
         one_of("policy.privacy", self.privacy, ("none", "masked"))
         at_least("policy.min-groups", self.min_groups, 1, "a round has at least one group")
         at_least("policy.min-class-problems", self.min_class_problems, 1, "a class has at least one problem")
+        between("policy.max-left-out-share", self.max_left_out_share, 0.0, 1.0, "it is a share of the prompts")
+        for name in ("max_learning_rate", "max_seconds_per_round"):
+            at_least(f"policy.{name.replace('_', '-')}", getattr(self, name), 0.0, "a limit is a number from 0 on")
         at_least("policy.max-delta-norm", self.max_delta_norm, 0.0, "it is a length")
 
 

@@ -12,9 +12,10 @@ from fnmatch import fnmatchcase
 from ..common.adapter import AdapterSchema
 from ..common.config import RunConfig
 from ..common.errors import PolicyError
-from ..common.protocol import TRAIN_METRICS, Evaluation, reward_metrics
+from ..common.protocol import TRAIN_METRICS, Evaluation, Tally, reward_metrics
 from .organisation import Policy, Site
 
+MAX_SEED = 1 << 32
 MAX_ATTEMPTS = 100
 """Of one round. A federation that needs more is broken, or is asking for something else than training."""
 
@@ -34,14 +35,20 @@ def check_run(site: Site, config: RunConfig) -> None:
         _refuse(
             "adapter.target-modules", f"is {config.adapter.target_modules}", "target-modules", policy.target_modules
         )
-    if config.federation.min_clients < policy.min_members:
-        _refuse("federation.min-clients", f"is {config.federation.min_clients}", "min-members", policy.min_members)
+    federation = config.federation
+    fewest = federation.updates_needed(federation.clients_per_round or federation.min_clients)
+    if fewest < policy.min_members:
+        _refuse("federation.min-updates", f"lets a round of {fewest} updates count", "min-members", policy.min_members)
     for key, value, limit_name, limit in _limits(config, policy):
-        if value > limit:
+        if not value <= limit:
             _refuse(key, f"is {value:g}", limit_name, limit)
     if config.prompts_per_round < policy.min_groups:
         groups = f"makes rounds of {config.prompts_per_round} groups"
         _refuse("train.steps-per-round", groups, "min-groups", policy.min_groups)
+    if config.federation.seed >= MAX_SEED:
+        raise PolicyError(
+            "federation.seed", f"The server's federation.seed is {config.federation.seed}, not below 2^32."
+        )
     odd = [name for name in config.evaluation.class_columns if name not in policy.class_columns]
     if odd and policy.evaluate:
         _refuse("evaluation.classes", f"asks for {odd[0]!r}", "class-columns", policy.class_columns)
@@ -92,17 +99,41 @@ def check_evaluation(policy: Policy) -> None:
         _refuse("evaluation", "is asked for", "evaluate", "false")
 
 
+def check_prompts(policy: Policy, kept: int, left_out: int) -> None:
+    """Refuse a run whose grpo.max-prompt-length leaves too few prompts, or leaves too many out.
+
+    A server that could choose the length freely would choose single prompts, and count the others by their lengths.
+    """
+    if kept < policy.min_groups:
+        _refuse("grpo.max-prompt-length", f"leaves {kept} prompts", "min-groups", policy.min_groups)
+    share = left_out / (kept + left_out)
+    if not share <= policy.max_left_out_share:
+        what = f"leaves {share:.0%} of the prompts out"
+        _refuse("grpo.max-prompt-length", what, "max-left-out-share", policy.max_left_out_share)
+
+
 def evaluation_that_leaves(policy: Policy, found: Evaluation) -> Evaluation:
-    """The counts without the classes that hold too few problems.
+    """The counts without the classes that hold too few problems, and without those that would give them away.
+
+    The total is known, so what a column leaves out is known too, as the rest: it must be nothing, or as many problems
+    as a class needs.
 
     Raises:
         PolicyError: there are too few problems in all.
     """
-    if found.total.problems < policy.min_class_problems:
+    least = policy.min_class_problems
+    if found.total.problems < least:
         problems = f"would count {found.total.problems} held-out problems"
-        _refuse("evaluation.problems", problems, "min-class-problems", policy.min_class_problems)
-    large = {name: t for name, t in found.classes.items() if t.problems >= policy.min_class_problems}
-    return Evaluation(total=found.total, classes=large)
+        _refuse("evaluation.problems", problems, "min-class-problems", least)
+    leaving: dict[str, Tally] = {}
+    for column in sorted({name.partition("=")[0] for name in found.classes} & set(policy.class_columns)):
+        mine = {name: t for name, t in found.classes.items() if name.partition("=")[0] == column}
+        large = dict(sorted(mine.items(), key=lambda item: (-item[1].problems, item[0])))
+        rest = found.total.problems - sum(tally.problems for tally in large.values())
+        while large and (min(t.problems for t in large.values()) < least or 0 < rest < least):
+            rest += large.popitem()[1].problems  # the smallest
+        leaving |= large
+    return Evaluation(total=found.total, classes=dict(sorted(leaving.items())))
 
 
 def _limits(config: RunConfig, policy: Policy) -> Iterable[tuple[str, float, str, float]]:
@@ -110,6 +141,7 @@ def _limits(config: RunConfig, policy: Policy) -> Iterable[tuple[str, float, str
     grpo, train, evaluation = config.grpo, config.train, config.evaluation
     per_step = grpo.per_device_train_batch_size * grpo.gradient_accumulation_steps
     yield "adapter.rank", config.adapter.rank, "max-rank", policy.max_rank
+    yield "adapter.alpha", config.adapter.alpha, "max-alpha", policy.max_alpha
     yield "federation.rounds", config.federation.rounds, "max-rounds", policy.max_rounds
     yield "train.steps-per-round", train.steps_per_round, "max-steps-per-round", policy.max_steps_per_round
     yield "train.seconds-per-round", train.seconds_per_round, "max-seconds-per-round", policy.max_seconds_per_round

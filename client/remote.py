@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from pathlib import Path
@@ -25,9 +26,15 @@ PAUSE_S = 0.2
 class RemoteLearner:
     """A `Learner` on the other side of a Unix socket."""
 
-    def __init__(self, socket: Path, config: RunConfig, deadline: float) -> None:
-        """`deadline` is in seconds since the epoch: when nobody wants the answer any more."""
+    def __init__(self, socket: Path, config: RunConfig, deadline: float, policy_sha256: str = "") -> None:
+        """A learner to ask.
+
+        Args:
+            deadline: seconds since the epoch: when nobody wants the answer any more.
+            policy_sha256: the policy the egress record will name; a learner that applies another one refuses.
+        """
         self._socket, self._config, self._deadline = socket, config, deadline
+        self._policy_sha256 = policy_sha256
         self._told = ""
         transport = httpx.HTTPTransport(uds=str(socket))
         self._http = httpx.Client(transport=transport, base_url="http://learner", timeout=WAIT_S + 20)
@@ -51,11 +58,16 @@ class RemoteLearner:
             LearnerGoneError: the learner is not there, or the time is over.
             PeerFailedError: the job failed; carries the learner's code.
         """
-        body = Frame({"kind": kind, "config": self._config.flat(), **task.fields}, task.vector).pack()
+        about = {"kind": kind, "config": self._config.flat(), "policy": self._policy_sha256}
+        body = Frame({**about, **task.fields}, task.vector).pack()
         key, absent_since = "", 0.0
         while True:
             try:
                 key = key or self._submitted(body)
+                if not key:
+                    time.sleep(PAUSE_S * 10)
+                    self._check_time(key)
+                    continue
                 response = self._http.get(f"/v1/jobs/{key}", params={"wait": WAIT_S})
                 absent_since = 0.0
                 if response.status_code == httpx.codes.OK:
@@ -72,7 +84,10 @@ class RemoteLearner:
             self._check_time(key)
 
     def _submitted(self, body: bytes) -> str:
+        """The key of the job; empty where the learner is too busy to take it now."""
         response = self._http.post("/v1/jobs", content=body)
+        if response.status_code == httpx.codes.SERVICE_UNAVAILABLE:
+            return ""
         if response.status_code != httpx.codes.OK:
             raise _failure(response)
         return str(response.json()["job"])
@@ -97,7 +112,8 @@ class RemoteLearner:
         if time.time() < self._deadline:
             return
         if key:
-            self._http.delete(f"/v1/jobs/{key}")
+            with contextlib.suppress(httpx.TransportError):
+                self._http.delete(f"/v1/jobs/{key}")
         raise LearnerGoneError("The server's deadline has passed; the learner was told to stop.")
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, cast
 
 from rich.console import Console
 from rich.table import Table
 
+from ..common.cli_options import plain
 from ..common.jsonl import Entry
 from .organisation import Site
 
@@ -25,21 +27,23 @@ def print_status(site: Site, learner: dict[str, object], log: list[str], left: l
         console.print(f"{site.name}: learner {learner['pid']}, {state}, {doing}")
     for line in log:
         console.print(f"  {line}", style="dim", markup=False)
+    left = [entry for entry in left if entry.get("sent")]
     if left:
         last = left[-1]
         when = time.strftime("%F %T", time.localtime(float(cast(float, last["time"]))))
         console.print(f"{len(left)} messages have left, the last at {when} in answer to {last['answers']}")
 
 
-def print_egress(site: Site, entries: list[Entry], last: int) -> None:
+def print_egress(record: Path, entries: list[Entry], last: int) -> None:
     """The last messages, field by field."""
     console = Console(highlight=False)
     for entry in entries[-last:] if last else []:
         when = time.strftime("%F %T", time.localtime(float(cast(float, entry["time"]))))
         way = "sent to" if entry["sent"] else "NOT SENT, would go to"
-        console.rule(f"{when}  answer to {entry['answers']}  {way} {entry['to']}  {entry['bytes']} bytes", style="dim")
+        head = f"{when}  answer to {entry['answers']}  {way} {entry['to']}  {entry['bytes']} bytes"
+        console.rule(plain(head), style="dim")
         console.print(fields_table(cast("list[dict[str, Any]]", entry["fields"])))
-    console.print(f"{len(entries)} messages are in {site.egress_record}")
+    console.print(f"{len(entries)} messages are in {record}")
 
 
 def fields_table(fields: Iterable[Mapping[str, Any]]) -> Table:
@@ -52,5 +56,5 @@ def fields_table(fields: Iterable[Mapping[str, Any]]) -> Table:
     for f in fields:
         kind = f"{f['type']}{f['shape']}" if "shape" in f else str(f["type"])
         value = f"norm {f['norm']:.4g}" if "norm" in f else str(f.get("value", "(long)"))
-        table.add_row(str(f["name"]), kind, str(f["bytes"]), str(f["sha256"])[:12], value)
+        table.add_row(*(plain(word) for word in (f["name"], kind, f["bytes"], str(f["sha256"])[:12], value)))
     return table

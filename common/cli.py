@@ -30,6 +30,11 @@ def main() -> None:
     except FedGRPOError as error:
         print(f"fedgrpo: {error}", file=sys.stderr)
         raise SystemExit(getattr(error, "exit_status", 1)) from error
+    except OSError as error:
+        if error.filename is None or error.strerror is None:
+            raise
+        print(f"fedgrpo: {error.filename}: {error.strerror}.", file=sys.stderr)
+        raise SystemExit(1) from error
 
 
 def _application() -> typer.Typer:

@@ -127,7 +127,7 @@ class GRPO:
             self.multi_objective_aggregation,
             ("sum_then_normalize", "normalize_then_sum"),
         )
-        at_least("grpo.num-iterations", self.num_iterations, 1, "each batch is used at least once")
+        between("grpo.num-iterations", self.num_iterations, 1, 1000, "each batch is used at least once")
 
     def _check_optimizer(self) -> None:
         between(

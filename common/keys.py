@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -45,6 +46,11 @@ def make_server(folder: Path, hosts: Sequence[str]) -> Path:
     Raises:
         ConfigError: there is no CA in the folder, or a host is neither a name nor an address.
     """
+    for name in ("server.key", "server.pem"):  # both or neither: a pair that does not match serves nobody
+        if (folder / name).exists():
+            raise ConfigError(
+                f"{folder / name} exists already and is not overwritten. Move server.key and server.pem away."
+            )
     authority_key, authority = _authority(folder)
     key = ec.generate_private_key(ec.SECP384R1())
     alternatives = [_alternative(host) for host in dict.fromkeys((*hosts, *LOOPBACK))]
@@ -62,6 +68,8 @@ def make_server(folder: Path, hosts: Sequence[str]) -> Path:
 
 def make_node(path: Path) -> Path:
     """Make a node's identity: `path`, private, and `path`.pub, which the operator registers."""
+    if not path.name:
+        raise ConfigError("Give the key a file name, such as clinic-a.key.")
     key = ec.generate_private_key(ec.SECP384R1())
     public = path.with_name(path.name + ".pub")
     none = serialization.NoEncryption()
@@ -93,7 +101,7 @@ def fingerprint(path: Path) -> str:
             digest = hashlib.sha256(key.public_bytes(der, spki)).digest()
     except OSError as error:
         raise ConfigError(f"Cannot read {path}: {error.strerror}.") from error
-    except ValueError as error:
+    except (ValueError, UnsupportedAlgorithm) as error:
         raise ConfigError(f"{path} is neither a certificate nor a public key (NAME.pub).") from error
     return ":".join(f"{byte:02X}" for byte in digest)
 

@@ -19,6 +19,7 @@ from .errors import ConfigError
 
 Setting = int | float | str | bool | tuple[str, ...]
 Settings = TypeVar("Settings", bound=Any)
+LARGEST_INT = 1 << 53
 KINDS = types.MappingProxyType(
     {int: "a whole number", float: "a number", str: "text", bool: "true or false", tuple: "a list of texts"}
 )
@@ -86,25 +87,20 @@ def read_toml(path: Path, what: str) -> dict[str, object]:
 
 def _coerced(key: str, value: object, default: Setting) -> Setting:
     wanted = type(default)
-    if wanted is float and type(value) is int:
-        return _finite_int(key, value)
+    if wanted is float and type(value) is int and abs(value) <= LARGEST_INT:
+        return float(value)
     if wanted is tuple and isinstance(value, (list, tuple)):
         items = cast(tuple[object, ...], tuple(value))  # pyright: ignore[reportUnknownArgumentType]
         texts = tuple(item for item in items if isinstance(item, str) and _is_text(item))
         if len(texts) == len(items):
             return texts
+    if isinstance(value, int) and abs(value) > LARGEST_INT:
+        raise ConfigError(f"{key} is beyond 2^53, which nothing here needs.")
     if type(value) is not wanted:  # pyright: ignore[reportUnknownArgumentType]
         raise ConfigError(f"{key} is {value!r}, but must be {KINDS[wanted]}.")
     if isinstance(value, str) and not _is_text(value):
         raise ConfigError(f"{key} holds characters that are no text.")
     return cast(Setting, value)
-
-
-def _finite_int(key: str, value: int) -> float:
-    try:
-        return float(value)
-    except OverflowError as error:
-        raise ConfigError(f"{key} is too large for a number.") from error
 
 
 def _is_text(value: str) -> bool:

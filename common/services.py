@@ -56,6 +56,8 @@ class Service:
     started: float = 0.0
     failures: int = 0
     next_start: float = 0.0
+    groups: list[int] = field(default_factory=list[int])
+    """Process groups of all its lives."""
     said_before: int = 0
     """Bytes of the log from before this process."""
 
@@ -66,33 +68,38 @@ class Service:
 
     def start(self, keep_open: int) -> None:
         """Start the process; `keep_open` is a file descriptor it inherits."""
-        self.log.parent.mkdir(parents=True, exist_ok=True)
+        self.log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         if self.log.exists() and self.log.stat().st_size > ROTATE_BYTES:
             self.log.replace(self.log.with_suffix(".log.1"))
-        with self.log.open("ab") as output:
-            self.said_before = output.tell()
-            self.process = subprocess.Popen(
-                list(self.command),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, **self.environment},
-                pass_fds=(keep_open,),
-                start_new_session=True,  # Ctrl-C is for the supervisor, which ends them in order
-            )
+        with os.fdopen(os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as output:
+            self.said_before = output.seek(0, os.SEEK_END)
+            try:
+                self.process = subprocess.Popen(
+                    list(self.command),
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    env={**os.environ, **self.environment},
+                    pass_fds=(keep_open,),
+                    start_new_session=True,  # Ctrl-C is for the supervisor, which ends them in order
+                )
+            except OSError as error:
+                raise RunError(f"{self.name} cannot be started: {self.command[0]}: {error.strerror}.") from error
+        self.groups.append(self.process.pid)
         self.started = time.monotonic()
 
     def end(self) -> None:
         """Ask the process to end, and make it if it does not."""
-        if self.process is None:
-            return
-        if self.alive:
+        if self.process is not None and self.alive:
             self.process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(timeout=GRACE_S)
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.process.pid, signal.SIGKILL)  # and what it may have left behind
-        self.process.wait()
+        for group in self.groups:  # and what it, or an earlier life of it, may have left behind
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(group, signal.SIGKILL)
+        if self.process is not None:
+            self.process.wait()
+        self.groups.clear()
 
     def last_words(self) -> str:
         """The end of what this process has written."""
@@ -126,7 +133,8 @@ def supervise(
         before()
         try:
             for service in services:
-                _bring_up(service, handle, stop, say)
+                if not stop.is_set():
+                    _bring_up(service, handle, stop, say)
             if not stop.is_set():
                 say("ready")
             while not stop.wait(0.5):
@@ -246,7 +254,7 @@ def check_ports(ports: Iterable[tuple[str, str, int]]) -> None:
         ConfigError: somebody listens there; the setting is named.
     """
     for setting, address, port in ports:
-        with socket.socket() as probe:
+        with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((address, port))
@@ -257,8 +265,9 @@ def check_ports(ports: Iterable[tuple[str, str, int]]) -> None:
                 ) from error
 
 
-def listens(port: int) -> bool:
-    """Whether somebody listens on a port of this machine."""
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+def listens(port: int, address: str = "127.0.0.1") -> bool:
+    """Whether somebody listens on a port of this machine; an address that means all stands for the loopback."""
+    target = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)
+    with contextlib.suppress(OSError), socket.create_connection((target, port), timeout=1):
         return True
     return False

@@ -6,6 +6,7 @@ names and mean what TRL says; the others are ours. A setting that is not here do
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from .checks import at_least, between, one_of
@@ -28,6 +29,8 @@ class Federation:
     """Cohort size, drawn anew each round; 0 takes every client."""
     quorum: float = 0.5
     """Smallest share of the cohort whose updates must be valid, else the round is void."""
+    min_updates: int = 2
+    """Fewest valid updates that make a round, besides the quorum; a cohort of fewer clients has to reply in full."""
     join_timeout_s: float = 600.0
     """Seconds to wait for min-clients. A client loads its model before it joins."""
     round_timeout_s: float = 3600.0
@@ -44,9 +47,13 @@ class Federation:
     max_strikes: int = 3
     """Refused replies after which a client sits out the rest of the run."""
 
+    def updates_needed(self, cohort: int) -> int:
+        """Valid updates that a round with a cohort of so many clients needs."""
+        return max(math.ceil(cohort * self.quorum), min(self.min_updates, cohort))
+
     def __post_init__(self) -> None:
         at_least("federation.rounds", self.rounds, 1, "a federation of no rounds trains nothing")
-        at_least("federation.seed", self.seed, 0, "seeds are counted from 0")
+        between("federation.seed", self.seed, 0, (1 << 32) - 1, "seeds are counted from 0, and have 32 bits")
         at_least("federation.min-clients", self.min_clients, 1, "somebody has to train")
         at_least("federation.start-clients", self.start_clients, 0, "0 begins with min-clients")
         at_least("federation.clients-per-round", self.clients_per_round, 0, "0 takes every client")
@@ -58,6 +65,7 @@ class Federation:
             "it is a share of the cohort, and a round nobody answered must not count",
             open_low=True,
         )
+        at_least("federation.min-updates", self.min_updates, 1, "a round nobody answered must not count")
         at_least("federation.join-timeout-s", self.join_timeout_s, 0, "it is a time in seconds")
         at_least("federation.round-timeout-s", self.round_timeout_s, 1, "no client can answer sooner")
         at_least("federation.ask-again-s", self.ask_again_s, 0, "0 asks nobody again")

@@ -56,7 +56,7 @@ def init(
         f"Made {made.path}.\n"
         f"Give every organisation {certificate}; its fingerprint, to compare over another channel, is\n"
         f"  {found['fingerprint']}\n"
-        f"Register the key each of them sends you: fedgrpo keys register {folder} NAME.pub\n"
+        f"Register the key each of them sends you: fedgrpo keys register {folder} NAME.key.pub\n"
         f"Start the server: fedgrpo server up {folder}"
     )
 
@@ -203,20 +203,26 @@ def node(
 def register(
     folder: FolderArgument,
     public_key: Annotated[Path, typer.Argument(help="The NAME.pub an organisation sent.")],
-    name: Annotated[str | None, typer.Option(help="Name to show; default: the file's.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="The organisation's name, which it must join under; default: the file's.")
+    ] = None,
 ) -> None:
     """Let a node take part. The server must be up.
 
     [bold]Example[/bold]
 
-      fedgrpo keys register federation clinic-a.pub
+      fedgrpo keys register federation clinic-a.key.pub
     """
     from .flower import Flower
     from .folder import ServerFolder
+    from .intake import NAME
 
     print(f"Compare the fingerprint with the organisation:\n  {key_files.fingerprint(public_key)}")
-    number = Flower(ServerFolder.read(folder)).register(public_key.resolve(), name or public_key.stem)
-    print(f"Registered {name or public_key.stem} as node {number}.")
+    name = name or public_key.name.removesuffix(".pub").removesuffix(".key")
+    if not NAME.fullmatch(name):
+        raise ConfigError(f"--name {name!r} is no name of an organisation: letters, digits, dots and hyphens.")
+    number = Flower(ServerFolder.read(folder)).register(public_key.resolve(), name)
+    print(f"Registered {name} as node {number}.")
 
 
 @keys.command("unregister")
@@ -246,10 +252,12 @@ def _check_name(config: RunConfig, name: str) -> None:
 
 
 def _show(found: object, folder: Path, output: Format) -> None:
+    from .folder import ServerFolder
     from .runs import RunStatus
 
     assert isinstance(found, RunStatus)
+    run_dir = ServerFolder.read(folder).runs / found.name
     if output is Format.json:
-        print(json.dumps({**asdict(found), "run_dir": str((folder / "runs" / found.name).resolve())}))
+        print(json.dumps({**asdict(found), "run_dir": str(run_dir)}))
     else:
-        print(f"{found.name}: {found.round} of {found.rounds} rounds, {found.state}. {folder / 'runs' / found.name}")
+        print(f"{found.name}: {found.round} of {found.rounds} rounds, {found.state}. {run_dir}")

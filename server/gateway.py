@@ -17,10 +17,12 @@ from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 FLEET = re.compile(r"/v1/fleet/[a-z-]{1,64}")
 HOP_BY_HOP = {"connection", "content-length", "host", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"}
 BODY_TIMEOUT_S = 120.0
+HEADER_TIMEOUT_S = 10.0
 MAX_CONNECTIONS = 1000
 
 
@@ -45,7 +47,7 @@ def gateway(superlink: str, root_certificates: Path | None, max_body_bytes: int)
             return Response(status_code=408)
         if body is None:
             return Response(f"a request may have {max_body_bytes} bytes\n", status_code=413)
-        headers = [(k, v) for k, v in request.headers.items() if k.lower() not in HOP_BY_HOP]
+        headers = [(k, v) for k, v in request.headers.raw if k.decode("latin-1").lower() not in HOP_BY_HOP]
         try:
             answer = await upstream.post(request.url.path, content=body, headers=headers)
         except httpx.TransportError:
@@ -72,12 +74,26 @@ async def _body(request: Request, limit: int) -> bytes | None:
     return bytes(body)
 
 
+class PromptProtocol(H11Protocol):
+    """Closes a connection that has not sent a request's header in time: silent ones would use up all there are."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Give the connection some seconds."""
+        super().connection_made(transport)
+        self.loop.call_later(HEADER_TIMEOUT_S, self._end_if_silent)
+
+    def _end_if_silent(self) -> None:
+        if self.cycle is None and not self.transport.is_closing():  # pyright: ignore[reportUnnecessaryComparison]
+            self.transport.close()
+
+
 def serve(app: Starlette, address: str, port: int, certificate: Path | None, key: Path | None) -> None:
     """Serve the gateway until a signal ends it."""
     uvicorn.run(
         app,
         host=address,
         port=port,
+        http=PromptProtocol,
         ssl_certfile=certificate,
         ssl_keyfile=key,
         log_level="warning",

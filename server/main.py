@@ -24,7 +24,7 @@ from ..common.jsonl import read_lines
 from .events import show_plain_lines
 from .roster import Roster, Terms
 from .rounds import Rounds
-from .store import STOPPED_FILE, State, Store
+from .store import STOPPED_FILE, BusyError, State, Store
 
 app = ServerApp()
 
@@ -45,6 +45,8 @@ def main(grid: Grid, context: Context) -> None:
     store = Store(folder)
     try:
         run_federation(grid, config)
+    except BusyError:
+        raise  # the run is another process's, and so is what is said about it
     except FedGRPOError as error:
         with contextlib.suppress(OSError):  # a full disk is a reason to stop that cannot be written down
             store.stopped(str(error))

@@ -28,6 +28,8 @@ from .exchange import Mailbox
 from .intake import read_capabilities
 
 PAUSE_S = 0.1
+LONGEST_JOIN_S = 300.0
+"""A node that has not answered for this long, because it loads its model or its answer was lost, is asked anew."""
 ASK_AGAIN_S = 30.0
 """A node that could not join, or was turned away, is asked again after this long."""
 
@@ -46,11 +48,6 @@ def read_nodes(path: Path) -> dict[int, str]:
     return {int(str(line["node"])): str(line["organisation"]) for line in lines}
 
 
-def _registered(path: str) -> dict[int, str] | None:
-    """The organisations that may take part; None takes every node at its word."""
-    return read_nodes(Path(path)) if path and Path(path).exists() else None
-
-
 class Roster:
     """The organisations that have joined, and the nodes they answer from."""
 
@@ -66,7 +63,7 @@ class Roster:
         self._answers: dict[int, Capabilities] = {}
         self._asked_at: dict[int, float] = {}
         self._reasons: dict[int, str] = {}
-        self._registered = _registered(config.output.nodes)
+        self._nodes_file = Path(config.output.nodes) if config.output.nodes else None
 
     def gather(self, stopped: Callable[[], None]) -> Terms:
         """Wait until the clients that are expected have joined, and return what they agree on.
@@ -87,7 +84,8 @@ class Roster:
                     self._admit_all()
                 if self._terms is not None and len(self.members) >= settings.min_clients:
                     return self._terms
-            all_failed = bool(self._reasons) and not (self._answers or self._box.nodes or self.members)
+            failed = len(self._reasons.keys() & self._present)
+            all_failed = failed >= settings.min_clients and not (self._answers or self._box.nodes or self.members)
             if late or all_failed:
                 raise RunError(self._who_is_missing())
             stopped()
@@ -104,7 +102,7 @@ class Roster:
         due = [n for n in sorted(self._present) if self._is_due(n, now)]
         self._asked_at |= dict.fromkeys(due, now)
         question = wire.pack({"config-sha256": self._config.sha256})
-        timeout = max(1.0, self._config.federation.join_timeout_s)
+        timeout = min(max(1.0, self._config.federation.join_timeout_s), LONGEST_JOIN_S)
         if due:
             self._box.send(dict.fromkeys(due, question), "query.join", group="join", timeout_s=timeout)
         for reply in self._box.collect():
@@ -183,7 +181,7 @@ class Roster:
 
     def _admit(self, node: int, member: Capabilities, terms: Terms) -> None:
         name = member.organisation
-        registered = name if self._registered is None else self._registered.get(node)
+        registered = name if self._nodes_file is None else read_nodes(self._nodes_file).get(node)
         if registered != name:
             known_as = f"registered as {registered}" if registered else "not registered"
             self._turn_away(node, f"it says it is {name}, but it is {known_as}")

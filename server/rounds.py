@@ -6,7 +6,6 @@ counts a round without replies as done.
 
 from __future__ import annotations
 
-import math
 import secrets
 import time
 from collections.abc import Callable, Iterator
@@ -115,8 +114,8 @@ class Rounds:
                 self.roster.refuse(name, error)
                 refused.append(error.code)
                 emit(UpdateRefused(state.round, name, error.code, str(error)))
-        if not found and refused and all(code.startswith("policy.") for code in refused):
-            return  # every organisation keeps its counts to itself; training goes on
+        if not found and any(code.startswith("policy.") for code in refused):
+            return  # organisations keep their counts to themselves; training goes on
         if not found:
             raise RunError(f"No client could evaluate round {state.round}. {self.store.folder} holds what was done.")
         self._note_evaluation(state, "sampled" if temperature else "greedy", found)
@@ -145,7 +144,7 @@ class Rounds:
         this.bytes_down = sum(wire.wire_bytes(content) for content in messages.values())
         for reply in self._ask(messages, "train", f"{this.number}.{this.attempt}"):
             self._take(state, this, names[reply.node], reply)
-        needed = max(1, math.ceil(len(this.cohort) * self.config.federation.quorum))
+        needed = self.config.federation.updates_needed(len(this.cohort))
         if len(this.taken) >= needed:
             return ""
         detail = ", ".join(f"{name} {code}" for name, code in sorted(this.refused.items()))

@@ -25,6 +25,8 @@ LOOK_S = 1.0
 ASK_FLOWER_S = 15.0
 DEAD_S = 5.0
 """A run whose ServerApp let go of the run folder this long ago without finishing has lost it."""
+SUPERLINK_PATIENCE_S = 180.0
+"""How long a run that goes on after a crash waits for the SuperLink."""
 MAX_RESTARTS = 5
 """Crashes in a row, without a committed round between them, after which nobody should start it again unasked."""
 
@@ -57,7 +59,7 @@ class RunStatus:
         state = "finished" if finished else "running" if is_busy(folder) else "stopped" if reason else "interrupted"
         return cls(
             name=folder.name,
-            round=len(committed),
+            round=max((int(str(e["round"])) for e in committed), default=0),
             rounds=config.federation.rounds,
             state=state,
             reason=reason if state == "stopped" else "",
@@ -83,6 +85,8 @@ def submit(
         ConfigError: there is such a run, or the name is none.
         RunError: it cannot be played to the end; says why and how to go on.
     """
+    if is_busy(folder.runs / name):
+        raise ConfigError(f"The run {name} is under way. `fedgrpo server status {folder.path}` shows it.")
     if (folder.runs / name / "journal.jsonl").exists():
         raise ConfigError(f"There is a run {name} already. Go on with it: fedgrpo server resume {folder.path} {name}")
     return _played(folder, config, name, say, watch)
@@ -140,7 +144,7 @@ def _played(
     restarts, rounds = 0, 0
     while True:
         (folder.runs / name / STOPPED_FILE).unlink(missing_ok=True)
-        run_id = flower.submit(submitted)
+        run_id = _submitted(flower, submitted, patient=restarts > 0 or rounds > 0, say=say)
         say(f"{name}: submitted as Flower run {run_id}")
         status = _Follower(flower, run_id, folder.runs / name, say).follow(watch)
         if status is not None and status.state == "finished":
@@ -157,6 +161,19 @@ def _played(
                 f"{folder.logs / 'serverapp.log'} says why. Go on with: fedgrpo server resume {folder.path} {name}"
             )
         say(f"{name}: the ServerApp or the SuperLink has died; going on from the journal")
+
+
+def _submitted(flower: Flower, file: Path, *, patient: bool, say: Callable[[str], None]) -> int:
+    """Submit a run; one that goes on after a crash waits for the SuperLink to come back."""
+    deadline = time.monotonic() + (SUPERLINK_PATIENCE_S if patient else 0.0)
+    while True:
+        try:
+            return flower.submit(file)
+        except RunError as error:
+            if time.monotonic() >= deadline:
+                raise
+            say(f"cannot submit yet: {error}")
+            time.sleep(LOOK_S * 5)
 
 
 class _Follower:

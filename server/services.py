@@ -53,9 +53,9 @@ def _superexec(folder: ServerFolder) -> Service:
 
 def _gateway(folder: ServerFolder) -> Service:
     command = [sys.executable, "-m", "fedgrpo.common.cli", "server", "gateway", str(folder.path)]
-    port = folder.settings.gateway.port
-    log = folder.logs / "gateway.log"
-    return Service("gateway", command, log, _environment(folder), ready=lambda: listens(port))
+    settings, log = folder.settings.gateway, folder.logs / "gateway.log"
+    ready = lambda: listens(settings.port, settings.bind)  # noqa: E731
+    return Service("gateway", command, log, _environment(folder), ready=ready)
 
 
 def _environment(folder: ServerFolder) -> dict[str, str]:

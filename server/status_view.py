@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from ..common.cli_options import plain
 from .runs import RunStatus
 
 
@@ -15,7 +16,7 @@ def print_status(runs: list[RunStatus], nodes: list[dict[str, Any]], trouble: st
     console = Console(highlight=False)
     console.print(_runs(runs) if runs else "No run yet: fedgrpo server submit FOLDER SCENARIO")
     if trouble:
-        console.print(f"Nodes are unknown: {trouble}")
+        console.print("Nodes are unknown:", plain(trouble))
     else:
         console.print(_nodes(nodes) if nodes else "No node is registered yet: fedgrpo keys register FOLDER NAME.pub")
 
@@ -25,7 +26,8 @@ def _runs(runs: list[RunStatus]) -> Table:
     for run in runs:
         clients = ", ".join(f"{name} {ago(seconds)}" for name, seconds in sorted(run.clients.items()))
         state = f"{run.state}: {run.reason}" if run.reason else run.state
-        table.add_row(run.name, f"{run.round}/{run.rounds}", state, ago(run.last_event_s), clients or "none yet")
+        words = run.name, f"{run.round}/{run.rounds}", state, ago(run.last_event_s), clients or "none yet"
+        table.add_row(*map(plain, words))
     return table
 
 
@@ -33,7 +35,7 @@ def _nodes(nodes: list[dict[str, Any]]) -> Table:
     table = Table("node", "name", "state", "last change", box=None, pad_edge=False)
     for node in nodes:
         changed = next((str(node[key]) for key in ("online-at", "offline-at", "created-at") if node.get(key)), "")
-        table.add_row(str(node.get("node-id")), str(node.get("name", "")), str(node.get("status", "")), changed)
+        table.add_row(*(plain(node.get(key, "")) for key in ("node-id", "name", "status")), changed)
     return table
 
 

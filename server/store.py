@@ -16,7 +16,7 @@ import time
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import IO, cast
 
 import numpy as np
 
@@ -46,8 +46,13 @@ class State:
     """Void attempts at the round under way."""
 
 
+LOCK_PATIENCE_S = 1.0
 STOPPED_FILE = "stopped.json"
 """In a run folder: why a ServerApp gave up. What a crash leaves behind has none."""
+
+
+class BusyError(RunError):
+    """Another process is at work in the run's folder."""
 
 
 class Store:
@@ -63,14 +68,15 @@ class Store:
         """Keep every other process out of this run while the block runs.
 
         Raises:
-            RunError: another process is at work in it.
+            BusyError: another process is at work in it.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / ".lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise RunError(f"Another process is at work in {self.folder}. Wait for it, or end it.") from error
+            deadline = time.monotonic() + LOCK_PATIENCE_S
+            while not _lock(file):  # whoever looks whether the run is under way holds the lock for a moment
+                if time.monotonic() > deadline:
+                    raise BusyError(f"Another process is at work in {self.folder}. Wait for it, or end it.")
+                time.sleep(0.05)
             yield
 
     @property
@@ -187,6 +193,14 @@ class Store:
     def _write_adapter(self, number: int, adapter: Adapter, base_model: str) -> None:
         is_path = Path(base_model).exists()
         write_peft(adapter, self.adapter_folder(number), Path(base_model).name if is_path else base_model)
+
+
+def _lock(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _counts(value: object) -> dict[str, int]:

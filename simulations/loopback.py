@@ -56,9 +56,10 @@ def run_loopback(config: RunConfig) -> Run:
     folder = run_folder(config)
     base = folder / FOLDER
     server = _server(base, folder.parent)
-    sites = _sites(base, server, config)
     replay = Replay(folder)
     with contextlib.ExitStack() as stack:
+        sockets = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fedgrpo-")))  # their paths must be short
+        sites = _sites(base, server, config, sockets)
         failures: list[Exception] = []
         say = LOGGER.info
         watch = lambda: _raise_first(failures, replay)  # noqa: E731
@@ -93,13 +94,12 @@ def _server(base: Path, run_folders: Path) -> ServerFolder:
     return ServerFolder.read(path)
 
 
-def _sites(base: Path, server: ServerFolder, config: RunConfig) -> list[Site]:
+def _sites(base: Path, server: ServerFolder, config: RunConfig, sockets: Path) -> list[Site]:
     """Write each organisation's folder: data, file, key."""
     shards, held_out = divide(config)
     clients = config.simulation.clients
     specs = config.simulation.rewards.split(";")
     model = resolve_model(config.model.name, config.model.revision)
-    sockets = Path(tempfile.mkdtemp(prefix="fedgrpo-"))  # a socket's path must be short
     sites: list[Site] = []
     for number, shard in enumerate(shards):
         name = client_name(number)
@@ -135,7 +135,8 @@ def _just_this_run(config: RunConfig) -> Policy:
     return Policy(
         privacy="none",
         max_rank=config.adapter.rank,
-        target_modules=tuple(config.adapter.target_modules.split(",")),
+        max_alpha=config.adapter.alpha,
+        target_modules=tuple(name.strip() for name in config.adapter.target_modules.split(",")),
         max_learning_rate=grpo.learning_rate,
         max_rounds=config.federation.rounds,
         max_steps_per_round=config.train.steps_per_round,
@@ -143,13 +144,14 @@ def _just_this_run(config: RunConfig) -> Policy:
         max_generations=grpo.num_generations,
         max_completions_per_step=max(per_step, evaluation.batch_size),
         max_new_tokens=max(grpo.max_completion_length, evaluation.max_completion_length),
-        min_members=config.federation.min_clients,
+        max_left_out_share=1.0,
+        min_members=1,
         max_delta_norm=config.intake.max_delta_norm,
         max_bytes_per_round=1 << 40,
         metrics=("*",),
-        min_groups=config.prompts_in(1),
+        min_groups=1,
         evaluate=True,
-        class_columns=evaluation.class_columns,
+        class_columns=("style", *evaluation.class_columns),
         min_class_problems=1,
         report_hardware=True,
     )

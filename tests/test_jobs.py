@@ -20,7 +20,7 @@ from fedgrpo.client.learner.daemon import serve_jobs
 from fedgrpo.client.learner.jobs import Desk
 from fedgrpo.client.remote import RemoteLearner
 from fedgrpo.common.adapter import Adapter
-from fedgrpo.common.errors import LearnerGoneError, PeerFailedError, RewardError
+from fedgrpo.common.errors import ConfigError, LearnerGoneError, PeerFailedError, RewardError
 from fedgrpo.common.protocol import Capabilities, TrainTask, Update
 from test_policy import site
 
@@ -36,7 +36,7 @@ class FakeLearner:
     """Does jobs in a few steps, and notes each in a file, which outlives the process."""
 
     def __init__(self, own, folder, step_s=0.0):
-        self.site, self.ready = own, True
+        self.site, self.ready, self.identity = own, True, "one"
         self._folder, self._step_s = folder, step_s
 
     def do(self, job):
@@ -110,6 +110,10 @@ def test_a_repeated_request_costs_nothing_also_after_a_restart(place):
     with serving(place.site, place.learner):
         restarted = relay(place).train(task(place.config))
     assert place.learner.trained() == ["1"]
+    place.learner.identity = "another policy, or other data"
+    with serving(place.site, place.learner):
+        relay(place).train(task(place.config))
+    assert place.learner.trained() == ["1", "1"]
     for update in (first, again, restarted):
         assert (update.delta == 3.0).all()
         assert update.metrics == {"reward/mean": 1.0}
@@ -142,6 +146,68 @@ def test_a_request_that_is_too_long_or_no_frame_is_refused(place):
         assert http.get("/v1/jobs/unknown", params={"wait": "soon"}).status_code == 400
         status = http.get("/v1/status").json()
         assert (status["organisation"], status["ready"], status["job"]) == ("clinic", True, {})
+
+
+def test_a_file_that_is_no_socket_is_not_removed(place):
+    place.site.socket.write_text("the only copy of the data")
+    try:
+        with pytest.raises(ConfigError, match="something else"):
+            serve_jobs(place.site, place.learner)
+        assert place.site.socket.read_text() == "the only copy of the data"
+    finally:
+        place.site.socket.unlink()
+
+
+def test_a_learner_that_answers_is_not_pushed_aside(place):
+    with serving(place.site, place.learner):
+        with pytest.raises(ConfigError, match="answers on"):
+            serve_jobs(place.site, place.learner)
+        assert relay(place).train(task(place.config)).num_steps == 1
+
+
+def test_a_hundred_that_wait_do_not_make_the_learner_deaf(place):
+    place.learner._step_s = 0.5
+    with serving(place.site, place.learner):
+        transport = httpx.HTTPTransport(uds=str(place.site.socket), limits=httpx.Limits(max_connections=None))
+        http = httpx.Client(transport=transport, base_url="http://l", timeout=20)
+        body = Frame({"kind": "train", "config": {}, "round": 7}, np.zeros(2, np.float32)).pack()
+        key = http.post("/v1/jobs", content=body).json()["job"]
+        wait = lambda: http.get(f"/v1/jobs/{key}", params={"wait": 20})  # noqa: E731
+        waiting = [threading.Thread(target=wait) for _ in range(100)]
+        for thread in waiting:
+            thread.start()
+        time.sleep(0.3)
+        start = time.monotonic()
+        assert http.get("/v1/status").json()["job"]["kind"] == "train"
+        assert time.monotonic() - start < 1.0
+        for thread in waiting:
+            thread.join()
+
+
+def test_a_learner_with_too_much_to_do_is_asked_again(place, monkeypatch):
+    monkeypatch.setattr(jobs, "MAX_WAITING", 2)
+    place.learner._step_s = 0.05
+    with serving(place.site, place.learner):
+        found = []
+        ask = lambda n: found.append(relay(place).train(task(place.config, n)))  # noqa: E731
+        threads = [threading.Thread(target=ask, args=(n,)) for n in range(1, 7)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(found) == 6
+
+
+def test_a_job_that_was_cancelled_and_is_wanted_again_is_done(place):
+    place.learner._step_s = 0.2
+    with serving(place.site, place.learner):
+        http = httpx.Client(transport=httpx.HTTPTransport(uds=str(place.site.socket)), base_url="http://l", timeout=20)
+        body = Frame({"kind": "train", "config": {}, "round": 7}, np.zeros(2, np.float32)).pack()
+        key = http.post("/v1/jobs", content=body).json()["job"]
+        time.sleep(0.3)
+        http.delete(f"/v1/jobs/{key}")
+        assert http.post("/v1/jobs", content=body).json()["job"] == key
+        assert http.get(f"/v1/jobs/{key}", params={"wait": 20}).status_code == 200
 
 
 def test_work_ends_when_nobody_waits_for_it(place, monkeypatch):

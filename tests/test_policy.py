@@ -1,6 +1,7 @@
 """The policy: what an organisation does not allow is refused by the key's name, before any work."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from fedgrpo.client.guard import GuardedLearner
 from fedgrpo.client.organisation import Organisation, Site
 from fedgrpo.common import sections, wire
 from fedgrpo.common.adapter import Adapter
+from fedgrpo.common.config import RunConfig
 from fedgrpo.common.errors import ConfigError, FedGRPOError, PolicyError
 from fedgrpo.common.jsonl import read_lines
 from fedgrpo.common.protocol import Capabilities, EvaluateTask, Evaluation, Tally, TrainTask, Update
@@ -76,14 +78,13 @@ class Worker:
 
     def evaluate(self, task):
         self.worked += 1
-        many, few = (Tally(problems=n, correct=1, lenient=1) for n in (9, 2))
-        return Evaluation(total=many, classes={"steps=1": many, "steps=2": few})
+        return Evaluation(total=tally(14), classes={"steps=1": tally(9), "steps=2": tally(2), "steps=3": tally(3)})
 
 
 OPENS = {
     "privacy": "policy.privacy",
     "adapter.target-modules": "policy.target-modules",
-    "federation.min-clients": "policy.min-members",
+    "federation.min-updates": "policy.min-members",
     "adapter.rank": "policy.max-rank",
     "federation.rounds": "policy.max-rounds",
     "train.steps-per-round": "policy.max-steps-per-round",
@@ -114,7 +115,9 @@ BEYOND = {
     "model.name": "another/model",
     "adapter.rank": 9,
     "federation.rounds": 11,
-    "federation.min-clients": 1,
+    "federation.min-updates": 1,
+    "federation.clients-per-round": 1,
+    "adapter.alpha": 65,
     "train.steps-per-round": 5,
     "train.seconds-per-round": 60.0,
     "grpo.learning-rate": 0.02,
@@ -127,6 +130,36 @@ BEYOND = {
 }
 
 
+SHOWN_AS = {"federation.clients-per-round": "federation.min-updates"}
+HARMLESS = {
+    "federation.seed": "below 2^32",
+    "model.revision": "the organisation pins the model by its hash",
+    "model.dtype": "one of three",
+    "grpo.gradient-accumulation-steps": "counts towards max-completions-per-step",
+    "grpo.max-prompt-length": "max-left-out-share and min-groups bound what it leaves",
+    "evaluation.temperature": "only answers are sampled by it, and only two values a run",
+    "evaluation.problems": "the organisation answers its own held-out problems, all of them",
+    "evaluation.every": "max-rounds bounds how often",
+}
+"""Why a setting that acts on the client needs no limit of its own. Other GRPO settings act on the loss alone."""
+SERVER_ONLY = ("simulation.", "output.", "intake.", "aggregation.", "federation.")
+LOSS_ONLY = {
+    f"grpo.{name}"
+    for name in (
+        "lr-scheduler-type", "warmup-ratio", "beta", "kl-reference", "epsilon", "epsilon-high", "loss-type",
+        "scale-rewards", "importance-sampling-level", "multi-objective-aggregation", "num-iterations", "temperature",
+        "top-p", "top-k", "mask-truncated-completions", "max-grad-norm", "weight-decay", "adam-beta1", "adam-beta2",
+    )
+}  # fmt: skip
+
+
+def test_every_setting_is_limited_or_known_to_be_harmless():
+    limited = set(OPENS) | set(BEYOND)
+    known = limited | set(HARMLESS) | LOSS_ONLY
+    unknown = [k for k in RunConfig().flat() if k not in known and not k.startswith(SERVER_ONLY)]
+    assert unknown == []
+
+
 @pytest.mark.parametrize("key", BEYOND)
 def test_a_run_beyond_the_policy_is_refused_by_the_name_of_the_servers_setting(tmp_path, key):
     config = settings(tmp_path)
@@ -134,7 +167,7 @@ def test_a_run_beyond_the_policy_is_refused_by_the_name_of_the_servers_setting(t
     made = []
     with pytest.raises(PolicyError) as caught:
         GuardedLearner(lambda: made.append(1), site(tmp_path), config.with_values({key: BEYOND[key]}))
-    assert caught.value.key == key
+    assert caught.value.key == SHOWN_AS.get(key, key)
     assert not made  # no model was loaded for it
 
 
@@ -186,6 +219,44 @@ def test_only_what_the_policy_names_leaves(tmp_path):
     assert list(found.classes) == ["steps=1"]
 
 
+def tally(problems):
+    return Tally(problems=problems, correct=1, lenient=1)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "leaving"),
+    [
+        ((95, 5), []),  # the one that is left out would be total less the other
+        ((80, 10, 5, 5), [80, 10]),  # the rest is 10, and nobody knows of which
+        ((80, 15, 5), [80]),
+        ((50, 50), [50, 50]),
+        ((90,), [90]),
+        ((4, 4, 4), []),
+    ],
+)
+def test_no_small_class_comes_out_as_the_rest(tmp_path, sizes, leaving):
+    own = site(tmp_path, policy__min_class_problems=10).policy
+    classes = {f"steps={i}": tally(n) for i, n in enumerate(sizes)} | {"style=reasoned": tally(sum(sizes))}
+    found = policy.evaluation_that_leaves(own, Evaluation(total=tally(sum(sizes)), classes=classes))
+    assert [t.problems for t in found.classes.values()] == leaving  # and no style: the policy does not name it
+
+
+def test_a_server_cannot_choose_single_prompts_by_their_length(tmp_path):
+    config = settings(tmp_path)
+
+    def of(examples, too_long):
+        worker = Worker(schema(config))
+        can = worker.capabilities()
+        worker.capabilities = lambda: replace(can, examples=examples, prompts_too_long=too_long)
+        return GuardedLearner(lambda: worker, site(tmp_path), config)
+
+    of(60, 60)
+    for examples, too_long in ((1, 0), (3, 0), (50, 60)):
+        with pytest.raises(PolicyError) as caught:
+            of(examples, too_long)
+        assert caught.value.key == "grpo.max-prompt-length"
+
+
 def test_a_single_reward_that_may_leave_takes_its_name_along_and_no_other(tmp_path):
     learner, _, _ = guarded(tmp_path, policy__metrics=["reward/correctness/*"], policy__report_hardware=True)
     assert learner.capabilities().reward_names == ("correctness",)
@@ -193,7 +264,7 @@ def test_a_single_reward_that_may_leave_takes_its_name_along_and_no_other(tmp_pa
 
 
 def test_counts_stay_where_the_policy_keeps_them(tmp_path):
-    for changes in ({"policy__evaluate": False}, {"policy__min_class_problems": 10}):
+    for changes in ({"policy__evaluate": False}, {"policy__min_class_problems": 20}):
         learner, worker, config = guarded(tmp_path, **changes)
         with pytest.raises(PolicyError):
             learner.evaluate(EvaluateTask(federation="f", round=1, adapter=task(config).adapter, temperature=0.0))
@@ -226,6 +297,8 @@ HOSTILE_TASKS = {
     "a position that is a float": {"position": 0.5},
     "no nonce": {"nonce": None},
     "a nonce that is bytes": {"nonce": b"x"},
+    "a nonce that is markup": {"nonce": "[/x]"},
+    "a nonce with control characters": {"nonce": "\x1b[2J"},
     "another schema": {"schema-sha256": "f" * 64},
     "another configuration": {"config-sha256": "f" * 64},
     "a refusal that is no text": {"last-refusal": 3},
@@ -275,7 +348,7 @@ def test_a_hostile_task_is_refused_and_nothing_is_trained(organisation, name):
     assert worker.worked == 0
 
 
-@pytest.mark.parametrize("temperature", [-1.0, float("nan"), float("inf"), 11.0, "0", True])
+@pytest.mark.parametrize("temperature", [-1.0, float("nan"), float("inf"), 11.0, 0.5, "0", True])
 def test_a_hostile_evaluation_is_refused_and_nothing_is_answered(organisation, temperature):
     own, worker, config = organisation
     assert "error" in ask(own, worker, config, {"temperature": temperature}, "evaluate")["header"]
@@ -305,7 +378,8 @@ def test_a_dry_run_records_and_sends_a_code(organisation, monkeypatch):
     message = Message(wire.pack({"config-sha256": config.sha256}), 7, "query.join")
     reply = main.app(message, Context(1, 7, context, RecordDict(), config.flat())).content
     assert dict(reply["header"]) == {"protocol": wire.PROTOCOL, "error": "dry-run"}
-    (line,) = read_lines(own.egress_record)
+    (line,) = read_lines(own.folder / "rehearsal.jsonl")
+    assert read_lines(own.egress_record) == []
     assert line["sent"] is False
     assert any(f["name"] == "header.schema" for f in line["fields"])
 
@@ -345,6 +419,20 @@ def test_no_bytes_on_the_socket_crash_the_reading(data, tmp_path):
     except FedGRPOError:
         return
     raise AssertionError("it was taken")
+
+
+def test_a_frame_that_is_none_is_refused_at_once():
+    for data in (
+        b"",
+        b"no newline",
+        b"[1]\n",
+        b"{}\n",
+        b'{"version":9}\n',
+        b'{"version":1}\nabc',
+        b"[" * 10**5 + b"\n",
+    ):
+        with pytest.raises(FedGRPOError):
+            Frame.unpack(data)
 
 
 def test_a_frame_comes_back_as_it_went(tmp_path):

@@ -11,11 +11,13 @@ whatever else runs under the SuperNode's account, gets no more than the server m
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import grp
 import logging
 import os
 import socket
+import stat
 import threading
 import time
 from collections.abc import Generator
@@ -26,7 +28,7 @@ from typing import Protocol
 import uvicorn
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
@@ -35,11 +37,13 @@ from ...common.errors import ConfigError, ProtocolError
 from ..codes import code_of
 from ..frames import MAX_FIELDS_BYTES, VERSION, Frame
 from ..organisation import Site
-from .jobs import Desk, Job
+from .jobs import BusyError, Desk, Job
 from .site import SiteLearner
 
 LOGGER = logging.getLogger("fedgrpo.learner")
 MAX_WAIT_S = 30.0
+LOOK_S = 0.05
+BODY_TIMEOUT_S = 120.0
 
 
 def serve(site: Site) -> None:
@@ -59,6 +63,11 @@ class DoesJobs(Protocol):
     site: Site
     ready: bool
 
+    @property
+    def identity(self) -> str:
+        """What a result depends on besides the request: results of another identity are not taken from the cache."""
+        ...
+
     def do(self, job: Job) -> Frame:
         """Do a job."""
         ...
@@ -71,9 +80,11 @@ def serve_jobs(site: Site, learner: DoesJobs, stop: threading.Event | None = Non
         Exception: what kept the learner from loading its model.
     """
     prepare_folder(site)
-    desk = Desk(learner.do, site.folder / "cache")
+    desk = Desk(learner.do, site.folder / "cache", learner.identity)
     with _listening(site) as listener:
-        config = uvicorn.Config(_application(desk, learner), log_config=None, access_log=False, lifespan="off")
+        config = uvicorn.Config(
+            _application(desk, learner), log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=2
+        )
         server = uvicorn.Server(config)
         LOGGER.info("%s listens on %s", site.name, site.socket)
         loading = desk.submit(Frame({"kind": "warm-up"}).pack())
@@ -101,41 +112,55 @@ def prepare_folder(site: Site) -> None:
     """Make the organisation's folder, which only its owner may enter (and the group that may use the socket)."""
     try:
         site.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if site.folder.stat().st_mode & 0o007:
+            site.folder.chmod(0o700)
         (site.folder / "logs").mkdir(exist_ok=True, mode=0o700)
+        (site.folder / "cache").mkdir(exist_ok=True, mode=0o700)
         site.socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
-        raise ConfigError(f"Cannot make the folder {site.folder}: {error.strerror}.") from error
+        raise ConfigError(f"Cannot make {error.filename}: {error.strerror}.") from error
 
 
 def _application(desk: Desk, learner: DoesJobs) -> Starlette:
     started, limit = time.time(), MAX_FIELDS_BYTES + learner.site.policy.max_bytes_per_round
 
     async def submit(request: Request) -> Response:
-        body = bytearray()
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > limit:
-                return JSONResponse({"error": "too-large"}, 413)
         try:
-            job = await run_in_threadpool(desk.submit, bytes(body))
+            body = await asyncio.wait_for(_body(request, limit), BODY_TIMEOUT_S)
+            if body is None:
+                return JSONResponse({"error": "too-large"}, 413)
+            job = await run_in_threadpool(desk.submit, body)
+        except (TimeoutError, ClientDisconnect):
+            return JSONResponse({"error": "header"}, 408)
+        except BusyError as error:
+            LOGGER.error("%s", error)
+            return JSONResponse({"error": "busy"}, 503)
         except ProtocolError as error:
             LOGGER.error("%s", error)
             return JSONResponse({"error": code_of(error)}, 400)
         return JSONResponse({"job": job.key})
 
-    def look(request: Request) -> Response:
+    async def look(request: Request) -> Response:
         try:
             seconds = min(MAX_WAIT_S, max(0.0, float(request.query_params.get("wait", "0"))))
         except ValueError:
             return JSONResponse({"error": "header"}, 400)
-        job = desk.wait(request.path_params["key"], seconds)
-        return _answer(job)
+        deadline = time.monotonic() + seconds
+        while True:
+            job = desk.look(request.path_params["key"])
+            if job is None or job.ended or time.monotonic() >= deadline or await request.is_disconnected():
+                break
+            await asyncio.sleep(LOOK_S)
+        if job is None or job.state != "done":
+            return _answer(job)
+        result = await run_in_threadpool(desk.result, job)
+        return Response(result, media_type="application/octet-stream") if result else _answer(None)
 
-    def cancel(request: Request) -> Response:
+    async def cancel(request: Request) -> Response:
         desk.cancel(request.path_params["key"])
         return JSONResponse({})
 
-    def status(_: Request) -> Response:
+    async def status(_: Request) -> Response:
         job = desk.current()
         about = {"version": VERSION, "fedgrpo": __version__, "organisation": learner.site.name, "pid": os.getpid()}
         doing = {} if job is None else {"kind": job.frame.fields.get("kind"), **_progress(job)}
@@ -150,11 +175,19 @@ def _application(desk: Desk, learner: DoesJobs) -> Starlette:
     return Starlette(routes=routes)
 
 
+async def _body(request: Request, limit: int) -> bytes | None:
+    """The body of a request; None where it is too long."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > limit:
+            return None
+    return bytes(body)
+
+
 def _answer(job: Job | None) -> Response:
     if job is None:
         return JSONResponse({"error": "unknown-job"}, 404)
-    if job.state == "done":
-        return Response(job.result, media_type="application/octet-stream")
     if job.error is not None:
         return JSONResponse({"error": code_of(job.error)}, 409)
     return JSONResponse(_progress(job), 202)
@@ -167,7 +200,11 @@ def _progress(job: Job) -> dict[str, object]:
 
 @contextmanager
 def _only_one(folder: Path) -> Generator[None]:
-    with (folder / ".learner.lock").open("w") as file:
+    try:
+        lock = (folder / ".learner.lock").open("w")
+    except OSError as error:
+        raise ConfigError(f"Cannot write in {folder}: {error.strerror}.") from error
+    with lock as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -178,7 +215,7 @@ def _only_one(folder: Path) -> Generator[None]:
 @contextmanager
 def _listening(site: Site) -> Generator[socket.socket]:
     """The socket, made with its permissions: there is no moment in which others could open it."""
-    site.socket.unlink(missing_ok=True)  # of a learner that was killed: the lock says there is no other
+    _clear_away(site.socket)
     listener = socket.socket(socket.AF_UNIX)
     before = os.umask(0o177)
     try:
@@ -190,11 +227,33 @@ def _listening(site: Site) -> Generator[socket.socket]:
     group = site.settings.learner.socket_group
     if group:
         _open_to(group, site)
+    made = site.socket.stat().st_ino
     try:
         yield listener
     finally:
         listener.close()
-        site.socket.unlink(missing_ok=True)
+        if site.socket.exists() and site.socket.stat().st_ino == made:
+            site.socket.unlink()
+
+
+def _clear_away(path: Path) -> None:
+    """Remove the socket of a learner that was killed, and nothing else.
+
+    Raises:
+        ConfigError: something else is there, or a learner that answers.
+    """
+    if not path.exists() and not path.is_symlink():
+        return
+    if not stat.S_ISSOCK(path.lstat().st_mode):
+        raise ConfigError(f"learner.socket is {path}, where something else is than a socket. Give it another path.")
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(2)
+        try:
+            probe.connect(str(path))
+        except OSError:
+            path.unlink()
+            return
+    raise ConfigError(f"A learner answers on {path} already. Give this organisation another learner.socket.")
 
 
 def _open_to(group: str, site: Site) -> None:
@@ -203,8 +262,9 @@ def _open_to(group: str, site: Site) -> None:
         number = grp.getgrnam(group).gr_gid
         os.chown(site.socket, -1, number)
         site.socket.chmod(0o660)
-        os.chown(site.socket.parent, -1, number)
-        site.socket.parent.chmod(0o710)
+        if site.socket.parent == site.folder:  # any other folder is the organisation's to open
+            os.chown(site.folder, -1, number)
+            site.folder.chmod(0o710)
     except (KeyError, OSError) as error:
         raise ConfigError(
             f"Cannot open {site.socket} to the group {group} (learner.socket-group): {error}. The group must exist "

@@ -37,7 +37,7 @@ def model_folder(name: str, revision: str = "") -> Path:
 def file_hash(folder: Path) -> str:
     """SHA-256 over what decides a model's answers: weights, architecture, tokenizer, chat template."""
     digest = hashlib.sha256()
-    patterns = ("*.safetensors", "config.json", "tokenizer*.json", "chat_template*")
+    patterns = ("*.safetensors", "*config.json", "tokenizer*", "*.model", "vocab*", "merges.txt", "chat_template*")
     for path in sorted({path for pattern in patterns for path in folder.glob(pattern)}):
         digest.update(path.name.encode())
         with path.open("rb") as file:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ...common.errors import FedGRPOError
+from ...common.errors import FedGRPOError, ProtocolError
 from ...common.files import write_atomic
 from ..frames import Frame
 
@@ -19,7 +19,12 @@ LEASE_S = 60.0
 """A job that nobody has asked about for this long is cancelled at its next step."""
 KEPT_RESULTS = 8
 KEPT_JOBS = 32
+MAX_WAITING = 16
 ENDED = ("done", "failed", "cancelled")
+
+
+class BusyError(ProtocolError):
+    """Too many jobs wait."""
 
 
 class Cancelled(FedGRPOError):
@@ -71,8 +76,13 @@ class Desk:
     the answer, finds the job that is under way or its result, on the disk also after a restart.
     """
 
-    def __init__(self, work: Callable[[Job], Frame], cache: Path) -> None:
-        self._work, self._cache = work, cache
+    def __init__(self, work: Callable[[Job], Frame], cache: Path, identity: str = "") -> None:
+        """A desk whose results are kept in a folder.
+
+        Args:
+            identity: what a result depends on besides the request.
+        """
+        self._work, self._cache, self._identity = work, cache, identity
         self._jobs: dict[str, Job] = {}
         self._changed = threading.Condition()
         cache.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -85,14 +95,15 @@ class Desk:
             ProtocolError: the request cannot be read.
         """
         frame = Frame.unpack(body)
-        key = hashlib.sha256(body).hexdigest()
+        key = hashlib.sha256(self._identity.encode() + body).hexdigest()
         with self._changed:
             job = self._jobs.get(key)
-            if job is None or (job.ended and job.state != "done"):
+            if job is None or job.dropped or (job.ended and not self._has_result(job)):
+                self._refuse_if_full()
+                self._jobs.pop(key, None)
                 job = self._jobs[key] = Job(key, frame)
-                file = self._file(key)
-                if file.exists():
-                    job.result, job.state = file.read_bytes(), "done"
+                if self._file(key).exists():
+                    job.state = "done"
             job.seen = time.monotonic()
             self._forget_old()
             self._changed.notify_all()
@@ -108,6 +119,21 @@ class Desk:
                 job.seen = time.monotonic()
             return job
 
+    def look(self, key: str) -> Job | None:
+        """The job as it stands, from somebody who waits for it; None where there is no such job."""
+        with self._changed:
+            job = self._jobs.get(key)
+            if job is not None:
+                job.seen = time.monotonic()
+            return job
+
+    def result(self, job: Job) -> bytes:
+        """The frame of a job that is done; empty where it was kept on the disk and has been cleared away since."""
+        try:
+            return job.result or self._file(job.key).read_bytes()
+        except OSError:
+            return b""
+
     def cancel(self, key: str) -> None:
         """Nobody waits for this job any more. It ends at its next step; one that has not begun ends now."""
         with self._changed:
@@ -115,7 +141,7 @@ class Desk:
             if job is not None and not job.ended:
                 job.dropped = True
                 if job.state == "queued":
-                    job.state = "cancelled"
+                    job.state, job.error = "cancelled", Cancelled("nobody waits for this job any more")
             self._changed.notify_all()
 
     def current(self) -> Job | None:
@@ -151,7 +177,10 @@ class Desk:
             else:
                 LOGGER.exception("the learner failed")
         with self._changed:
-            job.result, job.state = result, state
+            # What is on the disk need not be in memory too, and neither does what was asked.
+            job.result, job.state = b"" if self._file(job.key).exists() else result, state
+            job.frame = Frame(job.frame.fields)
+            job.error = job.error and job.error.with_traceback(None)  # it would hold on to what was in memory
             self._changed.notify_all()
 
     def _keep(self, job: Job, result: bytes) -> None:
@@ -165,6 +194,13 @@ class Desk:
                 path.unlink(missing_ok=True)
         except OSError as error:
             LOGGER.warning("a finished result cannot be kept in %s: %s", self._cache, error.strerror)
+
+    def _has_result(self, job: Job) -> bool:
+        return job.state == "done" and bool(job.result or self._file(job.key).exists())
+
+    def _refuse_if_full(self) -> None:
+        if sum(not job.ended for job in self._jobs.values()) >= MAX_WAITING:
+            raise BusyError("busy", f"{MAX_WAITING} jobs are waiting already")
 
     def _file(self, key: str) -> Path:
         return self._cache / f"{key}.frame"

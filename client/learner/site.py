@@ -6,6 +6,7 @@ Everything heavy is imported where it is first used, so that the socket answers 
 from __future__ import annotations
 
 import gc
+import hashlib
 import logging
 import time
 from collections.abc import Callable
@@ -26,7 +27,7 @@ from .data import Problem
 from .files import model_folder
 from .jobs import Job
 from .rewards import Reward, load_rewards, try_rewards
-from .tables import read_site
+from .tables import fingerprint, read_site
 from .watcher import Watcher
 
 if TYPE_CHECKING:
@@ -67,6 +68,8 @@ class SiteLearner:
         if kind == "warm-up":
             self.base("auto")
             return Frame({})
+        if frame.fields.get("policy", "") not in ("", self.site.policy_sha256):
+            raise ConfigError(f"The policy in {self.site.file} has changed since the learner started. Start it again.")
         config = RunConfig().with_values(_settings(frame))
         learner = self.learner(config)
         LOGGER.info("%s, round %s", kind, frame.fields.get("round", "-"))
@@ -79,6 +82,15 @@ class SiteLearner:
                 return frames.evaluation_frame(learner.evaluate(frames.evaluate_task(frame, self.schema)))
             case _:
                 raise ProtocolError("kind", f"there is no job {kind!r}")
+
+    @property
+    def identity(self) -> str:
+        """Hash of all that a result depends on besides the request: the organisation's file, data and reward files."""
+        digest = hashlib.sha256(repr(self.site.settings).encode())
+        digest.update(fingerprint([*self.train, *self.held_out]).encode())
+        for source in sorted({reward.source for reward in self.rewards} - {"built-in"}):
+            digest.update(Path(source).read_bytes())
+        return digest.hexdigest()
 
     @property
     def schema(self) -> Any:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from .data import Problem, json_lines
 
 Row = tuple[str, Mapping[str, Any]]
 """(where it stands, for messages; its columns)."""
+PLACE = re.compile(r"\{([^{}]*)\}")
 SUFFIXES = (".jsonl", ".parquet", ".csv")
 
 
@@ -28,25 +31,27 @@ def read_site(site: Site) -> tuple[list[Problem], list[Problem]]:
         ConfigError: a file cannot be read, or has no such column.
         DataError: a row has no question or answer; file and row are named.
     """
-    data, template = site.settings.data, site.settings.prompt.template
-    train = _problems(site, data.train, data, template)
+    data = site.settings.data
+    train = _problems(site, data.train)
     if data.held_out:
-        held_out = _problems(site, data.held_out, data, template)
-        twice = {p.question for p in train} & {p.question for p in held_out}
+        held_out = _problems(site, data.held_out)
+        twice = {asked for asked, _ in train} & {asked for asked, _ in held_out}
         if twice:
             raise DataError(
                 f"{len(twice)} questions of {data.held_out} stand in {data.train} too, so they are not held out. "
                 f"The first begins {sorted(twice)[0][:60]!r}."
             )
     else:
-        held_out = [p for p in train if _share(p.question) < data.held_out_share]
-        train = [p for p in train if _share(p.question) >= data.held_out_share]
+        held_out = [(asked, p) for asked, p in train if _share(asked) < data.held_out_share]
+        train = [(asked, p) for asked, p in train if _share(asked) >= data.held_out_share]
     if not train:
         raise DataError(f"{data.train} leaves no problem to train on.")
-    return train, held_out
+    return [problem for _, problem in train], [problem for _, problem in held_out]
 
 
-def _problems(site: Site, source: str, data: Data, template: str) -> list[Problem]:
+def _problems(site: Site, source: str) -> list[tuple[str, Problem]]:
+    """(the question as it stands in the data, the problem) for each row."""
+    data, template = site.settings.data, site.settings.prompt.template
     rows = _hub_rows(source) if source.startswith("hub:") else _file_rows(site.path(source))
     problems = [_problem(where, row, data, template) for where, row in rows]
     if not problems:
@@ -54,26 +59,30 @@ def _problems(site: Site, source: str, data: Data, template: str) -> list[Proble
     return problems
 
 
-def _problem(where: str, row: Mapping[str, Any], data: Data, template: str) -> Problem:
+def _problem(where: str, row: Mapping[str, Any], data: Data, template: str) -> tuple[str, Problem]:
     columns = {name: _text(where, row, name) for name in (data.question, data.answer, *data.labels)}
-    answer = columns[data.answer]
+    asked, answer = columns[data.question], columns[data.answer]
     if data.answer_after:
-        _, mark, after = answer.rpartition(data.answer_after)
+        _, mark, answer = answer.rpartition(data.answer_after)
         if not mark:
             raise DataError(f"{where}: the answer has no {data.answer_after!r} (data.answer-after).")
-        answer = after
-    try:
-        question = template.format_map({**columns, "question": columns[data.question]})
-    except (KeyError, IndexError, ValueError, AttributeError) as error:
+    known = {**columns, "question": asked}
+    odd = [name for name in PLACE.findall(template) if name not in known]
+    if odd:
         raise ConfigError(
-            f"prompt.template cannot be filled in: {error}. It may name {{question}} and the columns in data.labels."
-        ) from error
-    return Problem(question, answer.strip(), {name: columns[name] for name in data.labels})
+            f"prompt.template cannot be filled in: there is no {odd[0]!r}. It may name {{question}} and the columns in "
+            "data.labels."
+        )
+    return asked, Problem(
+        PLACE.sub(lambda found: known[found[1]], template),
+        answer.strip(),
+        {name: columns[name] for name in data.labels},
+    )
 
 
 def _text(where: str, row: Mapping[str, Any], name: str) -> str:
     value = row.get(name)
-    if value is None or isinstance(value, (dict, list)):
+    if value is None or isinstance(value, (dict, list, bytes)) or (isinstance(value, float) and not isfinite(value)):
         has = ", ".join(str(key) for key in row) or "none"
         raise DataError(f"{where} has no text or number in column {name!r}. Its columns: {has}.")
     text = str(value)
@@ -114,7 +123,7 @@ def _parquet_rows(path: Path) -> Iterable[Row]:
 
     try:
         rows = parquet.read_table(path).to_pylist()
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         raise DataError(f"{path} is not Parquet: {error}.") from error
     yield from ((f"{path}, row {number}", row) for number, row in enumerate(rows, start=1))
 
