@@ -50,8 +50,8 @@ def test_the_certificate_holds_its_hosts_and_the_ca_vouches_for_it(tmp_path):
     certificate.verify_directly_issued_by(authority)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(tmp_path / "server.pem", tmp_path / "server.key")
+    keys.make_authority(tmp_path / "other")
     with pytest.raises(ConfigError, match="neither a host name nor"):
-        keys.make_authority(tmp_path / "other")
         keys.make_server(tmp_path / "other", ["münchen"])
 
 
