@@ -19,6 +19,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from ..common.bodies import read_body
+
 FLEET = re.compile(r"/v1/fleet/[a-z-]{1,64}")
 HOP_BY_HOP = {"connection", "content-length", "host", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"}
 BODY_TIMEOUT_S = 120.0
@@ -42,7 +44,7 @@ def gateway(superlink: str, root_certificates: Path | None, max_body_bytes: int)
         if not FLEET.fullmatch(request.url.path):
             return Response(status_code=404)
         try:
-            body = await asyncio.wait_for(_body(request, max_body_bytes), BODY_TIMEOUT_S)
+            body = await asyncio.wait_for(read_body(request, max_body_bytes), BODY_TIMEOUT_S)
         except (TimeoutError, ClientDisconnect):
             return Response(status_code=408)
         if body is None:
@@ -59,19 +61,6 @@ def gateway(superlink: str, root_certificates: Path | None, max_body_bytes: int)
         return Response("ok\n")
 
     return Starlette(routes=[Route("/health", health), Route("/v1/fleet/{call}", fleet, methods=["POST"])])
-
-
-async def _body(request: Request, limit: int) -> bytes | None:
-    """The body of a request; None where it is, or says it will be, too long."""
-    announced = request.headers.get("content-length", "0")
-    if not announced.isdigit() or int(announced) > limit:
-        return None
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit:
-            return None
-    return bytes(body)
 
 
 class PromptProtocol(H11Protocol):

@@ -33,6 +33,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from ...common import __version__
+from ...common.bodies import read_body
 from ...common.errors import ConfigError, ProtocolError
 from ..codes import code_of
 from ..frames import MAX_FIELDS_BYTES, VERSION, Frame
@@ -126,7 +127,7 @@ def _application(desk: Desk, learner: DoesJobs) -> Starlette:
 
     async def submit(request: Request) -> Response:
         try:
-            body = await asyncio.wait_for(_body(request, limit), BODY_TIMEOUT_S)
+            body = await asyncio.wait_for(read_body(request, limit), BODY_TIMEOUT_S)
             if body is None:
                 return JSONResponse({"error": "too-large"}, 413)
             job = await run_in_threadpool(desk.submit, body)
@@ -173,16 +174,6 @@ def _application(desk: Desk, learner: DoesJobs) -> Starlette:
         Route("/v1/status", status, methods=["GET"]),
     ]
     return Starlette(routes=routes)
-
-
-async def _body(request: Request, limit: int) -> bytes | None:
-    """The body of a request; None where it is too long."""
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit:
-            return None
-    return bytes(body)
 
 
 def _answer(job: Job | None) -> Response:
