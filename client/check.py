@@ -76,9 +76,10 @@ def _try_all(found: Checked, scenario: RunConfig | None, samples: int) -> None:
     if len(here.held_out) < site.policy.min_class_problems and site.policy.evaluate:
         found.problems.append(
             f"{len(here.held_out)} held-out problems are fewer than policy.min-class-problems = "
-            f"{site.policy.min_class_problems}, so no evaluation of yours would leave. Raise data.held-out-share."
+            f"{site.policy.min_class_problems}, so no counts of yours would leave. Raise data.held-out-share to "
+            f"{min(0.9, policy_share(here)):.2f} or more, give more problems, or set policy.evaluate = false."
         )
-    found.steps.append(("rewards", ", ".join(f"{r.name} ({r.weight:g})" for r in here.rewards)))
+    found.steps.append(("rewards", ", ".join(f"{r.name} (weight {r.weight:g})" for r in here.rewards)))
     started = time.perf_counter()
     base = here.base("auto")
     seconds = time.perf_counter() - started
@@ -93,6 +94,11 @@ def _try_all(found: Checked, scenario: RunConfig | None, samples: int) -> None:
     _sample(found, here, samples)
     found.steps.append(("policy", "allows the run of --scenario" if scenario else "allows a run such as assumed here"))
     found.leaving += list(rehearse(site, learner, config))
+
+
+def policy_share(here: Any) -> float:
+    """About the share of the problems that makes as many held-out ones as the policy wants."""
+    return 1.3 * here.site.policy.min_class_problems / (len(here.train) + len(here.held_out))
 
 
 def _machine(device: str, memory: int, speed: float) -> str:
@@ -130,6 +136,6 @@ def show(found: Checked) -> None:
         console.print(fields_table(fields))
     if found.problems:
         for problem in found.problems:
-            console.print("[red]Not ready:[/red]", plain(problem))
+            console.print("[red]Not ready:[/red]", *map(plain, problem.splitlines()), sep="\n")
     else:
         console.print(f"Ready. Nothing was sent. Join: fedgrpo client up {found.site.file}")

@@ -47,14 +47,19 @@ def print_egress(record: Path, entries: list[Entry], last: int) -> None:
 
 
 def fields_table(fields: Iterable[Mapping[str, Any]]) -> Table:
-    """One row per field."""
+    """One row per field. A long value is cut at the edge of the terminal; `--format json` has it whole."""
+    rows = [_cells(f) for f in fields]
     table = Table(box=None, pad_edge=False)
-    table.add_column("field", no_wrap=True)
-    for name in ("type", "bytes", "SHA-256"):
-        table.add_column(name, no_wrap=True)
+    for number, name in enumerate(("field", "type", "bytes", "SHA-256")):
+        width = max([len(name), *(len(row[number]) for row in rows)])
+        table.add_column(name, no_wrap=True, min_width=width)
     table.add_column("norm or value", no_wrap=True, overflow="ellipsis")
-    for f in fields:
-        kind = f"{f['type']}{f['shape']}" if "shape" in f else str(f["type"])
-        value = f"norm {f['norm']:.4g}" if "norm" in f else str(f.get("value", "(long)"))
-        table.add_row(*(plain(word) for word in (f["name"], kind, f["bytes"], str(f["sha256"])[:12], value)))
+    for row in rows:
+        table.add_row(*map(plain, row))
     return table
+
+
+def _cells(f: Mapping[str, Any]) -> tuple[str, str, str, str, str]:
+    kind = f"{f['type']}{f['shape']}" if "shape" in f else str(f["type"])
+    value = f"norm {f['norm']:.4g}" if "norm" in f else str(f.get("value", "(long)"))
+    return str(f["name"]), kind, str(f["bytes"]), str(f["sha256"])[:8], value

@@ -104,7 +104,12 @@ def submit(
     config = config.with_values(dict(parse_override(text) for text in settings or []))
     name = run or f"{scenario.stem}-{time.strftime('%Y%m%d-%H%M%S')}"
     _check_name(config, name)
-    _show(play(ServerFolder.read(folder), config, name, say), folder, output)
+    try:
+        found = play(ServerFolder.read(folder), config, name, say)
+    except KeyboardInterrupt:
+        say(f"{name} goes on without this command: fedgrpo server status {folder}, fedgrpo server stop {folder} {name}")
+        raise
+    _show(found, folder, output)
 
 
 @server.command("resume")
@@ -123,6 +128,21 @@ def resume(
     from .runs import resume as play
 
     _show(play(ServerFolder.read(folder), run, say), folder, output)
+
+
+@server.command("stop")
+def stop(folder: FolderArgument, run: Annotated[str, typer.Argument(help="Name of the run.")]) -> None:
+    """End a run that is under way. What is committed is safe, and `resume` goes on from it.
+
+    [bold]Example[/bold]
+
+      fedgrpo server stop federation pilot
+    """
+    from .folder import ServerFolder
+    from .runs import stop as end
+
+    end(ServerFolder.read(folder), run)
+    print(f"Stopped {run}. Go on with it: fedgrpo server resume {folder} {run}")
 
 
 @server.command("status")
@@ -217,12 +237,15 @@ def register(
     from .folder import ServerFolder
     from .intake import NAME
 
-    print(f"Compare the fingerprint with the organisation:\n  {key_files.fingerprint(public_key)}")
     name = name or public_key.name.removesuffix(".pub").removesuffix(".key")
     if not NAME.fullmatch(name):
         raise ConfigError(f"--name {name!r} is no name of an organisation: letters, digits, dots and hyphens.")
     number = Flower(ServerFolder.read(folder)).register(public_key.resolve(), name)
-    print(f"Registered {name} as node {number}.")
+    print(
+        f"Registered {name} as node {number}. Compare the fingerprint with the organisation over another channel:\n"
+        f"  {key_files.fingerprint(public_key)}\n"
+        f"If it is another: fedgrpo keys unregister {folder} {number}"
+    )
 
 
 @keys.command("unregister")
@@ -253,11 +276,12 @@ def _check_name(config: RunConfig, name: str) -> None:
 
 def _show(found: object, folder: Path, output: Format) -> None:
     from .folder import ServerFolder
-    from .runs import RunStatus
+    from .runs import RunStatus, result_line
 
     assert isinstance(found, RunStatus)
     run_dir = ServerFolder.read(folder).runs / found.name
     if output is Format.json:
         print(json.dumps({**asdict(found), "run_dir": str(run_dir)}))
     else:
-        print(f"{found.name}: {found.round} of {found.rounds} rounds, {found.state}. {run_dir}")
+        print(f"{found.name}: {found.round} of {found.rounds} rounds, {found.state}. {result_line(run_dir)}")
+        print(f"Adapters and journal: {run_dir}. With fedgrpo[report] installed: fedgrpo report {run_dir}")

@@ -18,6 +18,9 @@ from .folder import CONNECTION, ServerFolder
 TIMEOUT_S = 120.0
 ADVICE = {
     "Connection refused": "The SuperLink does not answer. Start it: fedgrpo server up {folder}",
+    "Please check your network connection": "The SuperLink does not answer. Start it: fedgrpo server up {folder}",
+    "[code: 23]": "This key has been registered before. Flower takes a key once, also after it was unregistered: the "
+    "organisation makes a new one (fedgrpo keys node NAME.key), sets flower.key to it, and sends you its .pub.",
     "ConnectError": "The SuperLink does not answer. Start it: fedgrpo server up {folder}",
     "CERTIFICATE_VERIFY_FAILED": "The SuperLink has a certificate of another CA. Was {folder}/keys made anew? "
     "Restart fedgrpo server up.",
@@ -71,7 +74,15 @@ class Flower:
         env = {**os.environ, **environment(), "FLWR_HOME": str(self.folder.flower_home)}
         command = [tool("flwr"), *words, "--format", "json"]
         try:
-            done = subprocess.run(command, check=False, capture_output=True, text=True, env=env, timeout=TIMEOUT_S)
+            done = subprocess.run(  # elsewhere flwr may take a folder of the connection's name for an app
+                command,
+                check=False,
+                capture_output=True,
+                text=True,
+                env=env,
+                timeout=TIMEOUT_S,
+                cwd=self.folder.path,
+            )
         except subprocess.TimeoutExpired as error:
             raise RunError(f"`flwr {words[0]}` gave no answer in {TIMEOUT_S:.0f} s. Is the SuperLink up?") from error
         answer = _last_object(done.stdout)

@@ -6,6 +6,7 @@ flwr/         Flower's own configuration (FLWR_HOME), which names the connection
 state.db      the SuperLink's database: registered nodes survive a restart
 app/          the app that is submitted: two stubs, no logic
 nodes.jsonl   which node is which organisation
+submitted/    the settings of each run, and which Flower run plays it
 logs/  runs/
 """
 
@@ -157,8 +158,8 @@ class ServerFolder:
 
     def run_names(self) -> list[str]:
         """Names of the runs, oldest first."""
-        found = [path for path in self.runs.glob("*") if (path / "config.resolved.toml").exists()]
-        return [path.name for path in sorted(found, key=lambda p: (p / "config.resolved.toml").stat().st_mtime)]
+        found = [path for path in (self.path / "submitted").glob("*.toml") if (self.runs / path.stem).is_dir()]
+        return [path.stem for path in sorted(found, key=lambda path: path.stat().st_mtime)]
 
     def _configure_flower(self) -> None:
         self.flower_home.mkdir(exist_ok=True, mode=0o700)

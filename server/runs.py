@@ -12,13 +12,16 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from ..common.config import RunConfig, load_scenario
 from ..common.errors import ConfigError, RunError
 from ..common.files import write_atomic
 from ..common.jsonl import Entry, read_lines
+from ..common.protocol import Tally
 from .flower import Flower
 from .folder import ServerFolder
+from .scores import score
 from .store import STOPPED_FILE, Store
 
 LOOK_S = 1.0
@@ -50,8 +53,9 @@ class RunStatus:
 
     @classmethod
     def read(cls, folder: Path) -> RunStatus:
-        """Read a run folder."""
-        config, store = load_scenario(folder / "config.resolved.toml"), Store(folder)
+        """Read a run folder; one that has not begun has no settings yet."""
+        file, store = folder / "config.resolved.toml", Store(folder)
+        rounds = load_scenario(file).federation.rounds if file.exists() else 0
         journal, now = read_lines(store.journal), time.time()
         committed = [e for e in journal if e.get("event") == "COMMITTED"]
         finished = any(e.get("event") == "FINISHED" for e in journal)
@@ -60,7 +64,7 @@ class RunStatus:
         return cls(
             name=folder.name,
             round=max((int(str(e["round"])) for e in committed), default=0),
-            rounds=config.federation.rounds,
+            rounds=rounds,
             state=state,
             reason=reason if state == "stopped" else "",
             last_event_s=now - _time_of(journal[-1]) if journal else 0.0,
@@ -88,6 +92,8 @@ def submit(
     if is_busy(folder.runs / name):
         raise ConfigError(f"The run {name} is under way. `fedgrpo server status {folder.path}` shows it.")
     if (folder.runs / name / "journal.jsonl").exists():
+        if RunStatus.read(folder.runs / name).state == "finished":
+            raise ConfigError(f"The run {name} is finished. Give this one another name (--run).")
         raise ConfigError(f"There is a run {name} already. Go on with it: fedgrpo server resume {folder.path} {name}")
     return _played(folder, config, name, say, watch)
 
@@ -99,6 +105,8 @@ def resume(folder: ServerFolder, name: str, say: Callable[[str], None], watch: W
         ConfigError: there is no such run, or it is under way.
     """
     file = folder.runs / name / "config.resolved.toml"
+    if not file.exists() and (reason := stop_reason(file.parent)):
+        raise ConfigError(f"The run {name} never began, so there is nothing to go on from. {reason}")
     if not file.exists():
         known = ", ".join(folder.run_names()) or "none"
         raise ConfigError(f"There is no run {name} in {folder.runs}. Runs: {known}.")
@@ -108,6 +116,28 @@ def resume(folder: ServerFolder, name: str, say: Callable[[str], None], watch: W
     if status.state == "running":
         raise ConfigError(f"The run {name} is under way. `fedgrpo server status {folder.path}` shows it.")
     return _played(folder, load_scenario(file), name, say, watch)
+
+
+def stop(folder: ServerFolder, name: str) -> None:
+    """End a run. What is committed is safe, and `resume` goes on from it.
+
+    Raises:
+        ConfigError: it is not under way.
+    """
+    file = folder.path / "submitted" / f"{name}.run"
+    if not file.exists() or not is_busy(folder.runs / name):
+        raise ConfigError(f"The run {name} is not under way. `fedgrpo server status {folder.path}` shows the runs.")
+    Store(folder.runs / name).stopped("Stopped by the operator.")
+    Flower(folder).stop(int(file.read_text()))
+
+
+def result_line(folder: Path) -> str:
+    """What a run came to, in a line: held-out accuracy, if any organisation let counts out."""
+    sampled = [e for e in read_lines(folder / "metrics.jsonl") if e.get("decoding") == "sampled"]
+    if not sampled:
+        return "No organisation let counts of held-out answers out."
+    last = sampled[-1]
+    return f"Held-out accuracy after round {last['round']}: {score(Tally(**cast('dict[str, int]', last['total'])))}"
 
 
 def stop_reason(folder: Path) -> str:
@@ -145,7 +175,8 @@ def _played(
     while True:
         (folder.runs / name / STOPPED_FILE).unlink(missing_ok=True)
         run_id = _submitted(flower, submitted, patient=restarts > 0 or rounds > 0, say=say)
-        say(f"{name}: submitted as Flower run {run_id}")
+        write_atomic(submitted.with_suffix(".run"), str(run_id).encode())
+        say(f"{name}: submitted as Flower run {run_id}; waiting for {config.federation.min_clients} clients or more")
         status = _Follower(flower, run_id, folder.runs / name, say).follow(watch)
         if status is not None and status.state == "finished":
             return status

@@ -26,7 +26,7 @@ def _runs(runs: list[RunStatus]) -> Table:
     for run in runs:
         clients = ", ".join(f"{name} {ago(seconds)}" for name, seconds in sorted(run.clients.items()))
         state = f"{run.state}: {run.reason}" if run.reason else run.state
-        words = run.name, f"{run.round}/{run.rounds}", state, ago(run.last_event_s), clients or "none yet"
+        words = run.name, f"{run.round}/{run.rounds or '?'}", state, ago(run.last_event_s), clients or "none yet"
         table.add_row(*map(plain, words))
     return table
 

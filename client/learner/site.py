@@ -112,7 +112,8 @@ class SiteLearner:
             if base.sha256 != pinned:
                 raise ConfigError(
                     f"The base model in {self.folder} has SHA-256 {base.sha256}; the organisation's file "
-                    f"pins model.sha256 = {pinned or '(nothing)'}. `fedgrpo client check` prints the line to set."
+                    f"pins model.sha256 = {pinned or '(nothing)'}. If this is the model you want, write\n"
+                    f'sha256 = "{base.sha256}"\nin its [model] section.'
                 )
             self._base = base
             LOGGER.info("loaded %s on %s in %.1f s", self.folder, device, time.perf_counter() - started)
