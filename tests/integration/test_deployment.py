@@ -84,12 +84,15 @@ def recording_gateway(server, captured):
     inner = gateway(f"https://{server.superlink}", server.keys / "ca.crt", 16_000_000)
 
     async def app(scope, receive, send):
+        body = bytearray()
+
         async def listening():
             message = await receive()
-            captured.append(message.get("body", b"") + repr(scope.get("headers")).encode())
+            body.extend(message.get("body", b""))
             return message
 
         await inner(scope, listening, send)
+        captured.append(bytes(body) + repr((scope.get("path"), scope.get("headers"))).encode())
 
     (port,) = free_ports(1)
     tls = {"ssl_certfile": server.keys / "server.pem", "ssl_keyfile": server.keys / "server.key"}
