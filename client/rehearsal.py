@@ -47,9 +47,11 @@ def allowed_run(site: Site) -> RunConfig:
     wanted = {
         "model.name": site.settings.model.name,
         "adapter.rank": max(1, min(usual.adapter.rank, policy.max_rank)),
+        "adapter.alpha": max(1, min(usual.adapter.alpha, policy.max_alpha)),
         "adapter.target-modules": ",".join(policy.target_modules) or usual.adapter.target_modules,
         "federation.rounds": max(1, min(usual.federation.rounds, policy.max_rounds)),
         "federation.min-clients": max(usual.federation.min_clients, policy.min_members),
+        "federation.min-updates": max(usual.federation.min_updates, policy.min_members),
         "train.steps-per-round": max(1, min(usual.train.steps_per_round, policy.max_steps_per_round)),
         "grpo.learning-rate": min(usual.grpo.learning_rate, policy.max_learning_rate) or usual.grpo.learning_rate,
         "grpo.num-generations": size,

@@ -10,6 +10,7 @@ from fedgrpo.client import main, policy
 from fedgrpo.client.frames import Frame, train_frame
 from fedgrpo.client.guard import GuardedLearner
 from fedgrpo.client.organisation import Organisation, Site
+from fedgrpo.client.rehearsal import allowed_run
 from fedgrpo.common import sections, wire
 from fedgrpo.common.adapter import Adapter
 from fedgrpo.common.config import RunConfig
@@ -390,6 +391,12 @@ def test_a_refusal_tells_the_server_its_key_and_not_the_limit(organisation, monk
     monkeypatch.setattr(main, "RemoteLearner", lambda *_: GuardedLearner(lambda: worker, own, large))
     reply = ask(own, worker, large, {})
     assert dict(reply["header"]) == {"protocol": wire.PROTOCOL, "error": "policy.adapter.rank"}
+
+
+@pytest.mark.parametrize("members", [1, 2, 3, 7])
+def test_the_run_that_a_check_assumes_is_one_the_policy_allows(tmp_path, members):
+    own = site(tmp_path, policy__min_members=members, policy__max_alpha=5)
+    policy.check_run(own, allowed_run(own))
 
 
 def test_a_mistyped_policy_is_named_and_not_ignored(tmp_path):
