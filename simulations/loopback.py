@@ -32,7 +32,6 @@ from ..client.organisation import (
 from ..client.services import run_client
 from ..common import keys, sections
 from ..common.config import RunConfig
-from ..common.errors import RunError
 from ..common.files import write_atomic
 from ..common.services import free_ports
 from ..server import flower, runs
@@ -207,4 +206,4 @@ def _wait(ready: threading.Event, failures: list[Exception]) -> None:
 def _raise_first(failures: list[Exception], replay: Replay) -> None:
     replay.catch_up()
     if failures:
-        raise RunError(str(failures[0])) from failures[0]
+        raise failures[0]

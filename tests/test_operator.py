@@ -174,7 +174,10 @@ def test_a_child_that_can_only_fail_ends_the_whole_with_what_to_do(tmp_path):
 def test_the_last_words_are_those_of_this_life(tmp_path):
     (tmp_path / "child.log").write_text("bad key 2004\n")
     child = service(tmp_path, "raise SystemExit('something else')", hopeless={"2004": "register the key."})
-    run_until(lambda said: len(said) > 3, [child], tmp_path)  # no RunError
+    said = run_until(lambda said: len(said) > 3, [child], tmp_path)  # and not the RunError of an earlier life's words
+    assert "child ended with status 1" in said
+    assert "bad key" not in child.last_words()
+    assert "something else" in child.last_words()
 
 
 def test_a_second_supervisor_is_kept_out_also_by_children_left_behind(tmp_path):

@@ -14,7 +14,7 @@ from fedgrpo.client.rehearsal import allowed_run
 from fedgrpo.common import sections, wire
 from fedgrpo.common.adapter import Adapter
 from fedgrpo.common.config import RunConfig
-from fedgrpo.common.errors import ConfigError, FedGRPOError, PolicyError
+from fedgrpo.common.errors import ConfigError, PolicyError, ProtocolError
 from fedgrpo.common.jsonl import read_lines
 from fedgrpo.common.protocol import Capabilities, EvaluateTask, Evaluation, Tally, TrainTask, Update
 from fedgrpo.simulations.grid import identify_process
@@ -416,30 +416,20 @@ def test_a_mistyped_policy_is_named_and_not_ignored(tmp_path):
         b'{"version":9}\n',
         b'{"version":1}\nabc',
         b"[" * 100_000 + b"\n",
-        b'{"version":1,"kind":"train"}\n' + b"\0" * 8,
+        b'{"version":1,"round":1}' + b" " * 8_000_001 + b"\n",
     ],
 )
-def test_no_bytes_on_the_socket_crash_the_reading(data, tmp_path):
-    try:
-        frame = Frame.unpack(data)
-        frame.get("round", int)
-    except FedGRPOError:
-        return
-    raise AssertionError("it was taken")
+def test_bytes_that_are_no_frame_are_refused_as_such(data):
+    with pytest.raises(ProtocolError):
+        Frame.unpack(data)
 
 
-def test_a_frame_that_is_none_is_refused_at_once():
-    for data in (
-        b"",
-        b"no newline",
-        b"[1]\n",
-        b"{}\n",
-        b'{"version":9}\n',
-        b'{"version":1}\nabc',
-        b"[" * 10**5 + b"\n",
-    ):
-        with pytest.raises(FedGRPOError):
-            Frame.unpack(data)
+def test_a_field_that_is_missing_or_of_another_type_is_refused_when_it_is_read():
+    frame = Frame.unpack(b'{"version":1,"round":true,"kind":"train"}\n' + b"\0" * 8)
+    assert frame.get("kind", str) == "train"
+    for key in ("round", "kind", "none"):
+        with pytest.raises(ProtocolError, match=key):
+            frame.get(key, int)
 
 
 def test_a_frame_comes_back_as_it_went(tmp_path):
