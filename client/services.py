@@ -24,7 +24,7 @@ ADVICE = {
     "[code: 2001]": "this server wants a registered key. Set flower.key to the one made for this node.",
     "CERTIFICATE_VERIFY_FAILED": "the server's certificate is not of the CA in flower.root-certificates, or not for "
     "the host in flower.superlink. Ask the operator for the right ca.crt and compare: fedgrpo keys show ca.crt",
-    "[code: 1001]": "server and client have different versions of Flower. Install the fedgrpo the operator has.",
+    "Exit Code: 606": "server and client have different versions of Flower. Install the fedgrpo the operator has.",
 }
 
 
