@@ -28,7 +28,6 @@ from fedgrpo.client.learner.rewards import load_rewards
 from fedgrpo.client.main import app
 from fedgrpo.common.adapter import Adapter
 from fedgrpo.common.config import RunConfig
-from fedgrpo.common.protocol import TRAINS
 from fedgrpo.server.roster import Roster
 from fedgrpo.server.rounds import Rounds
 from fedgrpo.server.store import Store
@@ -66,7 +65,7 @@ class Bare:
 
     def __init__(self, config: RunConfig) -> None:
         base = load_base(BUILTIN_POLICY, "float32", torch.device("cpu"))
-        schema = adapter_schema(base, config, TRAINS[config.aggregation.method])
+        schema = adapter_schema(base, config)
         steps = config.simulation.clients * config.train.steps_per_round
         grpo = config.grpo
         rows = []

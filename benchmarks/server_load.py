@@ -18,9 +18,9 @@ import time
 
 import numpy as np
 from fedgrpo.common import wire
-from fedgrpo.common.adapter import AdapterSchema, Module
 from fedgrpo.common.config import RunConfig
 from fedgrpo.common.protocol import TRAIN_METRICS, Capabilities, reward_metrics
+from fedgrpo.common.schema import AdapterSchema, Module
 from fedgrpo.server.intake import read_update
 from fedgrpo.server.main import run_federation
 from fedgrpo.simulations.grid import LocalGrid
@@ -88,7 +88,7 @@ def update(header: wire.Header, delta: np.ndarray, config: RunConfig) -> RecordD
     echo = {k: header[k] for k in ("federation", "round", "attempt", "nonce", "schema-sha256", "config-sha256")}
     counts = {"num-steps": config.train.steps_per_round, "num-examples": config.prompts_per_round}
     found = dict.fromkeys(METRICS, 0.5) | {"groups/effective": config.prompts_per_round / 2}
-    return wire.with_metrics(wire.pack({**echo, **counts}, vector=delta), found)
+    return wire.with_metrics(wire.pack({**echo, **counts}, array=wire.packed(delta)), found)
 
 
 def schema_of(parameters: int) -> AdapterSchema:
@@ -98,7 +98,7 @@ def schema_of(parameters: int) -> AdapterSchema:
         modules=tuple(Module(f"layers.{i:02d}.proj", 64, wide) for i in range(44)),
         rank=16,
         alpha=32,
-        trains=("B",),
+        holds=("B",),
         seed=0,
     )
 
@@ -147,7 +147,7 @@ def check_ms(parameters: int, repeats: int) -> float:
     times = []
     for _ in range(repeats):
         start = time.perf_counter()
-        read_update(content, member, echo, schema, config)
+        read_update(content, member, echo, config)
         times.append(time.perf_counter() - start)
     return sorted(times)[len(times) // 2] * 1e3
 

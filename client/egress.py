@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from ..common import wire
 from ..common.adapter import l2_norm
+from ..common.codecs import unpacked
 from ..common.errors import ConfigError
 from ..common.jsonl import append_line
 from .organisation import Site
@@ -82,10 +82,11 @@ def fields_of(content: RecordDict) -> Iterator[Entry]:
 def _described(value: object) -> Entry:
     data = getattr(value, "data", None)
     if isinstance(data, bytes):
-        vector = np.frombuffer(data, dtype="<f4")
+        codec, size = getattr(value, "dtype", ""), getattr(value, "shape", (0,))[0]
+        vector = unpacked(data, size, codec)
         return {
-            "type": "float32",
-            "shape": [vector.size],
+            "type": codec,
+            "shape": [size],
             "bytes": len(data),
             "sha256": hashlib.sha256(data).hexdigest(),
             "norm": l2_norm(vector),

@@ -12,11 +12,12 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
-from ..common.adapter import Adapter, AdapterSchema, Vector
+from ..common.adapter import Adapter
 from ..common.errors import ProtocolError
 from ..common.protocol import Capabilities, EvaluateTask, Evaluation, Tally, TrainTask, Update
+from ..common.schema import AdapterSchema, Vector
 
-VERSION = 1
+VERSION = 2
 MAX_FIELDS_BYTES = 8_000_000
 Scalar = TypeVar("Scalar", int, float, str)
 
@@ -68,6 +69,7 @@ class Frame:
 def train_frame(task: TrainTask) -> Frame:
     """A training task."""
     place = {"federation": task.federation, "round": task.round, "attempt": task.attempt, "position": task.position}
+    place |= {"counted_round": task.counted_round, "counted_attempt": task.counted_attempt}
     return Frame({**place, "schema": task.adapter.schema.sha256}, task.adapter.vector)
 
 
@@ -79,12 +81,15 @@ def train_task(frame: Frame, schema: AdapterSchema) -> TrainTask:
         attempt=frame.get("attempt", int),
         adapter=_adapter(frame, schema),
         position=frame.get("position", int),
+        counted_round=frame.get("counted_round", int),
+        counted_attempt=frame.get("counted_attempt", int),
     )
 
 
 def evaluate_frame(task: EvaluateTask) -> Frame:
     """An evaluation task."""
     place = {"federation": task.federation, "round": task.round, "temperature": task.temperature}
+    place |= {"against": task.against, "attempt": task.attempt}
     return Frame({**place, "schema": task.adapter.schema.sha256}, task.adapter.vector)
 
 
@@ -95,6 +100,8 @@ def evaluate_task(frame: Frame, schema: AdapterSchema) -> EvaluateTask:
         round=frame.get("round", int),
         adapter=_adapter(frame, schema),
         temperature=frame.get("temperature", float),
+        against=frame.get("against", str),
+        attempt=frame.get("attempt", int),
     )
 
 

@@ -6,13 +6,13 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 
-from ..common.adapter import clip_norm
 from ..common.config import RunConfig
 from ..common.errors import ProtocolError
 from ..common.protocol import Capabilities, EvaluateTask, Evaluation, TrainTask, Update
 from . import policy
 from .learner import Learner
 from .organisation import Site
+from .rounding import RoundingLearner
 
 FEDERATION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 MAX_POSITION = 1 << 53
@@ -32,9 +32,10 @@ class GuardedLearner:
         """
         policy.check_run(site, config)
         self._site, self._config = site, config
-        self._learner = make()
+        folder = site.folder / "rests"
+        self._learner = RoundingLearner(make(), config, folder, site.policy.max_delta_norm)
         can = self._learner.capabilities()
-        policy.check_size(site.policy, can.schema)
+        policy.check_size(site.policy, config, can.schema)
         policy.check_prompts(site.policy, can.examples, can.prompts_too_long)
 
     def capabilities(self) -> Capabilities:
@@ -46,7 +47,7 @@ class GuardedLearner:
         return can if rules.report_hardware else replace(can, device="unknown", memory_bytes=0, tokens_per_second=0.0)
 
     def train(self, task: TrainTask) -> Update:
-        """Train a round, and let the delta out clipped, with the metrics that may leave."""
+        """Train a round, and let the delta out clipped and rounded, with the metrics that may leave."""
         _check_place(task.federation, task.round)
         if not 0 <= task.position <= MAX_POSITION:
             raise ProtocolError("header", f"position {task.position} is in no shard")
@@ -54,8 +55,7 @@ class GuardedLearner:
         update = self._learner.train(task)
         policy.check_groups(self._site.policy, update.num_examples)
         leaving = self.capabilities().metrics
-        delta = clip_norm(update.delta, self._site.policy.max_delta_norm)
-        return replace(update, delta=delta, metrics={name: update.metrics[name] for name in leaving})
+        return replace(update, metrics={name: update.metrics[name] for name in leaving})
 
     def evaluate(self, task: EvaluateTask) -> Evaluation:
         """Count answers, and let the counts out that may leave."""

@@ -21,10 +21,12 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from ..common import wire
-from ..common.adapter import Adapter, AdapterSchema
+from ..common.adapter import Adapter
 from ..common.config import RunConfig, Value
 from ..common.errors import ConfigError, FedGRPOError, PeerFailedError, ProtocolError
+from ..common.methods import METHODS
 from ..common.protocol import EvaluateTask, TrainTask
+from ..common.schema import AdapterSchema, trained_part
 from .codes import code_of
 from .egress import EgressGate
 from .learner import Learner
@@ -35,6 +37,7 @@ LOGGER = logging.getLogger("fedgrpo.client")
 Scalar = TypeVar("Scalar", int, float, str)
 CODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 NodeConfig = tuple[tuple[str, Value], ...]
+Answer = Callable[[Learner, wire.Header, RunConfig], RecordDict]
 
 app = ClientApp()
 
@@ -42,19 +45,19 @@ app = ClientApp()
 @app.query("join")
 def join(message: Message, context: Context) -> Message:
     """Say who we are and what adapter we train."""
-    return _reply(message, context, lambda learner, _: joining(learner))
+    return _reply(message, context, lambda learner, header, config: joining(learner))
 
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Train one round on our own prompts and rewards, and send the delta."""
-    return _reply(message, context, lambda learner, header: trained(learner, header, message.content))
+    return _reply(message, context, lambda learner, header, config: trained(learner, header, message.content, config))
 
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Answer our held-out problems with the global adapter, and send counts."""
-    return _reply(message, context, lambda learner, header: evaluated(learner, header, message.content))
+    return _reply(message, context, lambda learner, header, config: evaluated(learner, header, message.content, config))
 
 
 @app.query("ping")
@@ -88,14 +91,17 @@ def joining(learner: Learner) -> RecordDict:
     )
 
 
-def trained(learner: Learner, header: wire.Header, content: RecordDict) -> RecordDict:
+def trained(learner: Learner, header: wire.Header, content: RecordDict, config: RunConfig) -> RecordDict:
     """What a client sends after a round: the delta, counts, and the metrics that may leave."""
     schema = learner.capabilities().schema
-    task = _train_task(header, content, schema)
+    task = _train_task(header, content, schema, config.compression.down)
     nonce = _field(header, "nonce", str)
     if not CODE.fullmatch(nonce):
         raise ProtocolError("header", "the nonce is no short name")
     update = learner.train(task)
+    method = METHODS[config.aggregation.method]
+    part = trained_part(schema, update.delta, method.trains_in(task.round))
+    array = wire.packed(part, config.compression.up)
     echo = {
         "federation": task.federation,
         "round": task.round,
@@ -105,24 +111,26 @@ def trained(learner: Learner, header: wire.Header, content: RecordDict) -> Recor
         "config-sha256": header["config-sha256"],
     }
     counts = {"num-steps": update.num_steps, "num-examples": update.num_examples}
-    return wire.with_metrics(wire.pack({**echo, **counts}, vector=update.delta), update.metrics)
+    return wire.with_metrics(wire.pack({**echo, **counts}, array=array), update.metrics)
 
 
-def evaluated(learner: Learner, header: wire.Header, content: RecordDict) -> RecordDict:
+def evaluated(learner: Learner, header: wire.Header, content: RecordDict, config: RunConfig) -> RecordDict:
     """What a client sends after an evaluation: counts."""
     schema = learner.capabilities().schema
     task = EvaluateTask(
         federation=_field(header, "federation", str),
         round=_field(header, "round", int),
-        adapter=Adapter(schema, wire.vector_of(content, schema.size)),
+        adapter=Adapter(schema, wire.vector_of(content, schema.size, config.compression.down)),
         temperature=_field(header, "temperature", float),
+        against=_field(header, "against", str),
+        attempt=_field(header, "attempt", int),
     )
     found = learner.evaluate(task)
     tallies = {"total": astuple(found.total)} | {name: astuple(t) for name, t in found.classes.items()}
     return wire.pack({"federation": task.federation, "round": task.round, "tallies": json.dumps(tallies)})
 
 
-def _reply(message: Message, context: Context, answer: Callable[[Learner, wire.Header], RecordDict]) -> Message:
+def _reply(message: Message, context: Context, answer: Answer) -> Message:
     """Answer a message; a failure leaves as a code, since the text of an exception may hold a private prompt."""
     node, run = dict(context.node_config), tuple(sorted(context.run_config.items()))
     gate: EgressGate | None = None
@@ -134,7 +142,7 @@ def _reply(message: Message, context: Context, answer: Callable[[Learner, wire.H
             raise ProtocolError("config", "the task was made with other settings than this run's configuration")
         deadline = message.metadata.created_at + message.metadata.ttl
         remote = RemoteLearner(gate.site.socket, config, deadline, gate.site.policy_sha256) if gate else None
-        content = answer(remote or _simulated(tuple(sorted(node.items())), run), header)
+        content = answer(remote or _simulated(tuple(sorted(node.items())), run), header, config)
     except FedGRPOError as error:
         LOGGER.error("%s", error)
         content = wire.pack({"error": error.code if isinstance(error, PeerFailedError) else code_of(error)})
@@ -172,7 +180,7 @@ def _simulated(node_config: NodeConfig, run_config: NodeConfig) -> Learner:
     return entry.load()(dict(node_config), RunConfig().with_values(dict(run_config)))
 
 
-def _train_task(header: wire.Header, content: RecordDict, schema: AdapterSchema) -> TrainTask:
+def _train_task(header: wire.Header, content: RecordDict, schema: AdapterSchema, codec: str) -> TrainTask:
     if header.get("schema-sha256") != schema.sha256:
         raise ProtocolError("schema", "the task is for an adapter of other shapes")
     refusal = _field(header, "last-refusal", str)
@@ -182,8 +190,10 @@ def _train_task(header: wire.Header, content: RecordDict, schema: AdapterSchema)
         federation=_field(header, "federation", str),
         round=_field(header, "round", int),
         attempt=_field(header, "attempt", int),
-        adapter=Adapter(schema, wire.vector_of(content, schema.size)),
+        adapter=Adapter(schema, wire.vector_of(content, schema.size, codec)),
         position=_field(header, "position", int),
+        counted_round=_field(header, "counted-round", int),
+        counted_attempt=_field(header, "counted-attempt", int),
     )
 
 

@@ -94,9 +94,12 @@ class Model:
     """`auto` takes a GPU if there is one; `cpu`; `cuda`, or `cuda:1`."""
     backend: str = "transformers"
     """What generates completions."""
+    rank: int = 0
+    """Rank of this organisation's own adapter, where it is to be smaller than the federation's; 0 takes that one."""
 
     def __post_init__(self) -> None:
         one_of("model.backend", self.backend, ("transformers",))
+        at_least("model.rank", self.rank, 0, "0 takes the federation's")
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
             raise ConfigError(f"model.device is {self.device!r}. Use auto, cpu, cuda or cuda:1.")
         if self.sha256 and not re.fullmatch(r"[0-9a-f]{64}", self.sha256):

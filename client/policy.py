@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
-from ..common.adapter import AdapterSchema
+from ..common.codecs import most_bytes
 from ..common.config import RunConfig
 from ..common.errors import PolicyError
+from ..common.methods import METHODS
 from ..common.protocol import TRAIN_METRICS, Evaluation, Tally, reward_metrics
+from ..common.schema import AdapterSchema
 from .organisation import Policy, Site
 
 MAX_SEED = 1 << 32
@@ -66,15 +68,12 @@ def check_round(config: RunConfig, number: int, attempt: int) -> None:
         raise PolicyError("attempt", f"attempt {attempt} is none of the {MAX_ATTEMPTS} a round may have")
 
 
-def check_size(policy: Policy, schema: AdapterSchema) -> None:
-    """Refuse an adapter whose delta has more bytes than may leave in a round."""
-    if schema.size * 4 > policy.max_bytes_per_round:
-        _refuse(
-            "adapter.rank",
-            f"makes a delta of {schema.size * 4} bytes",
-            "max-bytes-per-round",
-            policy.max_bytes_per_round,
-        )
+def check_size(policy: Policy, config: RunConfig, schema: AdapterSchema) -> None:
+    """Refuse an adapter whose delta, packed, may have more bytes than may leave in a round."""
+    trains = METHODS[config.aggregation.method].trains
+    most = max(most_bytes(schema.size_of(factors), config.compression.up) for factors in trains)
+    if most > policy.max_bytes_per_round:
+        _refuse("adapter.rank", f"makes a delta of {most} bytes", "max-bytes-per-round", policy.max_bytes_per_round)
 
 
 def metrics_that_leave(policy: Policy, reward_names: tuple[str, ...]) -> tuple[str, ...]:

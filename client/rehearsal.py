@@ -23,13 +23,14 @@ def rehearse(site: Site, learner: Learner, config: RunConfig) -> Iterator[Leavin
     gate = EgressGate(site, dry_run=True)
     start = Adapter.initial(learner.capabilities().schema)
     place = {"federation": "rehearsal", "round": 1, "attempt": 1, "nonce": "0" * 16, "position": 0, "last-refusal": ""}
+    place |= {"counted-round": 0, "counted-attempt": 0}
     header = {**place, "schema-sha256": start.schema.sha256, "config-sha256": config.sha256}
-    task = wire.pack(header, vector=start.vector)
-    temperature = config.evaluation.temperature
+    task = wire.pack(header, array=wire.packed(start.vector, config.compression.down))
+    evaluation = {"temperature": config.evaluation.temperature, "against": ""}
     for kind, answer in (
         ("query.join", lambda: joining(learner)),
-        ("train", lambda: trained(learner, wire.header_of(task), task)),
-        ("evaluate", lambda: evaluated(learner, {**wire.header_of(task), "temperature": temperature}, task)),
+        ("train", lambda: trained(learner, wire.header_of(task), task, config)),
+        ("evaluate", lambda: evaluated(learner, {**wire.header_of(task), **evaluation}, task, config)),
     ):
         try:
             content = answer()

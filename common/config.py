@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import cast
 
 from . import sections, settings
+from .aggregation_settings import Aggregation, Compression, Gate, Intake
 from .errors import ConfigError
 from .grpo_settings import GRPO
+from .methods import METHODS
 
 Value = int | float | str | bool
 HINT = " `fedgrpo simulate --list-settings` prints them all."
@@ -28,11 +30,25 @@ class RunConfig:
     adapter: settings.Lora = field(default_factory=settings.Lora)
     grpo: GRPO = field(default_factory=GRPO)
     train: settings.Train = field(default_factory=settings.Train)
-    aggregation: settings.Aggregation = field(default_factory=settings.Aggregation)
-    intake: settings.Intake = field(default_factory=settings.Intake)
+    aggregation: Aggregation = field(default_factory=Aggregation)
+    intake: Intake = field(default_factory=Intake)
+    compression: Compression = field(default_factory=Compression)
+    gate: Gate = field(default_factory=Gate)
     evaluation: settings.Evaluation = field(default_factory=settings.Evaluation)
     simulation: settings.Simulation = field(default_factory=settings.Simulation)
     output: settings.Output = field(default_factory=settings.Output)
+
+    def __post_init__(self) -> None:
+        method = METHODS[self.aggregation.method]
+        if "W" in method.holds and self.grpo.kl_reference == "base":
+            raise ConfigError(
+                f"grpo.kl-reference is base, and aggregation.method {self.aggregation.method} changes the base's "
+                "weights every round. Measure the KL from global, or take another method."
+            )
+        if self.gate.max_kl > 0 and self.grpo.beta == 0:
+            raise ConfigError(
+                "gate.max-kl needs a KL to look at, and grpo.beta is 0. Set grpo.beta, or gate.max-kl = 0."
+            )
 
     @property
     def total_steps(self) -> int:

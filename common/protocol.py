@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 
-from .adapter import Adapter, AdapterSchema, Vector
-
-TRAINS = {"ffa": ("B",), "naive": ("A", "B")}
-"""What each aggregation method has the clients train: parameterisation and aggregation are one decision."""
+from .adapter import Adapter
+from .config import RunConfig
+from .methods import METHODS
+from .schema import AdapterSchema, Module, Vector
 
 TRAIN_METRICS = (
     "reward/mean",
     "reward/std",
     "groups/zero-variance-share",
     "groups/effective",
+    "groups/all-right-share",
+    "groups/all-wrong-share",
     "policy/kl",
     "policy/entropy",
     "policy/grad-norm",
@@ -28,10 +30,27 @@ TRAIN_METRICS = (
 """Reported by every client every round: rewards in the client's own units, lengths in tokens, times in seconds."""
 
 
-WEIGHT_METRICS = {"effective-groups": ("groups/effective", "groups/zero-variance-share")}
+WEIGHT_METRICS = {
+    "effective-groups": ("groups/effective", "groups/zero-variance-share"),
+    "tokens": ("tokens/total",),
+    "relative-gain": ("reward/mean", "reward/std"),
+}
 """Metrics that a rule of `aggregation.weights` cannot do without."""
 
 DEVICES = ("unknown", "cpu", "cuda")
+
+
+def run_schema(config: RunConfig, modules: tuple[Module, ...]) -> AdapterSchema:
+    """The adapter that the settings describe, on these layers."""
+    holds = METHODS[config.aggregation.method].holds
+    return AdapterSchema(
+        modules=modules,
+        rank=config.adapter.rank,
+        alpha=config.adapter.alpha,
+        holds=holds,
+        seed=config.federation.seed,
+        tiny_size=config.adapter.tiny_size if "v" in holds else 0,
+    )
 
 
 def reward_metrics(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -72,6 +91,11 @@ class TrainTask:
     adapter: Adapter
     position: int
     """Prompts of its shard this organisation has used in committed rounds: where it goes on reading."""
+    counted_round: int = 0
+    """The last round whose update of this organisation counted; 0 is none. What compression left of it is made up for
+    now."""
+    counted_attempt: int = 0
+    """The attempt at that round."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +103,7 @@ class Update:
     """What a client learned. Exists only if sound: see `server.intake` and the learner."""
 
     delta: Vector
+    """Laid out by the client's schema; zero where nothing was trained."""
     num_steps: int
     """Optimizer steps taken; fewer than train.steps-per-round only where the time was limited."""
     num_examples: int
@@ -95,6 +120,10 @@ class EvaluateTask:
     adapter: Adapter
     temperature: float
     """0 is greedy."""
+    attempt: int = 0
+    """The reward gate's: which try at the round this is; 0 is not the gate's. An answer is kept per attempt."""
+    against: str = ""
+    """SHA-256 of an adapter whose answers to compare with, if this client still has them; empty compares with none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +145,12 @@ class Tally:
     """Correct now, wrong with the base model (strict)."""
     lost: int = 0
     """Wrong now, correct with the base model (strict)."""
+    compared: int = 0
+    """Problems whose answer by the adapter of the round before is known; the reward gate compares with those."""
+    better: int = 0
+    """Of these, correct now and wrong then (strict)."""
+    worse: int = 0
+    """Of these, wrong now and correct then (strict)."""
 
     def __add__(self, other: Tally) -> Tally:
         names = [f.name for f in fields(Tally)]

@@ -7,10 +7,13 @@ names and mean what TRL says; the others are ours. A setting that is not here do
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 
 from .checks import at_least, between, one_of
 from .errors import ConfigError
+
+FAULTS = ("saturated", "straggler", "sign-flip", "scale", "inverted-reward")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +108,8 @@ class Lora:
     alpha: int = 32
     target_modules: str = "all-linear"
     """`all-linear`, or names separated by commas: `q_proj,v_proj`."""
+    tiny_size: int = 13
+    """Trained numbers in all, with aggregation.method = tiny."""
 
     def __post_init__(self) -> None:
         if self.rank < 1:
@@ -113,6 +118,7 @@ class Lora:
                 "Set it to 1 or more (8 to 64 are usual)."
             )
         at_least("adapter.alpha", self.alpha, 1, "the adapter is scaled by alpha / rank, and 0 would switch it off")
+        between("adapter.tiny-size", self.tiny_size, 1, 1 << 20, "an adapter of no numbers trains nothing")
         if not self.target_modules.strip(" ,"):
             raise ConfigError("adapter.target-modules is empty. Name the layers to adapt, or all-linear.")
 
@@ -127,53 +133,14 @@ class Train:
     seconds_per_round: float = 0.0
     """Time budget: a client stops before a step that would not fit, at the latest after steps-per-round. Fast and slow
     clients then end together, and deltas are normalised by their steps. 0 has no budget. Not bit-reproducible."""
+    prox: float = 0.0
+    """FedProx (Li et al. 2020, arXiv:1812.06127): the loss rises by prox / 2 times the squared distance of the trained
+    factors from the round's global adapter."""
 
     def __post_init__(self) -> None:
         at_least("train.steps-per-round", self.steps_per_round, 1, "a round without a step has no update")
         at_least("train.seconds-per-round", self.seconds_per_round, 0.0, "0 has no time budget")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Aggregation:
-    """How the server makes one update of many."""
-
-    method: str = "ffa"
-    """`ffa`: A frozen, mean of B, exact. `naive`: mean of A and of B, which is not the mean of BA."""
-    weights: str = "effective-groups"
-    """`effective-groups`, `examples` or `uniform`."""
-    max_share: float = 0.5
-    """No client weighs more than this share, or 1/K where K clients cannot satisfy it."""
-    server_learning_rate: float = 1.0
-    """Factor on the mean delta; 1 is federated averaging."""
-
-    def __post_init__(self) -> None:
-        one_of("aggregation.method", self.method, ("ffa", "naive"))
-        one_of("aggregation.weights", self.weights, ("effective-groups", "examples", "uniform"))
-        between("aggregation.max-share", self.max_share, 0.0, 1.0, "it is a share of the mean", open_low=True)
-        between(
-            "aggregation.server-learning-rate",
-            self.server_learning_rate,
-            0.0,
-            10.0,
-            "1 is federated averaging, and more than 10 only diverges",
-            open_low=True,
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Intake:
-    """What the server takes from a client."""
-
-    max_delta_norm: float = 100.0
-    """Largest L2 norm of an update."""
-    on_large_delta: str = "clip"
-    """`clip` scales a longer update down to the limit, `reject` drops it."""
-
-    def __post_init__(self) -> None:
-        between(
-            "intake.max-delta-norm", self.max_delta_norm, 0.0, 1e9, "every update has a norm above 0", open_low=True
-        )
-        one_of("intake.on-large-delta", self.on_large_delta, ("clip", "reject"))
+        at_least("train.prox", self.prox, 0.0, "it is the weight of a penalty; 0 has none")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -238,6 +205,12 @@ class Simulation:
     """`none`, `xml` (<reasoning> and <answer>) or `think` (<think>)."""
     rewards: str = "gsm8k"
     """A reward set, `name=weight` pairs, or a Python file; `;` separates the sets of client 0, 1, ..."""
+    ranks: str = "0"
+    """Ranks of the clients' adapters, `;` separates client 0, 1, ..., and they repeat: `4;8;16`. 0 is adapter.rank."""
+    faults: str = ""
+    """Clients that are not as they should be: `3=saturated;7=sign-flip`. `saturated`: all of its groups but one in 25
+    are all right. `straggler`: takes four times as long. Poisoners: `sign-flip`, `scale` (a hundred times its delta),
+    `inverted-reward`; they lie to the reward gate, too."""
 
     def __post_init__(self) -> None:
         between("simulation.clients", self.clients, 1, 1000, "a simulation holds all of them on this machine")
@@ -254,11 +227,31 @@ class Simulation:
             open_low=True,
         )
         one_of("simulation.system-prompt", self.system_prompt, ("none", "xml", "think"))
+        if not re.fullmatch(r"\d+(;\d+)*", self.ranks):
+            raise ConfigError(f"simulation.ranks is {self.ranks!r}. Write whole numbers, as in 4;8;16.")
+        self._check_faults()
         sets = self.rewards.split(";")
         if len(sets) not in (1, self.clients):
             raise ConfigError(
                 f"simulation.rewards names {len(sets)} sets for {self.clients} clients. Give one set for all, "
                 "or one per client separated by semicolons."
+            )
+
+    @property
+    def fault_of(self) -> dict[int, str]:
+        """Client -> its fault."""
+        pairs = (part.partition("=") for part in self.faults.split(";") if part.strip())
+        return {int(number): fault.strip() for number, _, fault in pairs}
+
+    def _check_faults(self) -> None:
+        try:
+            found = self.fault_of
+        except ValueError:
+            found = {-1: ""}
+        if any(not 0 <= number < self.clients or fault not in FAULTS for number, fault in found.items()):
+            raise ConfigError(
+                f"simulation.faults is {self.faults!r}. Write CLIENT=FAULT, separated by ';', with clients 0 to "
+                f"{self.clients - 1} and the faults {', '.join(FAULTS)}."
             )
 
 

@@ -1,7 +1,7 @@
 """What crosses the network, as Flower records: one flat array, and a few named numbers and strings.
 
-An array travels as raw little-endian float32 with a type tag of ours: the receiver knows the exact number of bytes
-from the adapter schema, so no parser ever meets a hostile array header (SECURITY section 1).
+An array travels as raw little-endian float32, or packed (`codecs.py`), with a type tag of ours: the receiver knows
+size and codec beforehand, so no parser ever meets a hostile array header (SECURITY section 1).
 """
 
 from __future__ import annotations
@@ -13,32 +13,33 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 
-from .adapter import Vector
+from . import codecs
 from .errors import ProtocolError
+from .schema import Vector
 
-PROTOCOL = 2
-RAW = "fedgrpo.raw-f4"
+PROTOCOL = 3
+KIND = "fedgrpo."
+"""Begins an array's type tag; the codec follows."""
 HEADER, VECTOR, METRICS = "header", "vector", "metrics"
 
 Header = dict[str, int | float | str | bool]
 
 
-def pack(header: Mapping[str, int | float | str | bool], *, vector: Vector | ArrayRecord | None = None) -> RecordDict:
+def pack(header: Mapping[str, int | float | str | bool], *, array: ArrayRecord | None = None) -> RecordDict:
     """A message's content: a header, and an array if there is one.
 
     Args:
-        vector: the array; or what `packed` made of it, which several messages share without a copy.
+        array: what `packed` made of a vector; several messages share it without a copy.
     """
     content = RecordDict({HEADER: ConfigRecord({"protocol": PROTOCOL, **header})})
-    if vector is not None:
-        content[VECTOR] = vector if isinstance(vector, ArrayRecord) else packed(vector)
+    if array is not None:
+        content[VECTOR] = array
     return content
 
 
-def packed(vector: Vector) -> ArrayRecord:
-    """A vector as the record that carries it."""
-    data = vector.astype("<f4", copy=False).tobytes()
-    return ArrayRecord({VECTOR: Array("float32", (vector.size,), RAW, data)})
+def packed(vector: Vector, codec: str = "fp32") -> ArrayRecord:
+    """A vector, rounded by the codec, as the record that carries it."""
+    return ArrayRecord({VECTOR: Array(codec, (vector.size,), KIND + codec, codecs.packed(vector, codec))})
 
 
 def header_of(content: RecordDict) -> Header:
@@ -56,8 +57,8 @@ def header_of(content: RecordDict) -> Header:
     return scalars
 
 
-def vector_of(content: RecordDict, size: int) -> Vector:
-    """The one array of a message, which must hold exactly `size` finite little-endian float32.
+def vector_of(content: RecordDict, size: int, codec: str = "fp32") -> Vector:
+    """The one array of a message, which must hold exactly `size` finite numbers, packed by `codec`.
 
     Raises:
         ProtocolError: anything else.
@@ -66,11 +67,9 @@ def vector_of(content: RecordDict, size: int) -> Vector:
     if list(records) != [VECTOR] or list(records[VECTOR]) != [VECTOR]:
         raise ProtocolError("array-names", "the message must hold exactly one array")
     array = records[VECTOR][VECTOR]
-    if (array.dtype, array.stype) != ("float32", RAW) or tuple(array.shape) != (size,):
-        raise ProtocolError("array-type", f"the array must be raw float32 of shape ({size},)")
-    if len(array.data) != 4 * size:
-        raise ProtocolError("array-bytes", f"the array has {len(array.data)} bytes, the schema wants {4 * size}")
-    vector = np.frombuffer(array.data, dtype="<f4").astype(np.float32, copy=False)
+    if (array.dtype, array.stype) != (codec, KIND + codec) or tuple(array.shape) != (size,):
+        raise ProtocolError("array-type", f"the array must be {codec} of shape ({size},)")
+    vector = codecs.unpacked(array.data, size, codec)
     with np.errstate(over="ignore", invalid="ignore"):
         surely = math.isfinite(float(np.dot(vector, vector)))  # one pass; overflows only where values are absurd
     if not surely and not np.isfinite(vector).all():

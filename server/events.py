@@ -9,7 +9,9 @@ from __future__ import annotations
 import logging
 import sys
 from dataclasses import dataclass
+from math import isnan
 
+from .ledger import LITTLE_SIGNAL, in_words, signal_of
 from .scores import Score
 
 LOGGER = logging.getLogger("fedgrpo.federation")
@@ -62,12 +64,12 @@ class UpdateTaken:
     bytes_up: int
 
     def __str__(self) -> str:
-        told = self.metrics
+        told, (informative, right, wrong) = self.metrics, signal_of(self.metrics)
+        if informative < LITTLE_SIGNAL:
+            return f"round {self.round}: {in_words(self.organisation, informative, right, wrong)}"
         parts = [
             f"reward {told['reward/mean']:.3f}" if "reward/mean" in told else "",
-            f"{1 - told['groups/zero-variance-share']:.0%} of groups with signal"
-            if "groups/zero-variance-share" in told
-            else "",
+            "" if isnan(informative) else f"{informative:.0%} of groups with signal",
             f"{told['seconds/total']:.1f} s" if "seconds/total" in told else "",
         ]
         return f"round {self.round}: {self.organisation} {', '.join(p for p in parts if p) or 'sent its update'}"

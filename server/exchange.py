@@ -6,11 +6,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from flwr.app import Message, RecordDict
+from flwr.app import ArrayRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from ..common import wire
+from ..common.adapter import Adapter
 from ..common.errors import PeerFailedError
+from ..common.schema import AdapterSchema
+from ..common.settings import Federation
 
 ERROR_CODES = {
     1: "load-failed",
@@ -86,6 +89,42 @@ class Mailbox:
             if now >= deadline:
                 del self._waiting[message_id]
                 yield Reply(node, None, "late")
+
+
+class Packed:
+    """A global adapter as it travels: packed once for all members of the same rank."""
+
+    def __init__(self, adapter: Adapter, codec: str) -> None:
+        self._adapter, self._codec = adapter, codec
+        self._arrays: dict[str, ArrayRecord] = {}
+
+    def at(self, schema: AdapterSchema) -> ArrayRecord:
+        """The array for a member with this schema."""
+        if schema.sha256 not in self._arrays:
+            self._arrays[schema.sha256] = wire.packed(self._adapter.fitted(schema).vector, self._codec)
+        return self._arrays[schema.sha256]
+
+
+@dataclass(frozen=True, slots=True)
+class Courier:
+    """Asks members, and waits for what they reply, as long as the run's settings say."""
+
+    grid: Grid
+    settings: Federation
+    stopped: Callable[[], None]
+    """Raises if the run is to end. Called while waiting."""
+
+    def ask(self, messages: Mapping[int, RecordDict], kind: str, group: str) -> Iterator[Reply]:
+        """Send one message to each node and yield its reply as it comes (`exchange`)."""
+        return exchange(
+            self.grid,
+            messages,
+            kind,
+            group=group,
+            timeout_s=self.settings.round_timeout_s,
+            again_s=self.settings.ask_again_s,
+            stopped=self.stopped,
+        )
 
 
 def exchange(

@@ -14,10 +14,12 @@ from typing import cast
 from flwr.app import RecordDict
 
 from ..common import wire
-from ..common.adapter import AdapterSchema, clip_norm, l2_norm
+from ..common.adapter import clip_norm, l2_norm
 from ..common.config import RunConfig
 from ..common.errors import ConfigError, PeerFailedError, ProtocolError
+from ..common.methods import METHODS
 from ..common.protocol import DEVICES, TRAIN_METRICS, Capabilities, Evaluation, Tally, Update, reward_metrics
+from ..common.schema import AdapterSchema, whole_vector
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 MAX_SCHEMA_BYTES = 4_000_000
@@ -81,7 +83,6 @@ def read_update(
     content: RecordDict,
     member: Capabilities,
     expected: Mapping[str, str | int],
-    schema: AdapterSchema,
     config: RunConfig,
 ) -> Update:
     """A client's update, sound in every part.
@@ -102,12 +103,12 @@ def read_update(
     metrics = wire.metrics_of(content, frozenset(member.metrics))
     _check_metrics(metrics, examples)
     settings = config.intake
-    delta = wire.vector_of(content, schema.size)
-    norm = l2_norm(delta)
-    if norm > settings.max_delta_norm:
-        if settings.on_large_delta == "reject":
-            raise ProtocolError("norm", f"the update has norm {norm:.3g}, the limit is {settings.max_delta_norm:g}")
-        delta = clip_norm(delta, settings.max_delta_norm)
+    factors = METHODS[config.aggregation.method].trains_in(int(expected["round"]))
+    part = wire.vector_of(content, member.schema.size_of(factors), config.compression.up)
+    norm = l2_norm(part)
+    if norm > settings.max_delta_norm and settings.on_large_delta == "reject":
+        raise ProtocolError("norm", f"the update has norm {norm:.3g}, the limit is {settings.max_delta_norm:g}")
+    delta = whole_vector(member.schema, clip_norm(part, settings.max_delta_norm), factors)
     return Update(delta=delta, num_steps=steps, num_examples=examples, metrics=metrics)
 
 
@@ -164,6 +165,9 @@ def _check_metrics(metrics: Mapping[str, float], examples: int) -> None:
         raise ProtocolError("metric-value", f"{effective:g} effective groups of {examples}")
     if effective is not None and zero is not None and abs(effective - examples * (1 - zero)) > 1e-6 * examples:
         raise ProtocolError("metric-value", f"{effective:g} effective groups of {examples} and {zero:g} without signal")
+    for name in ("groups/all-right-share", "groups/all-wrong-share"):
+        if not 0 <= metrics.get(name, 0.0) <= 1:
+            raise ProtocolError("metric-value", f"{name} is {metrics[name]:g}, no share")
     negative = [n for n in metrics if n.startswith(("seconds/", "tokens/", "completion/")) and metrics[n] < 0]
     if negative:
         raise ProtocolError("metric-value", f"{negative[0]} is negative")
@@ -174,10 +178,11 @@ def _tally(values: object) -> Tally:
         raise ValueError("a tally is a list of counts")
     found = [v for v in cast(list[object], values) if type(v) is int and 0 <= v <= MAX_COUNT * 1000]
     if len(found) != len(TALLY_FIELDS) or len(found) != len(cast(list[object], values)):
-        raise ValueError("a tally has seven whole numbers in bounds")
+        raise ValueError(f"a tally has {len(TALLY_FIELDS)} whole numbers in bounds")
     tally = Tally(**dict(zip(TALLY_FIELDS, found, strict=True)))
-    parts = (tally.correct, tally.lenient, tally.truncated, tally.gained + tally.lost, tally.gained)
-    if max(parts) > tally.problems or tally.gained > tally.correct:
+    parts = (tally.correct, tally.lenient, tally.truncated, tally.gained + tally.lost, tally.gained, tally.compared)
+    changed = tally.better + tally.worse
+    if max(parts) > tally.problems or max(tally.gained, tally.better) > tally.correct or changed > tally.compared:
         raise ValueError("the counts contradict each other")
     return tally
 

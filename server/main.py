@@ -21,7 +21,9 @@ from ..common.adapter import Adapter
 from ..common.config import RunConfig
 from ..common.errors import ConfigError, FedGRPOError, RunError
 from ..common.jsonl import read_lines
+from .evaluation import Evaluator
 from .events import show_plain_lines
+from .exchange import Courier
 from .roster import Roster, Terms
 from .rounds import Rounds
 from .store import STOPPED_FILE, BusyError, State, Store
@@ -70,7 +72,9 @@ def run_federation(grid: Grid, config: RunConfig) -> None:
             store.log("RESUMED", round=known.round)
         name = f"fed-{secrets.token_hex(4)}"
         state = known or store.create(config, name, Adapter.initial(terms.schema), terms.base_model_sha256)
-        _play_all(Rounds(grid, config, store, roster, stop.check), state, config, store)
+        courier = Courier(grid, config.federation, stop.check)
+        rounds = Rounds(courier, config, store, roster, Evaluator(courier, config, store, roster))
+        _play_all(rounds, state, config, store)
 
 
 def run_folder(config: RunConfig) -> Path:
@@ -100,9 +104,9 @@ def _evaluate_if_due(rounds: Rounds, state: State, config: RunConfig, store: Sto
     every = config.evaluation.every
     had = {(line.get("round"), line.get("decoding")) for line in read_lines(store.metrics)}
     if ends and (state.round, "greedy") not in had:
-        rounds.evaluate(state, 0.0)
+        rounds.evaluator.evaluate(state, 0.0)
     if (ends or (every and state.round % every == 0)) and (state.round, "sampled") not in had:
-        rounds.evaluate(state, config.evaluation.temperature)
+        rounds.evaluator.evaluate(state, config.evaluation.temperature)
 
 
 class _Stop:

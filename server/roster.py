@@ -17,11 +17,12 @@ import numpy as np
 from flwr.serverapp import Grid
 
 from ..common import wire
-from ..common.adapter import AdapterSchema
 from ..common.config import RunConfig
-from ..common.errors import PeerFailedError, ProtocolError, RunError
+from ..common.errors import ConfigError, PeerFailedError, ProtocolError, RunError
 from ..common.jsonl import read_lines
-from ..common.protocol import TRAINS, WEIGHT_METRICS, Capabilities
+from ..common.methods import METHODS
+from ..common.protocol import WEIGHT_METRICS, Capabilities, run_schema
+from ..common.schema import AdapterSchema
 from ..common.seeds import derived_seed
 from .events import Joined, NotJoined, emit
 from .exchange import Mailbox
@@ -155,7 +156,8 @@ class Roster:
         if self._terms is None and came >= settings.min_clients:
             lines.append(
                 "No adapter and base model is meant by more than half of them, with the rank, alpha, seed and method "
-                "of this run. Every client needs the same model and the same run configuration."
+                "of this run. Every client needs the same model and run configuration; a smaller rank of its own only "
+                "where aggregation.method allows it."
             )
         return " ".join([*lines, *self._reasons.values()])
 
@@ -165,19 +167,26 @@ class Roster:
 
     def _majority(self) -> Terms | None:
         """What more than half of the answers mean, if the run's settings allow it."""
-        wanted = (
-            TRAINS[self._config.aggregation.method],
-            self._config.adapter.rank,
-            self._config.adapter.alpha,
-            self._config.federation.seed,
-        )
-        votes = Counter((a.schema.sha256, a.base_model_sha256) for a in self._answers.values())
-        for answer in self._answers.values():
-            schema = answer.schema
-            meant = (schema.trains, schema.rank, schema.alpha, schema.seed)
-            if meant == wanted and votes[schema.sha256, answer.base_model_sha256] * 2 > len(self._answers):
+        meant = [(self._federations(answer.schema), answer) for answer in self._answers.values()]
+        votes = Counter((schema.sha256, answer.base_model_sha256) for schema, answer in meant)
+        for schema, answer in meant:
+            agree = votes[schema.sha256, answer.base_model_sha256] * 2 > len(meant)
+            if agree and self._fits(answer.schema, schema):
                 return Terms(schema, answer.base_model_sha256)
         return None
+
+    def _federations(self, schema: AdapterSchema) -> AdapterSchema:
+        """The federation's adapter on the layers of a client's."""
+        return run_schema(self._config, schema.modules)
+
+    def _fits(self, own: AdapterSchema, whole: AdapterSchema) -> bool:
+        """Whether a client's adapter is the federation's, or the same at a smaller rank where that is allowed."""
+        if own.rank != whole.rank and not METHODS[self._config.aggregation.method].mixed_ranks:
+            return False
+        try:
+            return own.sha256 == whole.at_rank(own.rank).sha256
+        except ConfigError:
+            return False
 
     def _admit(self, node: int, member: Capabilities, terms: Terms) -> None:
         name = member.organisation
@@ -185,7 +194,7 @@ class Roster:
         if registered != name:
             known_as = f"registered as {registered}" if registered else "not registered"
             self._turn_away(node, f"it says it is {name}, but it is {known_as}")
-        elif member.schema.sha256 != terms.schema.sha256:
+        elif not self._fits(member.schema, terms.schema):
             self._turn_away(node, f"{name}'s adapter has other layers or shapes: another model or other settings")
         elif member.base_model_sha256 != terms.base_model_sha256:
             self._turn_away(node, f"{name}'s base model has other weights or another tokenizer than the federation's")

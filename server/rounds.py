@@ -8,25 +8,25 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
-from functools import reduce
-from operator import add
+from dataclasses import dataclass, field, replace
+from statistics import median
 
-from flwr.app import ArrayRecord, RecordDict
-from flwr.serverapp import Grid
+from flwr.app import RecordDict
 
 from ..common import wire
 from ..common.adapter import l2_norm
 from ..common.config import RunConfig
 from ..common.errors import ProtocolError, RunError
-from ..common.protocol import Evaluation, Tally
-from .aggregation import next_adapter, raw_weight, shares
-from .events import Evaluated, RoundCommitted, RoundStarted, RoundVoid, UpdateRefused, UpdateTaken, emit
-from .exchange import Reply, exchange
-from .intake import read_evaluation, read_update
+from ..common.schema import AdapterSchema
+from .aggregation import rules
+from .aggregation.products import Contribution
+from .aggregation.step import clip_factors, next_adapter, step_factors
+from .aggregation.weights import KEPT_ROUNDS, raw_weight, shares
+from .evaluation import Evaluator
+from .events import RoundCommitted, RoundStarted, RoundVoid, UpdateRefused, UpdateTaken, emit
+from .exchange import Courier, Packed, Reply
+from .intake import read_update
 from .roster import Roster
-from .scores import score
 from .store import State, Store
 
 
@@ -51,7 +51,8 @@ class Attempt:
     cohort: tuple[str, ...]
     nonce: str = field(default_factory=lambda: secrets.token_hex(8))
     started: float = field(default_factory=time.monotonic)
-    bytes_down: int = 0
+    bytes_down: dict[str, int] = field(default_factory=dict[str, int])
+    """By organisation."""
     taken: dict[str, Taken] = field(default_factory=dict[str, Taken])
     refused: dict[str, str] = field(default_factory=dict[str, str])
     """Organisation -> code."""
@@ -63,12 +64,11 @@ class Attempt:
 class Rounds:
     """Plays the rounds of one federation. What must survive a crash is in `State` and `Store`, nothing here."""
 
-    grid: Grid
+    courier: Courier
     config: RunConfig
     store: Store
     roster: Roster
-    stopped: Callable[[], None]
-    """Raises if the run is to end. Called while waiting."""
+    evaluator: Evaluator
 
     def play(self, state: State) -> State:
         """Try the next round until it is committed.
@@ -82,9 +82,20 @@ class Rounds:
             this = Attempt(state.round + 1, state.voids + 1, self.roster.cohort(state.round + 1))
             reason = self._collect(state, this)
             if not reason:
-                return self._commit(state, this)
+                done, metrics = self._stepped(state, this)
+                kls = [t.metrics["policy/kl"] for t in this.taken.values() if "policy/kl" in t.metrics]
+                found = self.evaluator.judge(state, done, this.attempt, kls) if self.config.gate.enabled else None
+                reason = found.reason if found else ""
+                if not reason:
+                    self._commit(state, done, this, metrics)
+                    if found:
+                        self.evaluator.note(done, found.evaluations)
+                    return done
+                state = replace(state, positions=done.positions)  # else the same prompts would be tried again
             state = replace(state, voids=this.attempt)
-            self.store.log("VOID", round=this.number, attempt=this.attempt, reason=reason)
+            self.store.log(
+                "VOID", round=this.number, attempt=this.attempt, reason=reason, positions=dict(state.positions)
+            )
             emit(RoundVoid(this.number, this.attempt, reason))
             if this.attempt % settings.max_void_rounds == 0:
                 raise RunError(
@@ -92,42 +103,6 @@ class Rounds:
                     f"{state.round} committed rounds are safe in {self.store.folder}."
                 )
             self._wait(settings.retry_wait_s * 2 ** ((this.attempt - 1) % settings.max_void_rounds))
-
-    def evaluate(self, state: State, temperature: float) -> None:
-        """Have every client that may take part answer its held-out problems, and write down the sums.
-
-        Raises:
-            RunError: no client could.
-        """
-        self.roster.welcome()
-        expected = {"federation": state.federation, "round": state.round}
-        header = {**expected, "config-sha256": self.config.sha256, "temperature": temperature}
-        content = wire.pack(header, vector=state.adapter.vector)
-        nodes = {self.roster.nodes[name]: name for name in self.roster.able()}
-        found: dict[str, Evaluation] = {}
-        refused: list[str] = []
-        for reply in self._ask(dict.fromkeys(nodes, content), "evaluate", f"{state.round}.evaluate"):
-            name = nodes[reply.node]
-            try:
-                found[name] = read_evaluation(reply.opened(), expected, self.config.evaluation.class_columns)
-            except ProtocolError as error:
-                self.roster.refuse(name, error)
-                refused.append(error.code)
-                emit(UpdateRefused(state.round, name, error.code, str(error)))
-        if not found and any(code.startswith("policy.") for code in refused):
-            return  # organisations keep their counts to themselves; training goes on
-        if not found:
-            raise RunError(f"No client could evaluate round {state.round}. {self.store.folder} holds what was done.")
-        self._note_evaluation(state, "sampled" if temperature else "greedy", found)
-
-    def _note_evaluation(self, state: State, decoding: str, found: dict[str, Evaluation]) -> None:
-        total = reduce(add, (e.total for e in found.values()))
-        names = sorted({name for e in found.values() for name in e.classes})
-        classes = {name: reduce(add, (e.classes.get(name, Tally()) for e in found.values())) for name in names}
-        line = {"kind": "evaluation", "round": state.round, "decoding": decoding, "clients": sorted(found)}
-        counts = {"total": asdict(total), "classes": {name: asdict(tally) for name, tally in classes.items()}}
-        self.store.add_metrics({**line, **counts})
-        emit(Evaluated(state.round, decoding, score(total)))
 
     def _collect(self, state: State, this: Attempt) -> str:
         """Ask the cohort and take what is sound. Returns why the attempt is void, or nothing."""
@@ -139,22 +114,25 @@ class Rounds:
         )
         emit(RoundStarted(this.number, this.attempt, this.cohort))
         names = {self.roster.nodes[name]: name for name in this.cohort}
-        array = wire.packed(state.adapter.vector)
-        messages = {node: self._task(state, this, name, array) for node, name in names.items()}
-        this.bytes_down = sum(wire.wire_bytes(content) for content in messages.values())
-        for reply in self._ask(messages, "train", f"{this.number}.{this.attempt}"):
+        arrays = Packed(state.adapter, self.config.compression.down)
+        messages = {node: self._task(state, this, name, arrays) for node, name in names.items()}
+        this.bytes_down = {names[node]: wire.wire_bytes(content) for node, content in messages.items()}
+        for reply in self.courier.ask(messages, "train", f"{this.number}.{this.attempt}"):
             self._take(state, this, names[reply.node], reply)
+        settings = self.config.aggregation
         needed = self.config.federation.updates_needed(len(this.cohort))
+        needed = max(needed, rules.updates_needed(settings.rule, settings.hostile))
         if len(this.taken) >= needed:
             return ""
         detail = ", ".join(f"{name} {code}" for name, code in sorted(this.refused.items()))
         return f"{len(this.taken)} of {len(this.cohort)} updates were valid, {needed} are needed ({detail})"
 
     def _take(self, state: State, this: Attempt, name: str, reply: Reply) -> None:
-        member, echo = self.roster.members[name], self._echo(state, this)
+        member = self.roster.members[name]
+        echo = self._echo(state, this, member.schema)
         try:
             content = reply.opened()
-            update = read_update(content, member, echo, state.adapter.schema, self.config)
+            update = read_update(content, member, echo, self.config)
         except ProtocolError as error:
             this.refused[name] = error.code
             if self.roster.refuse(name, error):
@@ -163,76 +141,105 @@ class Rounds:
             return
         self.roster.refusals.pop(name, None)
         self.store.keep_update(name, update.delta)
-        weight, size = raw_weight(update, self.config.aggregation.weights), wire.wire_bytes(content)
+        history = state.rewards.get(name, ())
+        weight, size = raw_weight(update, self.config.aggregation.weights, history), wire.wire_bytes(content)
         norm = l2_norm(update.delta)
         this.taken[name] = Taken(update.metrics, update.num_steps, update.num_examples, weight, norm, size)
         emit(UpdateTaken(this.number, name, update.metrics, size))
 
-    def _commit(self, state: State, this: Attempt) -> State:
-        weights = shares({n: t.weight for n, t in this.taken.items()}, self.config.aggregation.max_share)
-        steps = {name: t.steps for name, t in this.taken.items()}
-        adapter = next_adapter(state.adapter, weights, steps, self.store.kept_update, self.config.aggregation)
-        self.roster.strikes.update(this.strikes)
-        used = {name: state.positions.get(name, 0) + t.examples for name, t in this.taken.items()}
+    def _stepped(self, state: State, this: Attempt) -> tuple[State, dict[str, object]]:
+        """(the state after this round, its metrics)."""
+        settings, taken = self.config.aggregation, this.taken
+        weights = shares({n: t.weight for n, t in taken.items()}, settings.max_share, settings.min_share)
+        norms = {name: t.norm for name, t in taken.items()}
+        median_norm = float(median(norms.values()))
+        clips = clip_factors(norms, self.config.intake.clip_to_median * (state.median_norm or median_norm))
+        factors = step_factors(weights, {name: t.steps for name, t in taken.items()})
+        given = {
+            name: Contribution(
+                weights[name],
+                clips[name] * factors[name],
+                self.roster.members[name].schema,
+                self.store.kept_update(name),
+            )
+            for name in taken
+        }
+        step = next_adapter(state.adapter, state.memory, given, settings, self.config.compression.down)
+        used = {name: state.positions.get(name, 0) + t.examples for name, t in taken.items()}
+        told = {n: t.metrics["reward/mean"] for n, t in taken.items() if "reward/mean" in t.metrics}
+        rewards = {n: (*state.rewards.get(n, ()), reward)[-KEPT_ROUNDS:] for n, reward in told.items()}
         done = replace(
             state,
             round=this.number,
-            adapter=adapter,
+            adapter=step.adapter,
             positions={**state.positions, **used},
-            strikes=dict(self.roster.strikes),
+            counted={**state.counted, **dict.fromkeys(taken, (this.number, this.attempt))},
+            rewards={**state.rewards, **rewards},
+            median_norm=median_norm,
+            memory=step.memory,
             voids=0,
         )
-        seconds, bytes_up = time.monotonic() - this.started, sum(t.bytes_up for t in this.taken.values())
         metrics: dict[str, object] = {
             "attempt": this.attempt,
-            "seconds": round(seconds, 3),
-            "bytes_up": bytes_up,
-            "bytes_down": this.bytes_down,
-            "update_norm": l2_norm(adapter.minus(state.adapter)),
+            "seconds": round(time.monotonic() - this.started, 3),
+            "bytes_up": sum(t.bytes_up for t in taken.values()),
+            "bytes_down": sum(this.bytes_down.values()),
+            "update_norm": l2_norm(done.adapter.minus(state.adapter)),
+            "aggregation/error": step.error,
             "refused": this.refused,
             "clients": {
-                n: {"share": weights[n], "steps": t.steps, "examples": t.examples, "norm": t.norm, **t.metrics}
-                for n, t in sorted(this.taken.items())
+                n: {
+                    "share": step.shares[n],
+                    "steps": t.steps,
+                    "examples": t.examples,
+                    "norm": t.norm,
+                    "clipped": clips[n] < 1,
+                    "bytes_up": t.bytes_up,
+                    "bytes_down": this.bytes_down[n],
+                    **t.metrics,
+                }
+                for n, t in sorted(taken.items())
             },
         }
-        self.store.commit(done, this.attempt, metrics, self.config.model.name)
-        counts = len(this.taken), len(this.cohort)
-        moved = adapter.sha256 != state.adapter.sha256
-        emit(RoundCommitted(this.number, adapter.sha256, *counts, seconds, bytes_up, this.bytes_down, moved))
-        return done
+        return done, metrics
 
-    def _echo(self, state: State, this: Attempt) -> dict[str, str | int]:
+    def _commit(self, state: State, done: State, this: Attempt, metrics: dict[str, object]) -> None:
+        self.roster.strikes.update(this.strikes)
+        self.store.commit(
+            replace(done, strikes=dict(self.roster.strikes)), this.attempt, metrics, self.config.model.name
+        )
+        counts = len(this.taken), len(this.cohort)
+        moved = done.adapter.sha256 != state.adapter.sha256
+        seconds, up, down = (
+            time.monotonic() - this.started,
+            int(str(metrics["bytes_up"])),
+            sum(this.bytes_down.values()),
+        )
+        emit(RoundCommitted(this.number, done.adapter.sha256, *counts, seconds, up, down, moved))
+
+    def _echo(self, state: State, this: Attempt, schema: AdapterSchema) -> dict[str, str | int]:
         return {
             "federation": state.federation,
             "round": this.number,
             "attempt": this.attempt,
             "nonce": this.nonce,
-            "schema-sha256": state.adapter.schema.sha256,
+            "schema-sha256": schema.sha256,
             "config-sha256": self.config.sha256,
         }
 
-    def _task(self, state: State, this: Attempt, name: str, array: ArrayRecord) -> RecordDict:
+    def _task(self, state: State, this: Attempt, name: str, arrays: Packed) -> RecordDict:
+        schema, (counted_round, counted_attempt) = self.roster.members[name].schema, state.counted.get(name, (0, 0))
         header = {
-            **self._echo(state, this),
+            **self._echo(state, this, schema),
             "position": state.positions.get(name, 0),
+            "counted-round": counted_round,
+            "counted-attempt": counted_attempt,
             "last-refusal": self.roster.refusals.get(name, ""),
         }
-        return wire.pack(header, vector=array)
-
-    def _ask(self, messages: dict[int, RecordDict], kind: str, group: str) -> Iterator[Reply]:
-        timeout = self.config.federation.round_timeout_s
-        return exchange(
-            self.grid,
-            messages,
-            kind,
-            group=group,
-            timeout_s=timeout,
-            again_s=self.config.federation.ask_again_s,
-            stopped=self.stopped,
-        )
+        return wire.pack(header, array=arrays.at(schema))
 
     def _wait(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
-            self.stopped()
+            self.courier.stopped()
             time.sleep(min(0.2, max(0.0, deadline - time.monotonic())))

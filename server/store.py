@@ -11,21 +11,28 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import shutil
 import time
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, cast
 
 import numpy as np
+import numpy.typing as npt
+import safetensors.numpy
 
-from ..common.adapter import Adapter, Vector
+from ..common.adapter import Adapter
 from ..common.config import RunConfig, load_scenario
 from ..common.errors import ConfigError, RunError
 from ..common.files import write_atomic
 from ..common.jsonl import Entry, append_line, as_line, read_lines
 from ..common.peft_files import read_peft, write_peft
+from ..common.schema import Vector
+from .stored import StoredVector
+
+Memory = dict[str, npt.NDArray[np.float64]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,9 +51,18 @@ class State:
     """Refused replies of each organisation, which may make it sit out."""
     voids: int = 0
     """Void attempts at the round under way."""
+    counted: dict[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
+    """(round, attempt) of each organisation's last update that counted."""
+    rewards: dict[str, tuple[float, ...]] = field(default_factory=dict[str, tuple[float, ...]])
+    """Each organisation's mean rewards in its last rounds that counted, where it tells them."""
+    median_norm: float = 0.0
+    """Median length of the deltas of the last committed round; 0 before the first."""
+    memory: Memory = field(default_factory=dict[str, npt.NDArray[np.float64]])
+    """What the server's optimizer, and rounding, carry from round to round."""
 
 
 LOCK_PATIENCE_S = 1.0
+MEMORY_FILE = "server_memory.safetensors"
 STOPPED_FILE = "stopped.json"
 """In a run folder: why a ServerApp gave up. What a crash leaves behind has none."""
 
@@ -139,19 +155,25 @@ class Store:
         voids = [e for e in after if e.get("event") == "VOID" and e.get("round") == number + 1]
         keep = [line for line in read_lines(self.metrics) if _round_of(line) <= number]
         write_atomic(self.metrics, b"".join(as_line(line) for line in keep))
+        last = voids[-1] if voids else entry  # a round that the gate voids has used prompts
         return State(
             federation=str(created["federation"]),
             base_model_sha256=str(created["base_model"]),
             round=number,
             adapter=adapter,
-            positions=_counts(entry["positions"]),
+            positions=_counts(last.get("positions", entry["positions"])),
             strikes=_counts(entry["strikes"]),
             voids=len(voids),
+            counted={name: (pair[0], pair[1]) for name, pair in _table(entry, "counted").items()},
+            rewards={name: tuple(values) for name, values in _table(entry, "rewards").items()},
+            median_norm=float(cast(float, entry.get("median_norm", 0.0))),
+            memory=self._read_memory(number, str(entry.get("memory", ""))),
         )
 
     def commit(self, state: State, attempt: int, metrics: Mapping[str, object], base_model: str) -> None:
         """Make a round's result durable: adapter, then metrics, then the journal line that makes it count."""
         self._write_adapter(state.round, state.adapter, base_model)
+        memory = self._write_memory(state)
         self.add_metrics({"kind": "round", "round": state.round, **metrics})
         self.log(
             "COMMITTED",
@@ -160,6 +182,10 @@ class Store:
             adapter=state.adapter.sha256,
             positions=dict(sorted(state.positions.items())),
             strikes=state.strikes,
+            counted=state.counted,
+            rewards=state.rewards,
+            median_norm=state.median_norm,
+            memory=memory,
         )
         shutil.rmtree(self.folder / "inbox", ignore_errors=True)
 
@@ -182,13 +208,30 @@ class Store:
         inbox.mkdir(exist_ok=True)
         (inbox / f"{organisation}.f4").write_bytes(delta.astype("<f4", copy=False).tobytes())
 
-    def kept_update(self, organisation: str) -> Vector:
-        """Read back what `keep_update` put aside."""
-        return np.fromfile(self.folder / "inbox" / f"{organisation}.f4", dtype="<f4").astype(np.float32)
+    def kept_update(self, organisation: str) -> StoredVector:
+        """What `keep_update` put aside. It stays on the disk, and what is looked at is read."""
+        return StoredVector(self.folder / "inbox" / f"{organisation}.f4")
 
     def adapter_folder(self, number: int) -> Path:
         """Where the global adapter after round `number` lies."""
         return self.folder / "adapters" / f"{number:04d}"
+
+    def _write_memory(self, state: State) -> str:
+        """Write what the server carries besides the adapter, and return its SHA-256; empty where there is nothing."""
+        if not state.memory:
+            return ""
+        data = safetensors.numpy.save(dict(sorted(state.memory.items())))
+        write_atomic(self.adapter_folder(state.round) / MEMORY_FILE, data)
+        return hashlib.sha256(data).hexdigest()
+
+    def _read_memory(self, number: int, sha256: str) -> Memory:
+        if not sha256:
+            return {}
+        path = self.adapter_folder(number) / MEMORY_FILE
+        data = path.read_bytes() if path.exists() else b""
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise ConfigError(f"{path} is not the one in the journal")
+        return safetensors.numpy.load(data)  # pyright: ignore[reportUnknownMemberType]
 
     def _write_adapter(self, number: int, adapter: Adapter, base_model: str) -> None:
         is_path = Path(base_model).exists()
@@ -205,6 +248,10 @@ def _lock(file: IO[str]) -> bool:
 
 def _counts(value: object) -> dict[str, int]:
     return {str(name): int(count) for name, count in cast(dict[str, int], value).items()}
+
+
+def _table(entry: Entry, key: str) -> dict[str, list[Any]]:
+    return cast(dict[str, list[Any]], entry.get(key, {}))
 
 
 def _round_of(line: Entry) -> int:

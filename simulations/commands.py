@@ -70,7 +70,7 @@ def simulate(
       fedgrpo simulate --engine superlink --clients 2 --rounds 3     SuperLink, TLS, registered nodes, learners
       fedgrpo simulate --resume runs/builtin-20260101-120000
     """
-    from . import loopback, runner, screen
+    from . import loopback, runner, screen, summary
     from .report import write_report
 
     if resume is not None:
@@ -105,7 +105,7 @@ def simulate(
     if output is Format.json:
         print(json.dumps(found.result()))
     else:
-        screen.print_summary(found, report_path)
+        summary.print_summary(found, report_path)
 
 
 def partition(
@@ -164,7 +164,7 @@ def evaluate(
       fedgrpo evaluate runs/builtin-20260101-120000/adapters/0003 --problems 1000
       fedgrpo evaluate runs/gsm8k-20260101-120000 --data gsm8k/ --format json
     """
-    from . import compare, screen
+    from . import compare, summary
 
     given = {
         "evaluation.problems": problems,
@@ -175,7 +175,7 @@ def evaluate(
     if output is Format.json:
         print(json.dumps(comparison.as_json()))
     else:
-        screen.print_comparison(comparison, samples)
+        summary.print_comparison(comparison, samples)
 
 
 def report(

@@ -81,7 +81,7 @@ def compare(target: Path, adjust: Callable[[RunConfig], RunConfig], seed: int | 
     _, problems = load_problems(config)
     folder = resolve_model(config.model.name, config.model.revision)
     base = Base.load(folder, config.model.dtype, prepare_process())
-    model = ResidentModel(base, config, adapter.schema.trains, problems[0])
+    model = ResidentModel(base, config, problems[0])
     if model.schema.sha256 != adapter.schema.sha256:
         raise ConfigError(f"The adapter in {folder} was trained on a model of other shapes than {config.model.name}.")
     sampling_seed = derived_seed(config.federation.seed if seed is None else seed, "compare")

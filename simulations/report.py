@@ -11,9 +11,10 @@ from typing import Any
 from ..common.files import write_atomic
 from ..common.jsonl import read_lines
 from ..common.protocol import Tally
+from ..server.ledger import accounts
 from ..server.scores import points, score
 from .results import Run, accuracy
-from .screen import notes
+from .summary import notes
 
 TEMPLATE = Path(__file__).parent / "report.html.jinja"
 SHARED_REWARDS = ("reward/mean", "reward/std")
@@ -56,6 +57,7 @@ def figures(run: Run) -> list[tuple[str, str]]:
             ("Completion length", _svg(lambda axes: _per_client(axes, run, "completion/mean-length", "tokens"))),
             ("Entropy", _svg(lambda axes: _per_client(axes, run, "policy/entropy", "nats per token"))),
             ("Bytes", _svg(lambda axes: _bytes(axes, run))),
+            ("Aggregation error", _svg(lambda axes: _error(axes, run))),
         ]
     drawn.append(("How it answers", _svg(lambda axes: _styles(axes, run))))
     for column in run.class_columns:
@@ -123,6 +125,14 @@ def _bytes(axes: Any, run: Run) -> None:
     axes.set_ylim(bottom=0)
 
 
+def _error(axes: Any, run: Run) -> None:
+    errors = [(line["round"], line["aggregation/error"]) for line in run.rounds if "aggregation/error" in line]
+    if errors:
+        axes.plot(*zip(*errors, strict=True), "o-", markersize=3)
+    axes.set_ylabel("distance from the mean product, relative")
+    axes.set_ylim(bottom=0)
+
+
 def _by_class(axes: Any, run: Run, column: str) -> None:
     for value in sorted({value for e in run.sampled for value in e.of(column)}):
         points = [(e.round, accuracy(e.of(column).get(value, Tally()))) for e in run.sampled]
@@ -144,18 +154,14 @@ def _styles(axes: Any, run: Run) -> None:
 def _client_rows(run: Run) -> list[dict[str, Any]]:
     if not run.rounds:
         return []
-    names = sorted({name for line in run.rounds for name in line["clients"]})
     rows = []
-    for name in names:
-        mine = [line["clients"][name] for line in run.rounds if name in line["clients"]]
+    for account in accounts(run.rounds):
+        mine = [line["clients"][account.organisation] for line in run.rounds if account.organisation in line["clients"]]
         rows.append(
             {
-                "name": name,
-                "rounds": len(mine),
+                "account": account,
                 "first": mine[0].get("reward/mean", nan),
                 "last": mine[-1].get("reward/mean", nan),
-                "signal": 1 - sum(m.get("groups/zero-variance-share", nan) for m in mine) / len(mine),
-                "share": sum(m["share"] for m in mine) / len(mine),
                 "examples": sum(m["examples"] for m in mine),
                 "seconds": sum(m.get("seconds/total", nan) for m in mine),
                 "generate": sum(m.get("seconds/generate", nan) for m in mine),

@@ -11,6 +11,7 @@ from ..common.config import RunConfig, load_scenario
 from ..common.errors import ConfigError, RunError
 from ..common.jsonl import read_lines
 from ..common.protocol import Tally
+from ..server.ledger import accounts
 from ..server.scores import Climb, Score, climb_by_style, score
 
 Line = dict[str, Any]
@@ -130,6 +131,8 @@ class Run:
             "seconds": round(sum(line["seconds"] for line in self.rounds), 3),
             "bytes_up": sum(line["bytes_up"] for line in self.rounds),
             "bytes_down": sum(line["bytes_down"] for line in self.rounds),
+            "aggregation_error": [line.get("aggregation/error") for line in self.rounds],
+            "ledger": [account.as_json() for account in accounts(self.rounds)],
             "void_rounds": sum(line["event"] == "VOID" for line in self.journal),
             "finished": any(line["event"] == "FINISHED" for line in self.journal),
         }

@@ -8,23 +8,17 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from ..common.config import RunConfig
 from ..server import events
-from ..server.scores import points
-from .results import Run
 from .virtual import client_name
-
-if TYPE_CHECKING:
-    from .compare import Comparison
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
 KEPT_NOTES = 4
@@ -61,88 +55,6 @@ def sparkline(values: Sequence[float], low: float | None = None, high: float | N
     bottom = min(values) if low is None else low
     width = (max(values) if high is None else high) - bottom or 1.0
     return "".join(BLOCKS[1 + min(7, max(0, int((value - bottom) / width * 7)))] for value in values)
-
-
-def print_summary(run: Run, report: Path) -> None:
-    """What a run came to: the climb, what it consists of, its cost, and what to do next."""
-    console = Console()
-    result = run.result()
-    found = result["accuracy"]
-    low, high = found["interval"]
-    console.print()
-    console.print(
-        f"[bold]Held-out accuracy {found['before']:.1%} → {found['after']:.1%}[/bold]  "
-        f"({points(found['gain'])} over the base model on the same {found['problems']} problems, "
-        f"95 % interval {points(low)} to {points(high)}; sampled, strict)"
-    )
-    console.print(
-        f"greedy {_percent(found['greedy']['before'])} → {_percent(found['greedy']['after'])}   "
-        f"lenient {found['lenient']['before']:.1%} → {found['lenient']['after']:.1%}   "
-        f"truncated {result['truncated']['before']:.1%} → {result['truncated']['after']:.1%}   "
-        f"length {result['completion_length']['before']:.0f} → {result['completion_length']['after']:.0f} tokens",
-        style="dim",
-    )
-    console.print(_class_table(run))
-    climb = run.climb
-    if low <= 0 <= high:
-        console.print("The interval includes 0: no difference to the base model was found.")
-    else:
-        console.print(
-            f"Of the change, {points(climb.by_mix)} come from answering in another style and {points(climb.within)} "
-            "from answering better within a style."
-        )
-    for note in notes(run.config):
-        console.print(note, style="dim")
-    console.print(
-        f"\n{result['rounds']} rounds, {result['seconds']:.0f} s, up {result['bytes_up'] / 1e6:.1f} MB, "
-        f"down {result['bytes_down'] / 1e6:.1f} MB, {result['void_rounds']} void. "
-        f"Adapter {result['adapter_sha256'][:12]}"
-    )
-    console.print(f"Run folder  {run.folder}\nReport      {report}", soft_wrap=True, highlight=False)
-
-
-def notes(config: RunConfig) -> list[str]:
-    """What must be said beside the figures of a run."""
-    if config.model.name != "builtin":
-        return []
-    return [COLD_START if config.simulation.dataset == "builtin" else STAND_IN]
-
-
-COLD_START = (
-    "What the cold start put in: the policy has seen correct demonstrations only, and can work a problem out when it "
-    "starts to reason. It mostly does not: for 45 to 95 % of problems, by topic, it was shown bare answers. What "
-    "reward alone can find here is mostly the choice to reason; it is no new arithmetic."
-)
-STAND_IN = (
-    "The built-in policy (148 k parameters) only stands in for a model here, to show that everything runs: it knows "
-    "nothing of these problems. Give a real one with --model."
-)
-
-
-def print_comparison(comparison: Comparison, samples: int) -> None:
-    """Base model beside adapter."""
-    console = Console()
-    table = Table(title=f"{comparison.name}: {comparison.problems} held-out problems")
-    for heading in ("", "base model", "adapter", "gain", "95 % interval"):
-        table.add_column(heading, justify="left" if not heading else "right")
-    for decoding, (before, after) in comparison.scores.items():
-        interval = f"{100 * after.gain_low:+.1f} to {100 * after.gain_high:+.1f} points"
-        table.add_row(
-            f"{decoding}, strict", f"{before.strict:.1%}", f"{after.strict:.1%}", points(after.gain), interval
-        )
-        table.add_row(f"{decoding}, lenient", f"{before.lenient:.1%}", f"{after.lenient:.1%}", "", "")
-        table.add_row(f"{decoding}, truncated", f"{before.truncated:.1%}", f"{after.truncated:.1%}", "", "")
-        table.add_row(f"{decoding}, tokens", f"{before.mean_length:.1f}", f"{after.mean_length:.1f}", "", "")
-    console.print(table)
-    console.print("Sampled anew: figures differ from the run's own by sampling noise; greedy ones do not.", style="dim")
-    for sample in comparison.samples[:samples]:
-        console.print(Panel(Text(sample.question), title=f"answer {sample.answer}", title_align="left"))
-        pair = Table.grid(expand=True, padding=(0, 2))
-        pair.add_column(ratio=1)
-        pair.add_column(ratio=1)
-        pair.add_row(Text(f"base model {_mark(sample.right_before)}"), Text(f"adapter {_mark(sample.right_after)}"))
-        pair.add_row(Text(sample.before, style="dim"), Text(sample.after))
-        console.print(pair)
 
 
 class _PlainLines(logging.Handler):
@@ -257,26 +169,5 @@ def _heading(config: RunConfig, resumed: bool) -> Table:
     return table
 
 
-def _class_table(run: Run) -> Table:
-    table = Table(box=None, header_style="dim")
-    for heading in ("class", "", "share before", "share after", "accuracy before", "accuracy after"):
-        table.add_column(heading, justify="right" if "before" in heading or "after" in heading else "left")
-    last = ""
-    for row in run.class_rows():
-        shares = [f"{share:.0%}" for share in (row.share_before, row.share_after)]
-        heading = "" if row.column == last else f"by {row.column}"
-        table.add_row(heading, row.value, *shares, _percent(row.before), _percent(row.after))
-        last = row.column
-    return table
-
-
 def _line(record: logging.LogRecord) -> str:
     return record.getMessage() + (f"\n{record.exc_text}" if record.exc_text else "")
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1%}"
-
-
-def _mark(right: bool) -> str:
-    return "✓" if right else "✗"

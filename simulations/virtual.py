@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 from functools import lru_cache
 from pathlib import Path
+from tempfile import gettempdir
 from typing import TYPE_CHECKING
 
 from ..client.learner import Learner
 from ..client.learner.data import Problem
 from ..client.learner.files import model_folder
 from ..client.learner.rewards import Reward, load_rewards
+from ..client.rounding import RoundingLearner
 from ..common.config import RunConfig, Value
 from ..common.errors import ConfigError
-from ..common.protocol import TRAINS
 from .datasets import load_problems
+from .faults import FaultyLearner, spoiled
 from .partition import partition
 
 if TYPE_CHECKING:
@@ -46,17 +48,25 @@ def simulated_learner(node_config: dict[str, Value], config: RunConfig) -> Learn
             f"This is simulated node {number} of {nodes}, but simulation.clients is {clients}. With flwr run, give "
             f"--federation-config 'num-supernodes={clients} client-resources-num-cpus=1'."
         )
-    name = client_name(number)
+    name, fault = client_name(number), config.simulation.fault_of.get(number, "")
     shards, held_out = divide(config)
     data = ClientData(
         organisation=name,
         shard=shards[number],
         held_out=held_out[number::clients],
-        rewards=client_rewards(config)[number],
+        rewards=spoiled(client_rewards(config)[number], fault),
         system_prompt=SYSTEM_PROMPTS[config.simulation.system_prompt],
     )
 
-    return ResidentLearner(_resident(config), data, Reporter(name))
+    learner = ResidentLearner(_resident(config, client_rank(config, number)), data, Reporter(name))
+    return RoundingLearner(FaultyLearner(learner, fault) if fault else learner, config, _own_folder(config, name))
+
+
+def _own_folder(config: RunConfig, name: str) -> Path:
+    """Where a simulated client keeps what is its own."""
+    run = config.output.run
+    base = Path(config.output.dir).expanduser() / run if run else Path(gettempdir()) / "fedgrpo-clients"
+    return base / "clients" / name
 
 
 def client_name(number: int) -> str:
@@ -97,11 +107,18 @@ def resolve_model(name: str, revision: str) -> Path:
     return model_folder(name, revision)
 
 
-@lru_cache(maxsize=1)
-def _resident(config: RunConfig) -> ResidentModel:
+def client_rank(config: RunConfig, number: int) -> int:
+    """The rank of a simulated client's adapter; 0 is the federation's."""
+    ranks = [int(rank) for rank in config.simulation.ranks.split(";")]
+    return ranks[number % len(ranks)]
+
+
+@lru_cache
+def _resident(config: RunConfig, rank: int) -> ResidentModel:
+    """One resident model for all clients of the same rank."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     from ..client.learner.resident import Base, ResidentModel, prepare_process
 
     device = prepare_process()
     base = Base.load(resolve_model(config.model.name, config.model.revision), config.model.dtype, device)
-    return ResidentModel(base, config, TRAINS[config.aggregation.method], divide(config)[0][0][0])
+    return ResidentModel(base, config, divide(config)[0][0][0], rank)

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 from fedgrpo.common import wire
-from fedgrpo.common.adapter import AdapterSchema, Module
+from fedgrpo.common.codecs import rounded
 from fedgrpo.common.config import RunConfig
-from fedgrpo.common.protocol import TRAIN_METRICS, TRAINS, reward_metrics
+from fedgrpo.common.methods import METHODS
+from fedgrpo.common.protocol import TRAIN_METRICS, reward_metrics, run_schema
+from fedgrpo.common.schema import AdapterSchema, Module, trained_part
 from fedgrpo.common.seeds import derived_seed
 from fedgrpo.server.main import run_federation
 from fedgrpo.simulations.grid import LocalGrid, LocalLane
@@ -46,13 +48,7 @@ def settings(folder: Path, **values: object) -> RunConfig:
 
 
 def schema(config: RunConfig) -> AdapterSchema:
-    return AdapterSchema(
-        modules=(Module("layer.0", 6, 5), Module("layer.1", 5, 4)),
-        rank=config.adapter.rank,
-        alpha=config.adapter.alpha,
-        trains=TRAINS[config.aggregation.method],
-        seed=config.federation.seed,
-    )
+    return run_schema(config, (Module("layer.0", 6, 5), Module("layer.1", 5, 4)))
 
 
 def metrics(effective: float = 3.0, groups: int = 4) -> dict[str, float]:
@@ -89,7 +85,10 @@ def client_app(config: RunConfig, behave: Behaviour = honest) -> ClientApp:
         number, header = int(context.node_config["partition-id"]), wire.header_of(message.content)
         seed = derived_seed(config.federation.seed, number, int(header["round"]), int(header["position"]))
         delta = np.random.default_rng(seed).normal(size=own.size).astype(np.float32)
-        reply = wire.pack({**{k: header[k] for k in ECHO}, "num-steps": 1, "num-examples": 4}, vector=delta)
+        factors = METHODS[config.aggregation.method].trains_in(int(header["round"]))
+        sent = rounded(trained_part(own, delta, factors), config.compression.up, top_share=config.compression.top_share)
+        array = wire.packed(sent, config.compression.up)
+        reply = wire.pack({**{k: header[k] for k in ECHO}, "num-steps": 1, "num-examples": 4}, array=array)
         wire.with_metrics(reply, metrics())
         return Message(behave(number, {**header, "kind": "train"}, reply), reply_to=message)
 
@@ -97,7 +96,7 @@ def client_app(config: RunConfig, behave: Behaviour = honest) -> ClientApp:
     def evaluate(message: Message, context: Context) -> Message:
         number, header = int(context.node_config["partition-id"]), wire.header_of(message.content)
         correct = min(9, int(header["round"]) + 2)
-        tally = [10, correct, correct + 1, 1, 100, correct - 2, 0]
+        tally = [10, correct, correct + 1, 1, 100, correct - 2, 0, 10 if header["against"] else 0, 0, 0]
         reply = wire.pack(
             {
                 "federation": header["federation"],

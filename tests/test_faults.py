@@ -150,9 +150,11 @@ def test_ten_thousand_duplicates_and_replays_are_never_counted(tmp_path):
         if all(then[key] == now[key] for key in keys):
             continue
         counts = {"num-steps": 1, "num-examples": 4}
-        reply = wire.with_metrics(wire.pack({**then, **hashes, **counts}, vector=np.ones(own.size, "f4")), metrics())
+        reply = wire.with_metrics(
+            wire.pack({**then, **hashes, **counts}, array=wire.packed(np.ones(own.size, "f4"))), metrics()
+        )
         with pytest.raises(ProtocolError):
-            read_update(reply, member, {**now, **hashes}, own, config)
+            read_update(reply, member, {**now, **hashes}, config)
         refused += 1
 
 

@@ -10,7 +10,7 @@ from flwr.app import Message
 
 def message(vector):
     identify_process()
-    return Message(wire.pack({"round": 3}, vector=vector), 7, "train", ttl=60.0, group_id="3.1")
+    return Message(wire.pack({"round": 3}, array=wire.packed(vector)), 7, "train", ttl=60.0, group_id="3.1")
 
 
 def test_a_message_survives_the_wire_and_shares_nothing():
@@ -33,7 +33,7 @@ def test_a_reply_finds_its_message():
 
 def test_the_byte_count_is_the_payload_plus_little():
     vector = np.random.default_rng(0).normal(size=100_000).astype(np.float32)
-    size = wire.wire_bytes(wire.pack({"round": 3}, vector=vector))
+    size = wire.wire_bytes(wire.pack({"round": 3}, array=wire.packed(vector)))
     assert 400_000 < size < 402_000
 
 

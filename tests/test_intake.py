@@ -35,7 +35,9 @@ def reply(own, header=None, vector=None, found=None):
     size = own.size
     content = wire.pack({**EXPECTED, **WORK, **(header or {})})
     data = np.ones(size, np.float32) if vector is None else vector
-    content["vector"] = ArrayRecord({"vector": Array("float32", (size,), wire.RAW, data.astype("<f4").tobytes())})
+    content["vector"] = ArrayRecord(
+        {"vector": Array("fp32", (size,), wire.KIND + "fp32", data.astype("<f4").tobytes())}
+    )
     return wire.with_metrics(content, found or metrics())
 
 
@@ -53,7 +55,7 @@ def member(own):
 
 def read(content, own, **limits):
     values = {"train.steps-per-round": 1, **{f"intake.{k.replace('_', '-')}": v for k, v in limits.items()}}
-    return read_update(content, member(own), EXPECTED, own, RunConfig().with_values(values))
+    return read_update(content, member(own), EXPECTED, RunConfig().with_values(values))
 
 
 def test_a_sound_update_comes_through_unchanged(own):
@@ -85,7 +87,7 @@ def with_metric(name, value):
     return change
 
 
-def raw(values, shape=None, dtype="float32", stype=wire.RAW):
+def raw(values, shape=None, dtype="float32", stype=wire.KIND + "fp32"):
     values = np.asarray(values, "<f4")
     return Array(dtype, shape or values.shape, stype, values.tobytes())
 
@@ -101,13 +103,13 @@ HOSTILE = {
     "too long": with_array(raw([1.0] * (N + 1))),
     "a broadcastable shape": with_array(raw([1.0])),
     "two dimensions": with_array(raw([1.0] * N, shape=(N, 1))),
-    "fewer bytes than said": with_array(Array("float32", (N,), wire.RAW, b"\0" * (4 * N - 1))),
-    "more bytes than said": with_array(Array("float32", (N,), wire.RAW, b"\0" * (4 * N + 1))),
-    "no bytes": with_array(Array("float32", (N,), wire.RAW, b"")),
+    "fewer bytes than said": with_array(Array("fp32", (N,), wire.KIND + "fp32", b"\0" * (4 * N - 1))),
+    "more bytes than said": with_array(Array("fp32", (N,), wire.KIND + "fp32", b"\0" * (4 * N + 1))),
+    "no bytes": with_array(Array("fp32", (N,), wire.KIND + "fp32", b"")),
     "a numpy file": with_array(Array(np.ones(N, np.float32))),
-    "a pickle": with_array(Array("float32", (N,), "numpy.ndarray", b"\x80\x04.")),
+    "a pickle": with_array(Array("fp32", (N,), "numpy.ndarray", b"\x80\x04.")),
     "int64": with_array(raw([1.0] * N, dtype="int64")),
-    "float64": with_array(Array("float64", (N,), wire.RAW, np.ones(N).tobytes())),
+    "float64": with_array(Array("float64", (N,), wire.KIND + "fp32", np.ones(N).tobytes())),
     "NaN": with_array(raw([float("nan")] * N)),
     "one NaN": with_array(raw([1.0] * (N - 1) + [float("nan")])),
     "infinity": with_array(raw([float("inf")] * N)),
@@ -320,13 +322,16 @@ def mutated(chance, own):
             case 3:
                 data = bytearray(content["vector"]["vector"].data)
                 data = data[: chance.randrange(len(data) + 1)] + b"\0" * chance.choice([0, 1, 4, 9])
-                content["vector"]["vector"] = Array("float32", (own.size,), wire.RAW, bytes(data))
+                content["vector"]["vector"] = Array("fp32", (own.size,), wire.KIND + "fp32", bytes(data))
             case 4:
                 values = np.ones(own.size, "<f4")
                 values[chance.randrange(own.size)] = chance.choice([np.nan, np.inf, -np.inf])
-                content["vector"]["vector"] = Array("float32", (own.size,), wire.RAW, values.tobytes())
+                content["vector"]["vector"] = Array("fp32", (own.size,), wire.KIND + "fp32", values.tobytes())
             case _:
-                dtype, stype = chance.choice(["float32", "int32", ""]), chance.choice([wire.RAW, "numpy.ndarray", ""])
+                dtype, stype = (
+                    chance.choice(["float32", "int32", ""]),
+                    chance.choice([wire.KIND + "fp32", "numpy.ndarray", ""]),
+                )
                 shape = chance.choice([(own.size,), (1, own.size), (), (-1,)])
                 content["vector"]["vector"] = Array(dtype, shape, stype, content["vector"]["vector"].data)
     return content

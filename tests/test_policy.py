@@ -317,10 +317,11 @@ def ask(own, worker, config, change, kind="train"):
     """Send the relay of an organisation a message, its learner in this process; the reply's content."""
     identify_process()
     place = {"federation": "fed-1", "round": 1, "attempt": 1, "nonce": "n", "position": 0, "last-refusal": ""}
+    place |= {"counted-round": 0, "counted-attempt": 0, "against": ""}
     hashes = {"schema-sha256": worker.own.sha256, "config-sha256": config.sha256}
     vector = change if isinstance(change, np.ndarray) else np.zeros(N, np.float32)
     header = {**place, **hashes, "temperature": 0.0}
-    content = wire.pack(header, vector=vector)
+    content = wire.pack(header, array=wire.packed(vector))
     if callable(change):
         change(content)
     elif isinstance(change, dict):

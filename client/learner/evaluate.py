@@ -85,16 +85,21 @@ def prompt_texts(tokenizer: PreTrainedTokenizerBase, problems: Sequence[Problem]
 
 
 def count(
-    problems: Sequence[Problem], answers: Sequence[Answered], base: Sequence[Answered], columns: Sequence[str]
+    problems: Sequence[Problem],
+    answers: Sequence[Answered],
+    base: Sequence[Answered],
+    columns: Sequence[str],
+    last: Sequence[Answered] | None = None,
 ) -> Evaluation:
     """Tallies over all problems and by class: by the labels in `columns`, and by answer style.
 
     Args:
         base: the base model's answers to the same problems.
+        last: those of the adapter to compare with, if they are known.
     """
     total = Tally()
     classes: dict[str, Tally] = {}
-    for problem, answer, before in zip(problems, answers, base, strict=True):
+    for problem, answer, before, then in zip(problems, answers, base, last or answers, strict=True):
         one = Tally(
             problems=1,
             correct=int(answer.strict),
@@ -103,6 +108,9 @@ def count(
             tokens=answer.tokens,
             gained=int(answer.strict and not before.strict),
             lost=int(before.strict and not answer.strict),
+            compared=int(last is not None),
+            better=int(answer.strict and not then.strict),
+            worse=int(then.strict and not answer.strict),
         )
         total += one
         names = [f"{column}={problem.labels[column]}" for column in columns if column in problem.labels]

@@ -10,18 +10,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from peft import LoraConfig, PeftModel
 from safetensors import SafetensorError
 from torch import nn
+from torch.nn.utils import parametrize
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from ...common.adapter import Adapter, AdapterSchema, Module
+from ...common.adapter import Adapter
 from ...common.config import RunConfig
 from ...common.errors import ConfigError
+from ...common.protocol import run_schema
+from ...common.schema import SHARED, AdapterSchema, Key, Module, Vector
 from .files import file_hash
 
 PROBE = "If 17 apples cost $34.50, what do 3 cost?\n<reasoning>\n"
@@ -90,8 +93,12 @@ def load_base(folder: Path, dtype: str, device: torch.device) -> PreTrainedModel
     return model
 
 
-def adapter_schema(model: PreTrainedModel, config: RunConfig, trains: tuple[str, ...]) -> AdapterSchema:
-    """The adapter that the settings describe, on this model: its linear layers that match, in alphabetical order."""
+def adapter_schema(model: PreTrainedModel, config: RunConfig, rank: int = 0) -> AdapterSchema:
+    """The adapter that the settings describe, on this model: its linear layers that match, in alphabetical order.
+
+    Args:
+        rank: this client's own, where it trains a smaller one than the federation's; 0 takes the federation's.
+    """
     wanted = {name.strip() for name in config.adapter.target_modules.split(",")}
     head = model.get_output_embeddings()
     modules = [
@@ -106,13 +113,8 @@ def adapter_schema(model: PreTrainedModel, config: RunConfig, trains: tuple[str,
             f"No linear layer of the model is named {config.adapter.target_modules} (adapter.target-modules). "
             "Use all-linear, or names such as q_proj,v_proj."
         )
-    return AdapterSchema(
-        modules=tuple(sorted(modules, key=lambda module: module.name)),
-        rank=config.adapter.rank,
-        alpha=config.adapter.alpha,
-        trains=trains,
-        seed=config.federation.seed,
-    )
+    whole = run_schema(config, tuple(sorted(modules, key=lambda module: module.name)))
+    return whole.at_rank(rank or whole.rank)
 
 
 def lora_config(schema: AdapterSchema) -> LoraConfig:
@@ -125,26 +127,67 @@ def lora_config(schema: AdapterSchema) -> LoraConfig:
     )
 
 
+class _Core(nn.Module):
+    """B as a function of a core: P R, or P (sum_i v_i Q_i)."""
+
+    def __init__(self, left: torch.Tensor, bases: torch.Tensor | None) -> None:
+        super().__init__()
+        self.left, self.bases = (
+            nn.Buffer(left, persistent=False),
+            bases if bases is None else nn.Buffer(bases, persistent=False),
+        )
+
+    def forward(self, core: torch.Tensor) -> torch.Tensor:
+        return self.left @ (core if self.bases is None else torch.tensordot(core, self.bases, dims=1))
+
+    def right_inverse(self, value: torch.Tensor) -> torch.Tensor:
+        """A core to start with; `AdaptedModel.load` sets it before it is used."""
+        return value.new_zeros((value.shape[1], value.shape[1]) if self.bases is None else self.bases.shape[:1])
+
+
 class AdaptedModel:
     """A PEFT model whose adapters are set and read as flat vectors."""
 
     def __init__(self, model: PeftModel, schema: AdapterSchema) -> None:
         self.model = model
         self.schema = schema
+        self.trains: tuple[str, ...] = schema.holds
+        """Factors that train."""
+        self._loaded: Adapter | None = None
+        self._pristine: dict[str, torch.Tensor] = {}
+        if "W" in schema.holds:
+            self._pristine = {m.name: self._layer(m).base_layer.weight.detach().clone() for m in schema.modules}
+        if self._has_cores:
+            self._add_cores()
 
     def load(self, adapter: Adapter, name: str = "default") -> None:
-        """Copy an adapter's tensors into the model, the frozen ones too."""
+        """Copy an adapter's factors into the model, the frozen ones too."""
         if adapter.schema.sha256 != self.schema.sha256:
             raise ValueError("the adapter is of another schema than the model")
-        parameters = self._parameters(name)
+        parts = adapter.parts()
         with torch.no_grad():
-            for key, tensor in adapter.tensors().items():
-                parameters[key].copy_(torch.from_numpy(tensor.copy()))
+            for module in self.schema.modules:
+                layer, (a, b) = self._layer(module), adapter.lora(module)
+                layer.lora_A[name].weight.copy_(torch.from_numpy(a.copy()))
+                if name == "default" and self._has_cores:
+                    self._core(module).copy_(torch.from_numpy(parts[self._core_key(module)].copy()))
+                else:
+                    layer.lora_B[name].weight.copy_(torch.from_numpy(b.copy()))
+        self._set_residuals(adapter)
+        if name == "default":
+            self._loaded = adapter
 
     def read(self) -> Adapter:
-        """The model's adapter as it stands."""
-        values = {key: p.detach().float().cpu().numpy() for key, p in self._parameters("default").items()}
-        return Adapter.from_tensors(self.schema, values)
+        """The adapter that was loaded last, with its factors as they stand in the model now."""
+        assert self._loaded is not None
+        parts: dict[Key, Vector] = dict(self._loaded.parts())
+        for module in self.schema.modules:
+            layer = self._layer(module)
+            now = {(module.name, f): getattr(layer, f"lora_{f}")["default"].weight for f in "AB"}
+            if self._has_cores:
+                now = {self._core_key(module): self._core(module)}
+            parts |= {key: now[key].detach().float().cpu().numpy() for key in now.keys() & parts.keys()}
+        return Adapter.from_parts(self.schema, parts)
 
     def add_reference(self) -> None:
         """Add the frozen second adapter that TRL measures the KL from."""
@@ -152,25 +195,59 @@ class AdaptedModel:
         self.freeze()
 
     def freeze(self) -> None:
-        """Let only the factors train that the schema trains. Switching adapters, PEFT thaws all of them."""
-        trained = tuple(f".lora_{factor}.default." for factor in self.schema.trains)
+        """Let only the factors train that are to. Switching adapters, PEFT thaws all of them."""
+        marks = tuple(f".lora_{factor}.default." for factor in self.trains if factor in "AB")
         for name, parameter in self.model.named_parameters():
-            parameter.requires_grad_(any(mark in name for mark in trained))
+            parameter.requires_grad_(any(mark in name for mark in marks))
+        if self._has_cores:
+            for module in self.schema.modules:
+                self._core(module).requires_grad_(True)
 
     def release(self) -> PreTrainedModel:
         """The base model as it was before it was adapted. This object is of no use afterwards."""
+        self._set_residuals(None)
         return cast(PreTrainedModel, self.model.unload())
 
     @contextmanager
     def base_only(self) -> Iterator[None]:
         """The base model without its adapter, for a while."""
-        with self.model.disable_adapter():
-            yield
+        self._set_residuals(None)
+        try:
+            with self.model.disable_adapter():
+                yield
+        finally:
+            self._set_residuals(self._loaded)
 
-    def _parameters(self, name: str) -> dict[tuple[Module, str], nn.Parameter]:
-        all_of_them = dict(self.model.named_parameters())
-        keys = [(module, factor) for module in self.schema.modules for factor in ("A", "B")]
-        return {
-            (m, f): cast(nn.Parameter, all_of_them[f"base_model.model.{m.name}.lora_{f}.{name}.weight"])
-            for m, f in keys
-        }
+    @property
+    def _has_cores(self) -> bool:
+        return bool({"R", "v"} & set(self.schema.holds))
+
+    def _set_residuals(self, adapter: Adapter | None) -> None:
+        """Put an adapter's W on the base model's weights; None takes it off, to the last bit."""
+        parts = adapter.parts() if adapter else {}
+        with torch.no_grad():
+            for module in self.schema.modules if self._pristine else ():
+                weight, own = self._layer(module).base_layer.weight, self._pristine[module.name]
+                residual = parts.get((module.name, "W"))
+                weight.copy_(own if residual is None else own + torch.from_numpy(residual.copy()).to(own))
+
+    def _add_cores(self) -> None:
+        """Make every B of the adapter a function of its core, which takes its place as what trains."""
+        shared: nn.Parameter | None = None
+        for module in self.schema.modules:
+            linear = self._layer(module).lora_B["default"]
+            left, bases = (torch.from_numpy(self.schema.drawn(module, what)).to(linear.weight) for what in "PQ")
+            core = _Core(left, bases if "v" in self.schema.holds else None)
+            parametrize.register_parametrization(linear, "weight", core, unsafe=True)
+            if "v" in self.schema.holds:
+                shared = shared if shared is not None else self._core(module)
+                linear.parametrizations["weight"].original = shared  # one v for all layers
+
+    def _core(self, module: Module) -> nn.Parameter:
+        return self._layer(module).lora_B["default"].parametrizations["weight"].original
+
+    def _core_key(self, module: Module) -> Key:
+        return (SHARED, "v") if "v" in self.schema.holds else (module.name, "R")
+
+    def _layer(self, module: Module) -> Any:
+        return self.model.get_submodule(f"base_model.model.{module.name}")

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 from transformers.utils import logging as transformers_logging
 
-from ...common.adapter import AdapterSchema
 from ...common.config import RunConfig
 from ...common.errors import ConfigError, DataError
+from ...common.methods import METHODS
 from ...common.protocol import (
     TRAIN_METRICS,
     Capabilities,
@@ -23,6 +23,7 @@ from ...common.protocol import (
     Update,
     reward_metrics,
 )
+from ...common.schema import AdapterSchema
 from ...common.seeds import derived_seed
 from .data import Problem, reading_order
 from .evaluate import Answered, answer_all, count, prompt_texts
@@ -32,6 +33,7 @@ from .trainer import LocalRound, LocalTrainer
 from .watcher import Watcher
 
 MEASURED_TOKENS = 16
+KEPT_ANSWERS = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,11 +50,16 @@ class ClientData:
 class ResidentModel:
     """A base model with adapter and trainer for one run's settings."""
 
-    def __init__(self, base: Base, config: RunConfig, trains: tuple[str, ...], example: Problem) -> None:
+    def __init__(self, base: Base, config: RunConfig, example: Problem, rank: int = 0) -> None:
+        """Adapt a base model.
+
+        Args:
+            rank: a smaller one than the federation's (`adapter_schema`).
+        """
         self.config = config
         self.sha256 = base.sha256
         self.tokenizer = base.tokenizer
-        self.schema: AdapterSchema = adapter_schema(base.model, config, trains)
+        self.schema: AdapterSchema = adapter_schema(base.model, config, rank)
         self.trainer = LocalTrainer(base.model, base.tokenizer, self.schema, config, example.row(""))
 
     @torch.no_grad()
@@ -91,6 +98,7 @@ class ResidentLearner:
             )
         try_rewards(data.rewards, self._shard[0].row(data.system_prompt))
         self._base_answers: dict[float, list[Answered]] = {}
+        self._last_answers: dict[tuple[str, float], list[Answered]] = {}
 
     def capabilities(self) -> Capabilities:
         """Who we are, the adapter we train, and the prompts we have."""
@@ -112,6 +120,7 @@ class ResidentLearner:
         order = reading_order(len(self._shard), task.position, config.prompts_per_round, seed=seed, reader=name)
         work = LocalRound(
             adapter=task.adapter,
+            trains=METHODS[config.aggregation.method].trains_in(task.round),
             rows=[self._shard[i].row(self._data.system_prompt) for i in order],
             rewards=self._data.rewards,
             seed=derived_seed(seed, "train", name, task.round),
@@ -131,7 +140,15 @@ class ResidentLearner:
         answers = self._answers(task.temperature)
         base, columns = self._base_answers[task.temperature], self._model.config.evaluation.class_columns
         self._watcher.answers(task, self._data.held_out, base, answers)
-        return count(self._data.held_out, answers, base, columns)
+        last = self._last_answers.get((task.against, task.temperature))
+        self._remember((task.adapter.sha256, task.temperature), answers)
+        return count(self._data.held_out, answers, base, columns, last)
+
+    def _remember(self, key: tuple[str, float], answers: list[Answered]) -> None:
+        """Keep the answers of the last few adapters: the next may be compared with one of them."""
+        self._last_answers[key] = answers
+        while len(self._last_answers) > KEPT_ANSWERS:
+            del self._last_answers[next(iter(self._last_answers))]
 
     def _answers(self, temperature: float) -> list[Answered]:
         config = self._model.config

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...common.config import RunConfig
 from ...common.errors import ConfigError, ProtocolError
-from ...common.protocol import TRAINS, Capabilities, EvaluateTask
+from ...common.protocol import Capabilities, EvaluateTask
 from .. import frames, policy
 from ..frames import Frame
 from ..guard import GuardedLearner
@@ -157,7 +157,7 @@ class SiteLearner:
         from .resident import ClientData, ResidentLearner, ResidentModel
 
         base = self.base(config.model.dtype)
-        self._model = ResidentModel(base, config, TRAINS[config.aggregation.method], self.train[0])
+        self._model = ResidentModel(base, config, self.train[0], self.site.settings.model.rank)
         data = ClientData(
             organisation=self.site.name,
             shard=self.train,

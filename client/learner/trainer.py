@@ -26,9 +26,11 @@ from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, Tra
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from trl import GRPOConfig, GRPOTrainer  # pyright: ignore[reportPrivateImportUsage]
 
-from ...common.adapter import Adapter, AdapterSchema, Vector
+from ...common.adapter import Adapter
 from ...common.config import RunConfig
 from ...common.grpo_settings import GRPO
+from ...common.schema import AdapterSchema, Vector
+from .answers import final_answer, same_answer
 from .model import REFERENCE, AdaptedModel, lora_config
 from .rewards import Reward
 
@@ -48,6 +50,10 @@ class Meter:
     total_s: float = 0.0
     groups: int = 0
     effective_groups: int = 0
+    all_right: int = 0
+    """Groups without signal in which every completion is right, by the strict reading."""
+    all_wrong: int = 0
+    """... and in which none is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +61,8 @@ class LocalRound:
     """What one client does in one round."""
 
     adapter: Adapter
+    trains: tuple[str, ...]
+    """Factors that train in this round."""
     rows: list[dict[str, Any]]
     """Prompts in the order in which they are used: `prompts_per_round` of them."""
     rewards: Sequence[Reward]
@@ -72,6 +80,8 @@ class _FederatedTrainer(GRPOTrainer):
     run_config: RunConfig
     first_step: int = 0
     meter: Meter
+    start: Sequence[tuple[torch.nn.Parameter, torch.Tensor]] = ()
+    """Trained factors, and what they were when the round began; only for train.prox."""
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LambdaLR:
         """The part of the federation's schedule that belongs to this round."""
@@ -100,7 +110,28 @@ class _FederatedTrainer(GRPOTrainer):
         effective = effective_groups(rewards_per_func, self.reward_weights, self.run_config.grpo)
         self.meter.groups += len(effective)
         self.meter.effective_groups += int(effective.sum())
+        self._count_alike(args[0], args[2], effective)
         return rewards_per_func
+
+    def _count_alike(self, inputs: list[dict[str, Any]], completions: list[Any], effective: torch.Tensor) -> None:
+        """Why groups had no signal: every completion was right, or none was."""
+        texts = [c if isinstance(c, str) else c[-1]["content"] for c in completions]
+        right = [same_answer(final_answer(t), row["answer"]) for t, row in zip(texts, inputs, strict=True)]
+        shares = torch.tensor(right, dtype=torch.float32).view(len(effective), -1).mean(dim=1)
+        alike = ~effective.cpu()
+        self.meter.all_right += int((alike & (shares == 1)).sum())
+        self.meter.all_wrong += int((alike & (shares == 0)).sum())
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """TRL's loss, and FedProx's: mu / 2 ||w - w_global||^2 over the trained factors (arXiv:1812.06127, eq. 2)."""
+        loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        mu = self.run_config.train.prox
+        if mu and model.training:
+            distance = sum(((p - start) ** 2).sum() for p, start in self.start)
+            loss = loss + mu / 2 * distance / self.args.gradient_accumulation_steps
+        return loss
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         scored = super()._generate_and_score_completions(inputs)
@@ -196,7 +227,11 @@ class LocalTrainer:
         self.adapted.load(work.adapter)
         if REFERENCE in self.adapted.model.peft_config:
             self.adapted.load(work.adapter, REFERENCE)
+        self.adapted.trains = work.trains
         self.adapted.freeze()
+        if self.config.train.prox:
+            trained = [p for p in self.adapted.model.parameters() if p.requires_grad]
+            trainer.start = [(p, p.detach().clone()) for p in trained]
         trainer._step, trainer._buffered_inputs = 0, None  # else the first step trains on last round's completions
         trainer._metrics["train"].clear()
         trainer.state.num_input_tokens_seen = 0
@@ -224,6 +259,8 @@ class LocalTrainer:
             "reward/std": mean("reward_std"),
             "groups/zero-variance-share": 1 - meter.effective_groups / meter.groups,
             "groups/effective": float(meter.effective_groups),
+            "groups/all-right-share": meter.all_right / meter.groups,
+            "groups/all-wrong-share": meter.all_wrong / meter.groups,
             "policy/kl": mean("kl"),
             "policy/entropy": mean("entropy"),
             "policy/grad-norm": mean("grad_norm"),

@@ -6,7 +6,6 @@ from fedgrpo.client.learner.resident import ClientData, ResidentLearner, Residen
 from fedgrpo.client.learner.rewards import load_rewards
 from fedgrpo.client.learner.watcher import Watcher
 from fedgrpo.common.config import RunConfig
-from fedgrpo.common.protocol import TRAINS
 from fedgrpo.simulations.builtin import world
 from fedgrpo.simulations.virtual import BUILTIN_POLICY
 
@@ -28,10 +27,8 @@ def make_config(**values):
     return RunConfig().with_values({**BASE, **{k.replace("__", ".").replace("_", "-"): v for k, v in values.items()}})
 
 
-def make_model(config):
-    return ResidentModel(
-        Base.load(BUILTIN_POLICY, "float32", prepare_process()), config, TRAINS[config.aggregation.method], PROBLEMS[0]
-    )
+def make_model(config, rank=0):
+    return ResidentModel(Base.load(BUILTIN_POLICY, "float32", prepare_process()), config, PROBLEMS[0], rank)
 
 
 def make_learner(model, name="client-0", shard=PROBLEMS, rewards=None, watcher=None, held_out=PROBLEMS[:6]):

@@ -11,7 +11,6 @@ from fedgrpo.client.learner.rewards import load_rewards
 from fedgrpo.client.main import app
 from fedgrpo.common.adapter import Adapter
 from fedgrpo.common.peft_files import read_peft
-from fedgrpo.common.protocol import TRAINS
 from fedgrpo.common.seeds import derived_seed
 from fedgrpo.server.main import run_federation
 from fedgrpo.simulations.grid import LocalGrid, LocalLane
@@ -27,7 +26,7 @@ def plain_trl(config):
     seed = derived_seed(0, "train", "client-0", 1)
     order = reading_order(len(shards[0]), 0, 2 * STEPS, seed=0, reader="client-0")
     base = load_base(BUILTIN_POLICY, "float32", torch.device("cpu"))
-    schema = adapter_schema(base, config, TRAINS[config.aggregation.method])
+    schema = adapter_schema(base, config)
     rewards = load_rewards("gsm8k")
     trainer = GRPOTrainer(
         model=base,
@@ -57,17 +56,18 @@ def plain_trl(config):
     parameters = dict(trainer.model.named_parameters())
     start = Adapter.initial(schema)
     with torch.no_grad():
-        for (module, factor), value in start.tensors().items():
-            parameter = parameters[f"base_model.model.{module.name}.lora_{factor}.default.weight"]
-            parameter.copy_(torch.from_numpy(value.copy()))
-            parameter.requires_grad_(factor in schema.trains)
+        for module in schema.modules:
+            for factor, value in zip("AB", start.lora(module), strict=True):
+                parameter = parameters[f"base_model.model.{module.name}.lora_{factor}.default.weight"]
+                parameter.copy_(torch.from_numpy(value.copy()))
+                parameter.requires_grad_(factor in schema.holds)
     trainer.train()
     trained = {
-        (m, f): parameters[f"base_model.model.{m.name}.lora_{f}.default.weight"].detach().numpy()
+        (m.name, f): parameters[f"base_model.model.{m.name}.lora_{f}.default.weight"].detach().numpy()
         for m in schema.modules
-        for f in schema.trains
+        for f in schema.holds
     }
-    return Adapter.from_tensors(schema, trained)
+    return Adapter.from_parts(schema, trained)
 
 
 @pytest.mark.parametrize("method", ["ffa", "naive"])

@@ -1,0 +1,67 @@
+"""How much each client counts in a round."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+
+from ...common.protocol import Update
+
+KEPT_ROUNDS = 5
+"""Rounds of its own mean reward that a client's relative gain is measured against."""
+
+
+def raw_weight(update: Update, rule: str, history: Sequence[float] = ()) -> float:
+    """A client's weight before cap and floor.
+
+    `effective-groups` counts the groups whose rewards differ. Adam gives a client without any such group an update of
+    the same size as the others', so counting examples would let it drown those who learned something.
+
+    `relative-gain` is exp(z) with z, within -1 and 1, the rise of the mean reward over that of the last rounds, in
+    standard deviations of the reward within a group: the same whatever units the rewards have. Without history it is 1.
+
+    Args:
+        history: the client's mean rewards in its last rounds that counted.
+    """
+    match rule:
+        case "effective-groups":
+            return update.metrics["groups/effective"]
+        case "examples":
+            return float(update.num_examples)
+        case "tokens":
+            return update.metrics["tokens/total"]
+        case "relative-gain":
+            rise = update.metrics["reward/mean"] - fmean(history) if history else 0.0
+            spread = max(update.metrics["reward/std"], 1e-6)
+            return math.exp(min(1.0, max(-1.0, rise / spread)))
+        case _:
+            return 1.0
+
+
+def shares(weights: Mapping[str, float], max_share: float, min_share: float = 0.0) -> dict[str, float]:
+    """Weights scaled to sum to 1, each within `min_share` and `max_share` (1/K, where K clients cannot satisfy one).
+
+        share_k = min(max(c * w_k, min_share), max_share), with the c for which they sum to 1
+
+    A client without weight has no share. All zero where every weight is zero.
+    """
+    counted = {name: weights[name] for name in sorted(weights) if weights[name] > 0}
+    if not counted:
+        return dict.fromkeys(weights, 0.0)
+    high, low = max(max_share, 1 / len(counted)), min(min_share, 1 / len(counted))
+
+    def at(factor: float) -> dict[str, float]:
+        return {name: min(max(factor * weight, low), high) for name, weight in counted.items()}
+
+    # The sum rises with the factor, from K * low to K * high: halve the interval until only rounding is left.
+    below, above = 0.0, high / min(counted.values())
+    while below < (middle := (below + above) / 2) < above:
+        below, above = (middle, above) if sum(at(middle).values()) < 1 else (below, middle)
+    found = at(above)
+    bound = {name: share for name, share in found.items() if share in (low, high)}
+    free = sum(counted[name] for name in counted if name not in bound)
+    room = 1 - sum(bound.values())
+    return {name: bound.get(name, counted[name] * room / free if free else 0.0) for name in counted} | {
+        name: 0.0 for name in weights if name not in counted
+    }

@@ -1,0 +1,91 @@
+"""The ledger: what each client learned from, weighed and sent, over the rounds, in figures and in words.
+
+A group teaches something only if its rewards differ. Where all of its completions are right there is nothing left to
+learn, where none is there is nothing to go by; both look like work on every other gauge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from math import isnan, nan
+from statistics import fmean
+from typing import Any
+
+LITTLE_SIGNAL = 0.1
+"""Below this share of groups whose rewards differ, a client gave no learning signal worth the name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """One client's rounds, summed up. Shares are of its groups; nan where its policy keeps a figure back."""
+
+    organisation: str
+    rounds: int
+    """In which its update counted."""
+    informative: float
+    """Groups whose rewards differ."""
+    all_right: float
+    """Groups of equal rewards in which every completion is right, by the strict reading."""
+    all_wrong: float
+    """... and in which none is."""
+    share: float
+    """Mean share of the rounds' updates."""
+    clipped: int
+    """Rounds in which its delta was clipped to the median."""
+    bytes_up: int
+    bytes_down: int
+
+    def __str__(self) -> str:
+        return in_words(self.organisation, self.informative, self.all_right, self.all_wrong)
+
+    def as_json(self) -> dict[str, Any]:
+        """The account as JSON holds it: None for what is not known."""
+        return {k: None if isinstance(v, float) and isnan(v) else v for k, v in asdict(self).items()}
+
+
+def accounts(rounds: Sequence[Mapping[str, Any]]) -> list[Account]:
+    """The accounts of all clients, from the lines of metrics.jsonl of the rounds."""
+    names = sorted({name for line in rounds for name in line["clients"]})
+    return [_account(name, [line["clients"][name] for line in rounds if name in line["clients"]]) for name in names]
+
+
+def in_words(organisation: str, informative: float, all_right: float, all_wrong: float) -> str:
+    """What a client's groups taught.
+
+    >>> in_words("client-3", 0.04, 0.96, 0.0)
+    'client-3 gave no learning signal: 96 % of its groups were all right, 0 % all wrong'
+    >>> in_words("client-1", 0.38, 0.5, 0.1)
+    'client-1: 38 % of its groups were informative, 50 % all right, 10 % all wrong'
+    """
+    if isnan(informative):
+        return f"{organisation} does not tell how many of its groups were informative"
+    why = "" if isnan(all_right) else f"{all_right:.0%} all right, {all_wrong:.0%} all wrong"
+    if informative < LITTLE_SIGNAL:
+        rest = (
+            why.replace(" all right", " of its groups were all right", 1) or f"{informative:.0%} of its groups differ"
+        )
+        return f"{organisation} gave no learning signal: {rest}".replace("%", " %")
+    told = f"{organisation}: {informative:.0%} of its groups were informative"
+    return (f"{told}, {why}" if why else told).replace("%", " %")
+
+
+def signal_of(metrics: Mapping[str, float]) -> tuple[float, float, float]:
+    """(informative, all right, all wrong) of one round's metrics."""
+    zero = metrics.get("groups/zero-variance-share", nan)
+    return 1 - zero, metrics.get("groups/all-right-share", nan), metrics.get("groups/all-wrong-share", nan)
+
+
+def _account(name: str, mine: Sequence[Mapping[str, Any]]) -> Account:
+    informative, right, wrong = (fmean(column) for column in zip(*map(signal_of, mine), strict=True))
+    return Account(
+        organisation=name,
+        rounds=len(mine),
+        informative=informative,
+        all_right=right,
+        all_wrong=wrong,
+        share=fmean(line["share"] for line in mine),
+        clipped=sum(bool(line.get("clipped")) for line in mine),
+        bytes_up=sum(line.get("bytes_up", 0) for line in mine),
+        bytes_down=sum(line.get("bytes_down", 0) for line in mine),
+    )

@@ -1,0 +1,82 @@
+"""Every parameterisation in a real model: what goes in comes out, what trains is what should, the base stays whole."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_config, make_learner, make_model
+from fedgrpo.common.adapter import Adapter
+from fedgrpo.common.methods import METHODS
+from fedgrpo.common.peft_files import write_peft
+from fedgrpo.common.protocol import TrainTask
+from fedgrpo.common.schema import split
+from fedgrpo.simulations.virtual import BUILTIN_POLICY
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+IDS = torch.arange(20, 40).reshape(2, 10)
+
+
+def logits(model):
+    with torch.no_grad():
+        return model(input_ids=IDS).logits
+
+
+def some_adapter(schema, seed=0):
+    return Adapter.initial(schema).plus(np.random.default_rng(seed).normal(size=schema.size) / 20)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_adapter_goes_in_and_out_and_its_peft_folder_is_the_same_model(tmp_path, method):
+    model = make_model(make_config(aggregation__method=method))
+    adapted = model.trainer.adapted
+    adapter = some_adapter(model.schema)
+    with adapted.base_only():
+        before = logits(adapted.model)
+    adapted.load(adapter)
+    inside = logits(adapted.model)
+    assert (inside - before).abs().max() > 1e-3
+    assert (adapted.read().vector == adapter.vector).all()
+    with adapted.base_only():
+        assert (logits(adapted.model) == before).all()
+    assert (logits(adapted.model) == inside).all()
+    write_peft(adapter, tmp_path, "builtin")
+    opened = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(BUILTIN_POLICY), str(tmp_path)).eval()
+    torch.testing.assert_close(logits(opened), inside, atol=2e-4, rtol=1e-4)
+    base = adapted.release()
+    assert (logits(base) == before).all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_round_moves_the_factors_of_its_turn_and_no_others(method):
+    config = make_config(aggregation__method=method, grpo__learning_rate=1e-2)
+    model = make_model(config)
+    learner = make_learner(model)
+    for number in (1, 2):
+        task = TrainTask(federation="f", round=number, attempt=1, adapter=some_adapter(model.schema), position=0)
+        update = learner.train(task)
+        turn = METHODS[method].trains_in(number)
+        moved = {factor for (_, factor), part in split(model.schema, update.delta).items() if part.any()}
+        assert moved == set(turn)
+        assert (learner.train(task).delta == update.delta).all()
+
+
+@pytest.mark.parametrize("method", ["ffa", "svd"])
+def test_a_smaller_rank_is_the_same_adapter_without_its_last_components(method):
+    config = make_config(aggregation__method=method, adapter__rank=4, adapter__alpha=8)
+    large, small = make_model(config), make_model(config, rank=2)
+    adapter = some_adapter(large.schema)
+    cut = adapter.fitted(small.schema)
+    large.trainer.adapted.load(cut.fitted(large.schema))
+    small.trainer.adapted.load(cut)
+    torch.testing.assert_close(logits(small.trainer.adapted.model), logits(large.trainer.adapted.model))
+
+
+def test_the_proximal_term_pulls_back_to_the_global_adapter():
+    """FedProx, by its gradient: after a step, mu (w - w_global) is added; a large mu keeps the delta short."""
+    lengths = []
+    for mu in (0.0, 1.0, 100.0):
+        model = make_model(make_config(train__prox=mu, train__steps_per_round=4, grpo__learning_rate=4e-3))
+        start = some_adapter(model.schema)
+        task = TrainTask(federation="f", round=1, attempt=1, adapter=start, position=0)
+        lengths.append(float(np.linalg.norm(make_learner(model).train(task).delta)))
+    assert lengths[0] > lengths[1] > lengths[2] > 0
