@@ -220,6 +220,9 @@ class Simulation:
     """Simulated clients only: their data and rewards. A real client takes these from its own file."""
 
     clients: int = 4
+    only: int = -1
+    """Number of the one client that takes part, with the shard it has among all of them; it answers every held-out
+    problem. -1: all take part."""
     workers: int = 0
     """Worker processes; 0 takes one per core, at most one per client."""
     dataset: str = "builtin"
@@ -241,6 +244,8 @@ class Simulation:
 
     def __post_init__(self) -> None:
         between("simulation.clients", self.clients, 1, 1000, "a simulation holds all of them on this machine")
+        highest = self.clients - 1
+        between("simulation.only", self.only, -1, highest, f"clients are 0 to {highest}, and -1 takes all of them")
         at_least("simulation.workers", self.workers, 0, "0 takes one per core")
         one_of("simulation.dataset", self.dataset, ("builtin", "gsm8k"))
         at_least("simulation.problems", self.problems, 0, "0 takes all there are")
@@ -260,6 +265,11 @@ class Simulation:
                 f"simulation.rewards names {len(sets)} sets for {self.clients} clients. Give one set for all, "
                 "or one per client separated by semicolons."
             )
+
+    @property
+    def taking_part(self) -> tuple[int, ...]:
+        """Numbers of the clients that take part."""
+        return tuple(range(self.clients)) if self.only < 0 else (self.only,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
