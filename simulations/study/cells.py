@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -124,12 +123,3 @@ def cells_of(study: Study, root: Path) -> list[Cell]:
         for arm in study.arms
         for config in arm.runs[seed]
     ]
-
-
-def states_of(cells: list[Cell]) -> Mapping[Cell, str]:
-    """How far each cell is.
-
-    Raises:
-        ConfigError: one was played with other settings.
-    """
-    return {cell: cell.state() for cell in cells}

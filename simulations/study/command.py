@@ -6,26 +6,12 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from ...common.cli_options import Format, FormatOption
-from ...common.errors import ConfigError
-from ...common.files import write_atomic
-from ...server.store import Store
-from .. import runner
-from .cells import FINISHED, Cell, cells_of, states_of
-from .comparison import compared
-from .figure import draw
-from .file import Study, read_study
-from .outcomes import gather
-from .play import play
-from .table import markdown, print_result
-from .view import watching
 
 
 def study(
@@ -65,53 +51,14 @@ def study(
       \\[arms.central]
       kind = "central"                # or central-batch, local, local-long
     """
-    plan = read_study(file, quick=quick)
-    root = out.expanduser().resolve() / plan.name
-    cells = cells_of(plan, root)
-    states = states_of(cells)
-    failed: Mapping[Cell, str] = {}
-    if not table:
-        failed = _played(states, jobs or runner.default_workers(), root)
-        states = states_of(cells)
-    result = _tabulated(plan, states, failed, root)
+    from . import session
+
+    done = session.study(file, out.expanduser().resolve(), jobs=jobs, quick=quick, only_tabulate=table)
     if output is Format.text:
-        print_result(result, Console())
-        print(f"\nStudy folder  {root}\nTable         {root / 'table.md'}\nFigure        {root / 'figure.svg'}")
-    for cell, tail in failed.items():
-        print(f"\n{cell.name} failed, {tail}\nAll that it said: {cell.log}", file=sys.stderr)
+        session.show(done)
+    for name, said in done.failed.items():
+        print(f"\n{name} failed, {said}", file=sys.stderr)
     if output is Format.json:
-        print(json.dumps(result))
-    if failed:
+        print(json.dumps(done.result))
+    if done.failed:
         raise typer.Exit(1)
-
-
-def _played(states: Mapping[Cell, str], jobs: int, root: Path) -> Mapping[Cell, str]:
-    """Play what is not finished, and return what failed."""
-    left = [cell for cell, state in states.items() if state != FINISHED]
-    _check(left)
-    with Store(root).locked(), watching(states) as watch:
-        return play(left, jobs, watch).failed
-
-
-def _check(cells: Sequence[Cell]) -> None:
-    """Find what would fail in a run before any begins: data, division and rewards of every arm and seed."""
-    first = {(cell.arm, cell.seed): cell for cell in reversed(cells)}
-    for cell in reversed(first.values()):
-        try:
-            runner.check(cell.config)
-        except ConfigError as error:
-            raise ConfigError(f"{cell.name}: {error}") from error
-
-
-def _tabulated(plan: Study, states: Mapping[Cell, str], failed: Mapping[Cell, str], root: Path) -> dict[str, Any]:
-    """Write table, figure and result; return the result."""
-    found, reasons = gather(plan, states)
-    if not found:
-        told = "".join(f"\n{cell.name} failed, {tail}" for cell, tail in failed.items())
-        raise ConfigError(f"{root} holds no arm with a finished seed, so there is nothing to tabulate.{told}")
-    reasons |= {cell.name: f"failed, {tail}" for cell, tail in failed.items()}
-    result = compared(plan, found, reasons)
-    write_atomic(root / "result.json", json.dumps(result, indent=1).encode() + b"\n")
-    write_atomic(root / "table.md", markdown(result).encode())
-    draw(result, root / "figure.svg", over_bytes=plan.figure == "bytes")
-    return result

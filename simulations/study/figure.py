@@ -19,6 +19,7 @@ STYLE: Any = {
     "axes.spines.right": False,
 }
 PANEL = (6.0, 3.6)
+ACCURACY = "held-out accuracy (sampled, strict)"
 
 
 def draw(result: Mapping[str, Any], path: Path, *, over_bytes: bool) -> None:
@@ -56,11 +57,12 @@ def _played(result: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, Any]
 
 def _over_rounds(axes: Any, result: Mapping[str, Any]) -> None:
     for name, colour, arm in _played(result):
-        curve = arm["curve"]
-        axes.plot(curve["rounds"], curve["mean"], "o-", color=colour, markersize=3, label=name)
+        curve, label = arm["curve"], f"{name} (mean of its clients)" if len(arm["rows"]) > 1 else name
+        axes.plot(curve["rounds"], curve["mean"], "o-", color=colour, markersize=3, label=label)
         axes.fill_between(curve["rounds"], curve["low"], curve["high"], color=colour, alpha=0.15, lw=0)
     seeds = f"mean, lowest and highest of {len(result['seeds'])} seeds" if len(result["seeds"]) > 1 else "one seed"
-    axes.set(xlabel="round", ylabel=f"held-out accuracy ({seeds})", ylim=(0, 1))
+    axes.set(xlabel=f"round ({seeds})", ylabel=ACCURACY)
+    axes.xaxis.get_major_locator().set_params(integer=True)
 
 
 def _over_bytes(axes: Any, result: Mapping[str, Any]) -> None:
@@ -74,4 +76,4 @@ def _over_bytes(axes: Any, result: Mapping[str, Any]) -> None:
         shares = list(row["by_seed"].values())
         axes.vlines(total, min(shares), max(shares), color=colour, alpha=0.5)
         axes.plot([total], [row["accuracy"]], "o", color=colour, label=name)
-    axes.set(xscale="log", xlabel="bytes, up and down, all clients", ylabel="held-out accuracy", ylim=(0, 1))
+    axes.set(xscale="log", xlabel="bytes, up and down, all clients", ylabel=ACCURACY)

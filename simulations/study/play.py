@@ -105,8 +105,11 @@ def _reap(now: Progress) -> None:
         if process.poll() is None:
             continue
         del now.running[cell]
-        if process.returncode == 0 and cell.state() == FINISHED:
+        state = cell.state()
+        if state == FINISHED:
             now.finished.append(cell)
+        elif state == BUSY:  # a run that a killed study left behind began first
+            now.waiting.append(cell)
         else:
             now.failed[cell] = f"exit status {process.returncode}\n{_tail(cell)}".strip()
 

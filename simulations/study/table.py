@@ -55,9 +55,9 @@ def markdown(result: Mapping[str, Any]) -> str:
 def print_result(result: Mapping[str, Any], console: Console) -> None:
     """The same for a person at a terminal."""
     console.print(Text(result["question"], "bold"))
-    table = Table(box=None, header_style="dim")
-    for number, heading in enumerate(headings(result)):
-        table.add_column(heading, justify="left" if number in (0, 3) else "right", no_wrap=number == 0)
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for heading, width in zip(headings(result), (10, 8, 21, 7, 5, 4, 7), strict=True):
+        table.add_column(heading, justify="left" if heading in ("arm", "each seed") else "right", min_width=width)
     for cells in rows(result):
         table.add_row(*map(Text, cells))
     console.print(table)
