@@ -69,6 +69,10 @@ class Cell:
         """Rounds committed."""
         return sum(line.get("event") == "COMMITTED" for line in self.journal)
 
+    def own_config(self) -> RunConfig:
+        """Its settings with where it is written."""
+        return self.config.with_values({"output.dir": str(self.folder.parent), "output.run": self.run})
+
     def state(self) -> str:
         """`new`, `unfinished`, `busy` (another process is at work on it) or `finished`.
 

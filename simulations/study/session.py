@@ -67,6 +67,9 @@ def _played(states: Mapping[Cell, str], jobs: int, root: Path) -> dict[str, str]
     """Play what is not finished, and return what failed."""
     left = [cell for cell, state in states.items() if state != FINISHED]
     _check(left)
+    for cell in states:
+        if cell not in left:
+            runner.same_inputs(cell.own_config())
     with Store(root).locked(), watching(states) as watch:
         failed = play(left, jobs, watch).failed
     return {cell.name: f"{said}\nAll that it said: {cell.log}" for cell, said in failed.items()}

@@ -56,8 +56,9 @@ def print_result(result: Mapping[str, Any], console: Console) -> None:
     """The same for a person at a terminal."""
     console.print(Text(result["question"], "bold"))
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for heading, width in zip(headings(result), (10, 8, 21, 7, 5, 4, 7), strict=True):
-        table.add_column(heading, justify="left" if heading in ("arm", "each seed") else "right", min_width=width)
+    for heading in headings(result):
+        text = heading in ("arm", "each seed")
+        table.add_column(heading.replace(" (", "\n("), justify="left" if text else "right", no_wrap=not text)
     for cells in rows(result):
         table.add_row(*map(Text, cells))
     console.print(table)

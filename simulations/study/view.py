@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from statistics import fmean
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -89,7 +88,7 @@ class _Picture:
         left = time_left(now, time.monotonic() - self._started)
         eta = f"about {left / 60:.0f} min left" if left is not None else "starting"
         bar = Table.grid(padding=(0, 1))
-        counts = f"{done}/{self._total} runs"
+        counts = f"{done}/{self._total} runs, {len(now.running)} running, {len(now.failed)} failed"
         bar.add_row(counts, ProgressBar(total=self._total, completed=done, width=40), eta)
         parts = [Text(f"FAILED {cell.name}: {tail.splitlines()[-1]}", "red") for cell, tail in now.failed.items()]
         return Group(bar, self._arms(), self._running(), *parts)
@@ -115,5 +114,4 @@ def _accuracy(cell: Cell) -> str:
         run = Run.read(cell.folder)
     except FedGRPOError:
         return ""
-    found = [accuracy(e.total) for e in run.sampled[-1:]]
-    return f"{fmean(value for value in found if value is not None):.1%}" if any(found) else "0.0%"
+    return f"{accuracy(run.after.total) or 0.0:.1%}" if run.sampled else ""

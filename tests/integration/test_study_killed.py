@@ -47,7 +47,7 @@ def wait_until(is_so, process, seconds=200):
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_study_killed_in_the_middle_goes_on_and_plays_nothing_twice(tmp_path, how):
     file, root = tmp_path / "mine.toml", tmp_path / "out" / "mine"
     file.write_text(STUDY)
