@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -17,7 +18,7 @@ from fedgrpo.simulations.study.figure import draw
 from fedgrpo.simulations.study.outcomes import gather
 from fedgrpo.simulations.study.play import Interrupted, Progress, play
 from fedgrpo.simulations.study.table import markdown, rows
-from fedgrpo.simulations.study.view import time_left
+from fedgrpo.simulations.study.view import time_left, watching
 from study_runs import STUDY, begun, finished, planned
 
 RIGHT = {
@@ -212,6 +213,25 @@ def test_the_time_left_counts_the_work_and_not_the_runs(tmp_path):
     assert (central.work, naive.work, local.work) == (8, 8, 4)
     assert time_left(Progress(waiting=[central]), 10.0) is None
     assert time_left(Progress(waiting=[central, local], finished=[naive]), 10.0) == pytest.approx(15.0)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress_tells_what_is_done_running_and_failed(tmp_path, monkeypatch, capsys, terminal):
+    monkeypatch.setenv("FORCE_COLOR" if terminal else "NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "100")
+    _, cells = planned(tmp_path)
+    finished(cells["central/seed-0"], "1100")
+    finished(cells["naive/seed-0"], "1110")
+    begun(cells["central/seed-1"], "COMMITTED")
+    states = {cell: cell.state() for cell in cells.values()}
+    with watching(states) as show:
+        naive, failed = cells["naive/seed-0"], {cells["naive/seed-1"]: "exit status 1\nno more disk"}
+        show(Progress(waiting=[], running={cells["central/seed-1"]: None}, finished=[naive], failed=failed))
+    told = " ".join(re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().err).split())
+    assert "no more disk" in told
+    assert "75.0%" in told
+    assert ("1 running, 1 failed" in told) == terminal
+    assert ("central/seed-1 round 1 of 1" in told) == terminal
 
 
 @pytest.fixture
