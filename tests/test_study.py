@@ -189,13 +189,21 @@ def test_an_interrupted_study_leaves_no_process_behind(played, number):
     assert all(process.poll() is not None for process in processes.values())
 
 
-def test_a_run_that_a_killed_study_left_behind_is_waited_for(played):
-    cells = played("raise SystemExit('nobody should play this')")[:1]
+@pytest.mark.parametrize("orphan_is_first", [True, False])
+def test_a_run_that_a_killed_study_left_behind_is_waited_for(played, tmp_path, orphan_is_first):
+    """Also where it takes the run folder's lock only after our own process has started, which then has to give way."""
+    started = tmp_path / "started"
+    program = f"import pathlib, time; pathlib.Path({str(started)!r}).touch(); time.sleep(0.4); raise SystemExit('busy')"
+    cells = played(program)[:1]
     lock = (cells[0].folder / ".lock").open("w")
-    fcntl.flock(lock, fcntl.LOCK_EX)
+    if orphan_is_first:
+        fcntl.flock(lock, fcntl.LOCK_EX)
 
     def orphan():
-        time.sleep(0.8)
+        while not orphan_is_first and not started.exists():
+            time.sleep(0.01)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        time.sleep(1.2)
         begun(cells[0], "COMMITTED", "FINISHED")
         lock.close()
 
@@ -205,6 +213,7 @@ def test_a_run_that_a_killed_study_left_behind_is_waited_for(played):
     thread.join()
     assert done.finished == cells
     assert not done.failed
+    assert started.exists() != orphan_is_first
 
 
 def test_the_time_left_counts_the_work_and_not_the_runs(tmp_path):
