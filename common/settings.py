@@ -187,6 +187,9 @@ class Simulation:
     """Simulated clients only: their data and rewards. A real client takes these from its own file."""
 
     clients: int = 4
+    only: int = -1
+    """Number of the one client that takes part, with the shard it has among all of them; it answers every held-out
+    problem. -1: all take part."""
     workers: int = 0
     """Worker processes; 0 takes one per core, at most one per client."""
     dataset: str = "builtin"
@@ -214,6 +217,8 @@ class Simulation:
 
     def __post_init__(self) -> None:
         between("simulation.clients", self.clients, 1, 1000, "a simulation holds all of them on this machine")
+        highest = self.clients - 1
+        between("simulation.only", self.only, -1, highest, f"clients are 0 to {highest}, and -1 takes all of them")
         at_least("simulation.workers", self.workers, 0, "0 takes one per core")
         one_of("simulation.dataset", self.dataset, ("builtin", "gsm8k"))
         at_least("simulation.problems", self.problems, 0, "0 takes all there are")
@@ -253,6 +258,11 @@ class Simulation:
                 f"simulation.faults is {self.faults!r}. Write CLIENT=FAULT, separated by ';', with clients 0 to "
                 f"{self.clients - 1} and the faults {', '.join(FAULTS)}."
             )
+
+    @property
+    def taking_part(self) -> tuple[int, ...]:
+        """Numbers of the clients that take part."""
+        return tuple(range(self.clients)) if self.only < 0 else (self.only,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

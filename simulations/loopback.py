@@ -40,7 +40,7 @@ from ..server.main import run_folder
 from ..server.services import run_server
 from .replay import Replay
 from .results import Run
-from .virtual import SYSTEM_PROMPTS, client_name, divide, resolve_model
+from .virtual import SYSTEM_PROMPTS, answered_by, client_name, divide, resolve_model
 
 LOGGER = logging.getLogger("fedgrpo.loopback")
 FOLDER = "loopback"
@@ -96,16 +96,16 @@ def _server(base: Path, run_folders: Path) -> ServerFolder:
 def _sites(base: Path, server: ServerFolder, config: RunConfig, sockets: Path) -> list[Site]:
     """Write each organisation's folder: data, file, key."""
     shards, held_out = divide(config)
-    clients = config.simulation.clients
     specs = config.simulation.rewards.split(";")
     model = resolve_model(config.model.name, config.model.revision)
     sites: list[Site] = []
-    for number, shard in enumerate(shards):
+    for number in config.simulation.taking_part:
+        shard = shards[number]
         name = client_name(number)
         place = base / name
         place.mkdir(parents=True, exist_ok=True, mode=0o700)
         _write_problems(place / "train.jsonl", shard)
-        _write_problems(place / "held_out.jsonl", held_out[number::clients])
+        _write_problems(place / "held_out.jsonl", [held_out[i] for i in answered_by(number, config, len(held_out))])
         settings = Organisation(
             organisation=Identity(name=name),
             data=Data(train="train.jsonl", held_out="held_out.jsonl", labels=tuple(sorted(shard[0].labels))),

@@ -15,6 +15,7 @@ from ..server.ledger import accounts
 from ..server.scores import Climb, Score, climb_by_style, score
 
 Line = dict[str, Any]
+ANSWERS = "answers.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,16 @@ class Run:
     def climb(self) -> Climb:
         """What the rise of sampled accuracy consists of, by answer style."""
         return climb_by_style(self.before.of("style"), self.after.of("style"))
+
+    def outcomes(self, decoding: str) -> dict[int, bool]:
+        """Which of the held-out problems were answered right in the last evaluation, strictly, by their index.
+
+        Empty where the clients were real ones: they give out counts alone.
+        """
+        last = self.config.federation.rounds
+        lines: list[Line] = read_lines(self.folder / ANSWERS)
+        mine = [line for line in lines if (line["round"], line["decoding"]) == (last, decoding)]
+        return {i: mark == "1" for line in mine for i, mark in zip(line["problems"], line["right"], strict=True)}
 
     def rewards(self) -> list[float]:
         """Mean reward over the clients, by round: each client's in its own units."""

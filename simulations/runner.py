@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,7 +15,7 @@ from ..common.errors import ConfigError, RunError
 from ..common.files import write_atomic
 from ..server.main import app, run_folder
 from .grid import Lane, LocalGrid, NodeConfig
-from .reporter import SampleFile
+from .reporter import keeping
 from .results import Run
 from .virtual import SYSTEM_PROMPTS, client_rewards, divide, resolve_model
 from .worker import ProcessLane
@@ -39,11 +38,11 @@ def scenario(name: str) -> RunConfig:
 
 
 def all_at_once(config: RunConfig) -> RunConfig:
-    """The settings with a federation that begins when every simulated client has joined.
+    """The settings with a federation that begins when every simulated client that takes part has joined.
 
     All of them are on this machine; which of them loads fastest must not decide the first round.
     """
-    clients = config.simulation.clients
+    clients = len(config.simulation.taking_part)
     fewest = min(config.federation.min_clients, clients)
     return config.with_values({"federation.start-clients": clients, "federation.min-clients": fewest})
 
@@ -106,27 +105,25 @@ def run_simulation(config: RunConfig) -> Run:
     folder = run_folder(config)
     config = config.with_values({"output.run": folder.name})
     grid = LocalGrid(make_lanes(config))
-    samples = SampleFile(folder)
-    logging.getLogger("fedgrpo.client.progress").addHandler(samples)
     try:
-        app(grid, Context(1, 1, {}, RecordDict(), config.flat()))
+        with keeping(folder):
+            app(grid, Context(1, 1, {}, RecordDict(), config.flat()))
     except RunError as error:
         if (folder / "journal.jsonl").exists():
             raise type(error)(f"{error}\nGo on with: fedgrpo simulate --resume {folder}") from error
         raise
     finally:
-        logging.getLogger("fedgrpo.client.progress").removeHandler(samples)
         grid.close()
     return Run.read(folder)
 
 
 def make_lanes(config: RunConfig) -> dict[int, Lane]:
-    """Node id -> worker process. Client k has node id k + 2 (1 is Flower's server) and worker k modulo their number."""
-    clients = config.simulation.clients
-    workers = min(config.simulation.workers or default_workers(), clients)
+    """Node id -> worker process. Client k has node id k + 2 (1 is Flower's server); workers take turns."""
+    clients, numbers = config.simulation.clients, config.simulation.taking_part
+    workers = min(config.simulation.workers or default_workers(), len(numbers))
     nodes: list[dict[int, NodeConfig]] = [{} for _ in range(workers)]
-    for k in range(clients):
-        nodes[k % workers][k + 2] = {"partition-id": k, "num-partitions": clients}
+    for i, k in enumerate(numbers):
+        nodes[i % workers][k + 2] = {"partition-id": k, "num-partitions": clients}
     lanes = [ProcessLane(share, config.flat()) for share in nodes]
     return {node: lane for lane, share in zip(lanes, nodes, strict=True) for node in share}
 

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from ..common.config import RunConfig
 from ..server import events
+from .reporter import is_kept
 from .virtual import client_name
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
@@ -65,7 +66,7 @@ class _PlainLines(logging.Handler):
         self._stream = stream
 
     def emit(self, record: logging.LogRecord) -> None:
-        if not hasattr(record, "step") and not hasattr(record, "sample"):
+        if not hasattr(record, "step") and not is_kept(record):
             print(_line(record), file=self._stream, flush=True)
 
 
@@ -75,7 +76,7 @@ class _LiveView(logging.Handler):
     def __init__(self, config: RunConfig) -> None:
         super().__init__()
         self._config = config
-        self._doing = {client_name(k): "loading the model" for k in range(config.simulation.clients)}
+        self._doing = {client_name(k): "loading the model" for k in config.simulation.taking_part}
         self._rewards: dict[str, list[float]] = {name: [] for name in self._doing}
         self._signal: dict[str, float] = {}
         self._rounds: list[events.RoundCommitted] = []
@@ -85,7 +86,7 @@ class _LiveView(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         event = getattr(record, "event", None)
-        if hasattr(record, "sample"):
+        if is_kept(record):
             return
         if hasattr(record, "step"):
             step, steps = getattr(record, "step", 0), self._config.train.steps_per_round
@@ -154,7 +155,7 @@ def _heading(config: RunConfig, resumed: bool) -> Table:
     own = [f"{k}={v}" for k, v in config.flat().items() if v != default[k] and not k.startswith("output.")]
     table = Table.grid(padding=(0, 2))
     rows = {
-        "federation": f"{config.simulation.clients} clients, {config.federation.rounds} rounds, "
+        "federation": f"{_who(config)}, {config.federation.rounds} rounds, "
         f"seed {config.federation.seed}" + (", resumed" if resumed else ""),
         "model": f"{config.model.name}, LoRA rank {config.adapter.rank} on {config.adapter.target_modules}",
         "each round": f"{steps} steps x {grpo.prompts_per_step} prompts x {grpo.num_generations} completions, "
@@ -167,6 +168,11 @@ def _heading(config: RunConfig, resumed: bool) -> Table:
     for name, value in rows.items():
         table.add_row(Text(name, style="dim"), Text(value))
     return table
+
+
+def _who(config: RunConfig) -> str:
+    alone, clients = config.simulation.only, f"{config.simulation.clients} clients"
+    return clients if alone < 0 else f"{client_name(alone)} alone, of {clients}"
 
 
 def _line(record: logging.LogRecord) -> str:

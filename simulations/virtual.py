@@ -48,17 +48,20 @@ def simulated_learner(node_config: dict[str, Value], config: RunConfig) -> Learn
             f"This is simulated node {number} of {nodes}, but simulation.clients is {clients}. With flwr run, give "
             f"--federation-config 'num-supernodes={clients} client-resources-num-cpus=1'."
         )
+    if number not in config.simulation.taking_part:
+        raise ConfigError(f"simulation.only is {config.simulation.only}: client {number} takes no part in this run.")
     name, fault = client_name(number), config.simulation.fault_of.get(number, "")
     shards, held_out = divide(config)
+    mine = answered_by(number, config, len(held_out))
     data = ClientData(
         organisation=name,
         shard=shards[number],
-        held_out=held_out[number::clients],
+        held_out=[held_out[i] for i in mine],
         rewards=spoiled(client_rewards(config)[number], fault),
         system_prompt=SYSTEM_PROMPTS[config.simulation.system_prompt],
     )
 
-    learner = ResidentLearner(_resident(config, client_rank(config, number)), data, Reporter(name))
+    learner = ResidentLearner(_resident(config, client_rank(config, number)), data, Reporter(name, mine))
     return RoundingLearner(FaultyLearner(learner, fault) if fault else learner, config, _own_folder(config, name))
 
 
@@ -72,6 +75,12 @@ def _own_folder(config: RunConfig, name: str) -> Path:
 def client_name(number: int) -> str:
     """Name of a simulated organisation."""
     return f"client-{number}"
+
+
+def answered_by(number: int, config: RunConfig, problems: int) -> range:
+    """Which of the held-out problems a client answers: they are dealt in turn, and one that is alone has them all."""
+    alone = config.simulation.only >= 0
+    return range(problems) if alone else range(number, problems, config.simulation.clients)
 
 
 @lru_cache(maxsize=1)

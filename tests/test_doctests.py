@@ -12,6 +12,7 @@ MODULES = [
     "fedgrpo.client.learner.builtin_rewards",
     "fedgrpo.server.scores",
     "fedgrpo.simulations.screen",
+    "fedgrpo.simulations.study.comparison",
 ]
 
 

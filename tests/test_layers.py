@@ -53,7 +53,9 @@ def test_each_private_library_is_known_to_one_file(library):
     assert users == ONLY_IN[library]
 
 
-@pytest.mark.parametrize("module", ["fedgrpo.server.main", "fedgrpo.client.main", "fedgrpo.common.cli"])
+@pytest.mark.parametrize(
+    "module", ["fedgrpo.server.main", "fedgrpo.client.main", "fedgrpo.common.cli", "fedgrpo.simulations.study.session"]
+)
 def test_the_light_side_starts_without_heavy_libraries(module):
     code = f"import sys, {module}; print(*sorted({HEAVY!r} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

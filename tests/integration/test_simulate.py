@@ -78,6 +78,7 @@ def test_the_run_folder_is_whole(finished):
         "journal.jsonl",
         "metrics.jsonl",
         "samples.jsonl",
+        "answers.jsonl",
         "inputs.sha256",
         ".lock",
         "adapters",

@@ -1,0 +1,111 @@
+"""What the finished cells of a study came to, arm by arm, as arrays over seeds and problems."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+import numpy as np
+import numpy.typing as npt
+
+from ...common.errors import FedGRPOError, RunError
+from ..intervals import Outcomes
+from ..results import Run, accuracy
+from .cells import FINISHED, Cell
+from .file import Arm, Study
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArmOutcomes:
+    """The seeds of one arm whose runs have all been played."""
+
+    arm: Arm
+    seeds: tuple[int, ...]
+    sampled: npt.NDArray[np.float64]
+    """(seeds, clients, problems): 1 where right; one client stands for a policy that all have."""
+    greedy: float
+    """Accuracy, mean over seeds, clients and problems."""
+    bytes_up: float
+    """Of all rounds and clients; mean over the seeds."""
+    bytes_down: float
+    seconds: float
+    """Of training, all rounds and clients one after another; mean over the seeds."""
+    curves: dict[int, list[float]]
+    """Seed -> accuracy by round evaluated, mean over the clients."""
+    rounds: list[int]
+    """The rounds that were evaluated."""
+
+    @property
+    def mean(self) -> Outcomes:
+        """(seeds, problems), mean over the clients."""
+        return self.sampled.mean(axis=1)
+
+    def of_seeds(self, seeds: Sequence[int]) -> npt.NDArray[np.intp]:
+        """Rows of some seeds."""
+        return np.array([self.seeds.index(seed) for seed in seeds], dtype=np.intp)
+
+
+def gather(study: Study, states: Mapping[Cell, str]) -> tuple[dict[str, ArmOutcomes], dict[str, str]]:
+    """(the arms that have at least one whole seed, why other cells do not count)."""
+    reasons = {cell.name: state for cell, state in states.items() if state != FINISHED}
+    runs: dict[Cell, Run] = {}
+    for cell in (cell for cell, state in states.items() if state == FINISHED):
+        try:
+            runs[cell] = _whole(Run.read(cell.folder))
+        except FedGRPOError as error:
+            reasons[cell.name] = str(error)
+    found: dict[str, ArmOutcomes] = {}
+    for arm in study.arms:
+        of_seed = {s: [c for c in states if (c.arm, c.seed) == (arm.name, s)] for s in study.seeds}
+        whole = {s: [runs[c] for c in mine] for s, mine in of_seed.items() if all(c in runs for c in mine)}
+        if whole:
+            found[arm.name] = _arm(arm, whole)
+    return found, reasons
+
+
+def _whole(run: Run) -> Run:
+    """A run in which every held-out problem was answered at the end.
+
+    Raises:
+        RunError: some were not.
+    """
+    for decoding in ("sampled", "greedy"):
+        answered = run.outcomes(decoding)
+        most = max((e.total.problems for e in (*run.sampled, *run.greedy)), default=1)
+        if len(answered) < most or sorted(answered) != list(range(len(answered))):
+            raise RunError(
+                f"{run.folder} has {decoding} answers to {len(answered)} of {most} held-out problems in answers.jsonl: "
+                "a client could not answer, or an older fedgrpo played it. Remove the folder to play it again."
+            )
+    return run
+
+
+def _arm(arm: Arm, runs: Mapping[int, list[Run]]) -> ArmOutcomes:
+    results = [[run.result() for run in of_seed] for of_seed in runs.values()]
+    every = [run for of_seed in runs.values() for run in of_seed]
+
+    def total(key: str) -> float:
+        return fmean(sum(float(result[key]) for result in of_seed) for of_seed in results)
+
+    return ArmOutcomes(
+        arm=arm,
+        seeds=tuple(runs),
+        sampled=np.array([[_vector(run, "sampled") for run in of_seed] for of_seed in runs.values()]),
+        greedy=float(np.mean([_vector(run, "greedy") for run in every])),
+        bytes_up=total("bytes_up"),
+        bytes_down=total("bytes_down"),
+        seconds=total("seconds"),
+        curves={seed: _curve(of_seed) for seed, of_seed in runs.items()},
+        rounds=[e.round for e in every[0].sampled],
+    )
+
+
+def _vector(run: Run, decoding: str) -> list[float]:
+    answered = run.outcomes(decoding)
+    return [float(answered[i]) for i in range(len(answered))]
+
+
+def _curve(runs: list[Run]) -> list[float]:
+    columns = zip(*([accuracy(e.total) or 0.0 for e in run.sampled] for run in runs), strict=True)
+    return [fmean(column) for column in columns]

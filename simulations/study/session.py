@@ -1,0 +1,98 @@
+"""A study from its file to its table: check everything, play what is left, tabulate what is there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from ...common.errors import ConfigError
+from ...common.files import write_atomic
+from ...server.store import Store
+from .. import runner
+from .cells import FINISHED, Cell, cells_of
+from .comparison import compared
+from .figure import draw
+from .file import Study, read_study
+from .outcomes import gather
+from .play import play
+from .table import markdown, print_result
+from .view import watching
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What a study came to."""
+
+    folder: Path
+    result: dict[str, Any]
+    failed: dict[str, str]
+    """Cell -> the end of what it said."""
+
+
+def study(file: Path, out: Path, *, jobs: int | None, quick: bool, only_tabulate: bool) -> Done:
+    """Play a study, or go on with it, and write down what it came to.
+
+    Args:
+        out: folder of study folders.
+        jobs: runs played at once; None takes one per core.
+
+    Raises:
+        ConfigError: the file is wrong, a cell was played with other settings, or nothing is there to tabulate.
+        Interrupted: it was asked to stop.
+    """
+    plan = read_study(file, quick=quick)
+    root = out / plan.name
+    cells = cells_of(plan, root)
+    states = {cell: cell.state() for cell in cells}
+    failed: dict[str, str] = {}
+    if not only_tabulate:
+        failed = _played(states, jobs or runner.default_workers(), root)
+        states = {cell: cell.state() for cell in cells}
+    return Done(root, _tabulated(plan, states, failed, root), failed)
+
+
+def show(done: Done) -> None:
+    """Print the table and where the files are."""
+    print_result(done.result, Console())
+    print(f"\nStudy folder  {done.folder}\nTable         {done.folder / 'table.md'}")
+    print(f"Figure        {done.folder / 'figure.svg'}")
+
+
+def _played(states: Mapping[Cell, str], jobs: int, root: Path) -> dict[str, str]:
+    """Play what is not finished, and return what failed."""
+    left = [cell for cell, state in states.items() if state != FINISHED]
+    _check(left)
+    for cell in states:
+        if cell not in left:
+            runner.same_inputs(cell.own_config())
+    with Store(root).locked(), watching(states) as watch:
+        failed = play(left, jobs, watch).failed
+    return {cell.name: f"{said}\nAll that it said: {cell.log}" for cell, said in failed.items()}
+
+
+def _check(cells: Sequence[Cell]) -> None:
+    """Find what would fail in a run before any begins: data, division and rewards of every arm and seed."""
+    first = {(cell.arm, cell.seed): cell for cell in reversed(cells)}
+    for cell in reversed(first.values()):
+        try:
+            runner.check(cell.config)
+        except ConfigError as error:
+            raise ConfigError(f"{cell.name}: {error}") from error
+
+
+def _tabulated(plan: Study, states: Mapping[Cell, str], failed: Mapping[str, str], root: Path) -> dict[str, Any]:
+    """Write table, figure and result; return the result."""
+    found, reasons = gather(plan, states)
+    if not found:
+        told = "".join(f"\n{name} failed, {said}" for name, said in failed.items())
+        raise ConfigError(f"{root} holds no arm with a finished seed, so there is nothing to tabulate.{told}")
+    result = compared(plan, found, {**reasons, **{name: f"failed, {said}" for name, said in failed.items()}})
+    write_atomic(root / "result.json", json.dumps(result, indent=1).encode() + b"\n")
+    write_atomic(root / "table.md", markdown(result).encode())
+    draw(result, root / "figure.svg", over_bytes=plan.figure == "bytes")
+    return result

@@ -1,0 +1,95 @@
+"""A study's result as a table: Markdown for the folder, and the same cells for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+NOTHING = "–"
+METHOD = (
+    "Sampled, strict accuracy after the last round, mean over seeds and problems. Differences are paired by seed and "
+    "problem; intervals are 95 % of a bootstrap over seeds and problems. Each seed: its difference to the baseline, or "
+    "its accuracy where there is none. MB and seconds are means over the seeds, of all clients; nothing crosses a "
+    "network where a client trains alone."
+)
+
+
+def headings(result: Mapping[str, Any]) -> list[str]:
+    """The columns."""
+    against = f"against {result['baseline']} (95 % interval)"
+    return ["arm", "accuracy", against, "each seed", "up MB", "down MB", "seconds"]
+
+
+def rows(result: Mapping[str, Any]) -> list[list[str]]:
+    """One list of cells per line; an arm without a finished seed has none."""
+    found: list[list[str]] = []
+    for arm in result["arms"].values():
+        against = {told["label"]: told for told in arm["against"]}
+        for row in arm["rows"]:
+            told = against.get(row["label"])
+            shares = (told or row)["by_seed"].values()
+            seeds = [_points(share) if told else _share(share) for share in shares]
+            first = row is arm["rows"][0]  # an arm's cost stands on its first line alone
+            cost = [_mb(arm["bytes_up"]), _mb(arm["bytes_down"]), f"{arm['seconds']:.0f}"] if first else [""] * 3
+            found.append([row["label"], _share(row["accuracy"]), _against(told), ", ".join(seeds), *cost])
+    return found
+
+
+def markdown(result: Mapping[str, Any]) -> str:
+    """table.md: the question, the table, the comparisons in words, and what must be said beside them."""
+    columns = headings(result)
+    lines = [f"# {result['question']}", "", _line(columns), _line(["---"] * len(columns))]
+    lines += [_line(cells) for cells in rows(result)]
+    lines += ["", *(f"- {_sentence(text)}" for text in result["sentences"]), ""]
+    seeds = len(result["seeds"])
+    lines += [f"{seeds} seed{'s' * (seeds > 1)}, {result['problems']} held-out problems. {METHOD}"]
+    lines += ["", *result["notes"]] if result["notes"] else []
+    lines += ["", f"Not counted: {', '.join(result['not_counted'])}."] if result["not_counted"] else []
+    return "\n".join(lines) + "\n"
+
+
+def print_result(result: Mapping[str, Any], console: Console) -> None:
+    """The same for a person at a terminal."""
+    console.print(Text(result["question"], "bold"))
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for heading in headings(result):
+        text = heading in ("arm", "each seed")
+        table.add_column(heading.replace(" (", "\n("), justify="left" if text else "right", no_wrap=not text)
+    for cells in rows(result):
+        table.add_row(*map(Text, cells))
+    console.print(table)
+    for text in result["sentences"]:
+        console.print(Text(_sentence(text)))
+    for note in result["notes"]:
+        console.print(Text(note, "dim"))
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}." if text.startswith("no difference") else f"{text}."
+
+
+def _against(told: Mapping[str, Any] | None) -> str:
+    if told is None:
+        return NOTHING
+    low, high = (_points(bound) for bound in told["interval"])
+    return f"{_points(told['difference'])} ({low} to {high})"
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:+.1f}"
+
+
+def _share(share: float) -> str:
+    return f"{share:.1%}"
+
+
+def _mb(count: float | None) -> str:
+    return NOTHING if count is None else f"{count / 1e6:.2f}"

@@ -1,0 +1,117 @@
+"""What a person watches while a study runs: cells done, running and failed, and how long it may take yet."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from ...common.cli_options import say
+from ...common.errors import FedGRPOError
+from ..results import Run, accuracy
+from .cells import FINISHED, Cell
+from .play import Progress
+
+
+@contextmanager
+def watching(states: Mapping[Cell, str]) -> Generator[Callable[[Progress], None]]:
+    """Show progress on stderr while the block runs: a live picture on a terminal, plain lines elsewhere."""
+    console = Console(stderr=True)
+    before = [cell for cell, state in states.items() if state == FINISHED]
+    if not console.is_terminal:
+        yield _Lines(before, len(states))
+        return
+    picture = _Picture(before, len(states))
+    with Live(picture, console=console, refresh_per_second=2) as live:
+
+        def show(now: Progress) -> None:
+            picture.now = now
+            live.update(picture)
+
+        yield show
+
+
+def time_left(now: Progress, elapsed_s: float) -> float | None:
+    """Seconds until the end, if the rest goes on as what was played so far; None before anything is.
+
+    Work is counted in batches. What is under way counts by the rounds it has committed.
+    """
+    done = sum(cell.work for cell in now.finished)
+    rest = sum(cell.work for cell in now.waiting)
+    for cell in now.running:
+        share = min(1.0, cell.round / cell.config.federation.rounds)
+        done, rest = done + cell.work * share, rest + cell.work * (1 - share)
+    return elapsed_s * rest / done if done else None
+
+
+class _Lines:
+    """One line per cell that begins, ends or fails."""
+
+    def __init__(self, before: list[Cell], total: int) -> None:
+        self._told: set[tuple[str, Cell]] = set()
+        self._count, self._total = len(before), total
+        if before:
+            say(f"{len(before)} of {total} runs were finished before")
+
+    def __call__(self, now: Progress) -> None:
+        for cell in now.running:
+            self._once("begins", cell, "")
+        for cell in now.finished:
+            self._once("finished", cell, f", accuracy {_accuracy(cell)}")
+        for cell, tail in now.failed.items():
+            self._once("FAILED", cell, f": {tail.splitlines()[-1]}")
+
+    def _once(self, what: str, cell: Cell, more: str) -> None:
+        if (what, cell) not in self._told:
+            self._told.add((what, cell))
+            self._count += what == "finished"
+            say(f"{cell.name} {what}{more} ({self._count} of {self._total} finished)")
+
+
+class _Picture:
+    """Drawn anew from the progress."""
+
+    def __init__(self, before: list[Cell], total: int) -> None:
+        self.now = Progress(waiting=[])
+        self._before, self._total, self._started = before, total, time.monotonic()
+        self._found: dict[Cell, str] = {cell: _accuracy(cell) for cell in before}
+
+    def __rich__(self) -> Group:
+        now = self.now
+        done = len(self._before) + len(now.finished)
+        left = time_left(now, time.monotonic() - self._started)
+        eta = f"about {left / 60:.0f} min left" if left is not None else "starting"
+        bar = Table.grid(padding=(0, 1))
+        counts = f"{done}/{self._total} runs, {len(now.running)} running, {len(now.failed)} failed"
+        bar.add_row(counts, ProgressBar(total=self._total, completed=done, width=40), eta)
+        parts = [Text(f"FAILED {cell.name}: {tail.splitlines()[-1]}", "red") for cell, tail in now.failed.items()]
+        return Group(bar, self._arms(), self._running(), *parts)
+
+    def _arms(self) -> Table:
+        self._found |= {cell: _accuracy(cell) for cell in self.now.finished if cell not in self._found}
+        table = Table.grid(padding=(0, 2))
+        for arm in dict.fromkeys(cell.arm for cell in self._found):
+            values = ", ".join(value for cell, value in self._found.items() if cell.arm == arm)
+            table.add_row(Text(arm), Text(values))
+        return table
+
+    def _running(self) -> Table:
+        table = Table.grid(padding=(0, 2))
+        for cell in self.now.running:
+            table.add_row(Text(cell.name), Text(f"round {cell.round} of {cell.config.federation.rounds}", "dim"))
+        return table
+
+
+def _accuracy(cell: Cell) -> str:
+    """The accuracy a cell ended with; nothing where its folder does not say."""
+    try:
+        run = Run.read(cell.folder)
+    except FedGRPOError:
+        return ""
+    return f"{accuracy(run.after.total) or 0.0:.1%}" if run.sampled else ""
