@@ -61,7 +61,7 @@ class GuardedLearner:
         """Count answers, and let the counts out that may leave."""
         policy.check_evaluation(self._site.policy)
         _check_place(task.federation, task.round)
-        policy.check_round(self._config, max(1, task.round), 1)
+        policy.check_round(self._config, max(1, task.round), max(1, task.attempt))
         if task.temperature not in (0.0, self._config.evaluation.temperature):
             raise ProtocolError("header", f"a temperature of {task.temperature} is none of this run")
         return policy.evaluation_that_leaves(self._site.policy, self._learner.evaluate(task))

@@ -143,6 +143,9 @@ class Policy:
     max_rank: int = 0
     max_alpha: int = 64
     """The adapter is scaled by alpha / rank: a large alpha would undo max-learning-rate."""
+    methods: tuple[str, ...] = ()
+    """Aggregation methods the server may choose. With `fedex` and `flora` it sets whole weight matrices of the model:
+    max-rank and max-alpha bound nothing."""
     target_modules: tuple[str, ...] = ()
     """Layers that may be adapted: `all-linear`, or names."""
     max_learning_rate: float = 0.0

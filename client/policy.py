@@ -33,6 +33,8 @@ def check_run(site: Site, config: RunConfig) -> None:
         _refuse("privacy", "is none: a delta leaves unmasked", "privacy", policy.privacy)
     if config.model.name != own.model.name:
         _refuse("model.name", f"is {config.model.name!r}", "the organisation's model.name", own.model.name)
+    if config.aggregation.method not in policy.methods:
+        _refuse("aggregation.method", f"is {config.aggregation.method}", "methods", policy.methods)
     if not _covered(config.adapter.target_modules, policy.target_modules):
         _refuse(
             "adapter.target-modules", f"is {config.adapter.target_modules}", "target-modules", policy.target_modules

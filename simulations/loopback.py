@@ -32,6 +32,7 @@ from ..client.organisation import (
 from ..client.services import run_client
 from ..common import keys, sections
 from ..common.config import RunConfig
+from ..common.errors import ConfigError
 from ..common.files import write_atomic
 from ..common.services import free_ports
 from ..server import flower, runs
@@ -40,7 +41,7 @@ from ..server.main import run_folder
 from ..server.services import run_server
 from .replay import Replay
 from .results import Run
-from .virtual import SYSTEM_PROMPTS, answered_by, client_name, divide, resolve_model
+from .virtual import SYSTEM_PROMPTS, answered_by, client_name, client_rank, divide, resolve_model
 
 LOGGER = logging.getLogger("fedgrpo.loopback")
 FOLDER = "loopback"
@@ -52,6 +53,10 @@ def run_loopback(config: RunConfig) -> Run:
     Raises:
         RunError: it could not be played to the end; what was committed is safe.
     """
+    if config.simulation.faults:
+        raise ConfigError(
+            "simulation.faults are faults of simulated learners, and these are real. Use --engine processes."
+        )
     folder = run_folder(config)
     base = folder / FOLDER
     server = _server(base, folder.parent)
@@ -111,7 +116,12 @@ def _sites(base: Path, server: ServerFolder, config: RunConfig, sockets: Path) -
             data=Data(train="train.jsonl", held_out="held_out.jsonl", labels=tuple(sorted(shard[0].labels))),
             prompt=Prompt(system=SYSTEM_PROMPTS[config.simulation.system_prompt]),
             rewards=Rewards(use=specs[number % len(specs)]),
-            model=Model(name=config.model.name, folder=str(model), sha256=file_hash(model)),
+            model=Model(
+                name=config.model.name,
+                folder=str(model),
+                sha256=file_hash(model),
+                rank=client_rank(config, number),
+            ),
             learner=LearnerSettings(socket=str(sockets / f"{number}.sock")),
             flower=Flower(
                 superlink=f"127.0.0.1:{server.settings.gateway.port}",
@@ -135,6 +145,7 @@ def _just_this_run(config: RunConfig) -> Policy:
         privacy="none",
         max_rank=config.adapter.rank,
         max_alpha=config.adapter.alpha,
+        methods=(config.aggregation.method,),
         target_modules=tuple(name.strip() for name in config.adapter.target_modules.split(",")),
         max_learning_rate=grpo.learning_rate,
         max_rounds=config.federation.rounds,

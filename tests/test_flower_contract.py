@@ -40,5 +40,5 @@ def test_the_byte_count_is_the_payload_plus_little():
 def test_a_message_of_another_protocol_is_refused():
     content = wire.pack({"round": 1})
     content["header"]["protocol"] = 99
-    with pytest.raises(ProtocolError, match="protocol 2"):
+    with pytest.raises(ProtocolError, match="protocol 3"):
         wire.header_of(content)

@@ -245,7 +245,7 @@ def test_what_a_client_says_when_it_joins(own):
             read_capabilities(join(own, **changes))
 
 
-GOOD = [10, 5, 6, 0, 100, 2, 1]
+GOOD = [10, 5, 6, 0, 100, 2, 1, 8, 2, 1]
 
 
 def evaluation(tallies, **header):
@@ -260,13 +260,16 @@ def test_counts_come_through_and_contradictions_do_not():
     for content in (
         evaluation({"steps=1": GOOD}),
         evaluation({"total": GOOD, "patient=X": GOOD}),
-        evaluation({"total": [10, 11, 6, 0, 100, 2, 1]}),
-        evaluation({"total": [10, 5, 6, 0, 100, 6, 1]}),
-        evaluation({"total": [-10, 5, 6, 0, 100, 2, 1]}),
-        evaluation({"total": [10.0, 5, 6, 0, 100, 2, 1]}),
-        evaluation({"total": [True, 5, 6, 0, 100, 2, 1]}),
+        evaluation({"total": [10, 11, 6, 0, 100, 2, 1, 0, 0, 0]}),
+        evaluation({"total": [10, 5, 6, 0, 100, 6, 1, 0, 0, 0]}),
+        evaluation({"total": [-10, 5, 6, 0, 100, 2, 1, 0, 0, 0]}),
+        evaluation({"total": [10.0, 5, 6, 0, 100, 2, 1, 0, 0, 0]}),
+        evaluation({"total": [True, 5, 6, 0, 100, 2, 1, 0, 0, 0]}),
         evaluation({"total": GOOD[:-1]}),
-        evaluation({"total": [0] * 7}),
+        evaluation({"total": [10, 5, 6, 0, 100, 2, 1, 11, 0, 0]}),
+        evaluation({"total": [10, 5, 6, 0, 100, 2, 1, 3, 2, 2]}),
+        evaluation({"total": [10, 5, 6, 0, 100, 2, 1, 10, 6, 0]}),
+        evaluation({"total": [0] * 10}),
         evaluation({"total": GOOD, **{f"steps={i}": GOOD for i in range(300)}}),
         evaluation("not json"),
         evaluation("[1]"),
@@ -280,7 +283,9 @@ def test_counts_come_through_and_contradictions_do_not():
             read_evaluation(content, expected, ("steps",))
 
 
-@pytest.mark.parametrize("text", ["[" * 99_999, '{"a":' * 50_000, "1e999", '{"total": [1e999, 0, 0, 0, 0, 0, 0]}'])
+@pytest.mark.parametrize(
+    "text", ["[" * 99_999, '{"a":' * 50_000, "1e999", '{"total": [1e999, 0, 0, 0, 0, 0, 0, 0, 0, 0]}']
+)
 def test_hostile_json_is_refused_and_crashes_nothing(own, text):
     with pytest.raises(ProtocolError) as caught:
         read_evaluation(evaluation(text), {"federation": "fed-1", "round": 2}, ())

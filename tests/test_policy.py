@@ -16,7 +16,7 @@ from fedgrpo.common.adapter import Adapter
 from fedgrpo.common.config import RunConfig
 from fedgrpo.common.errors import ConfigError, PolicyError, ProtocolError
 from fedgrpo.common.jsonl import read_lines
-from fedgrpo.common.protocol import Capabilities, EvaluateTask, Evaluation, Tally, TrainTask, Update
+from fedgrpo.common.protocol import TRAIN_METRICS, Capabilities, EvaluateTask, Evaluation, Tally, TrainTask, Update
 from fedgrpo.simulations.grid import identify_process
 from flwr.app import Context, Message, RecordDict
 
@@ -27,6 +27,7 @@ ALLOWED = {
     "model.name": "builtin",
     "policy.privacy": "none",
     "policy.max-rank": 8,
+    "policy.methods": ["ffa"],
     "policy.target-modules": ["all-linear"],
     "policy.max-learning-rate": 1e-2,
     "policy.max-rounds": 10,
@@ -84,6 +85,7 @@ class Worker:
 
 OPENS = {
     "privacy": "policy.privacy",
+    "aggregation.method": "policy.methods",
     "adapter.target-modules": "policy.target-modules",
     "federation.min-updates": "policy.min-members",
     "adapter.rank": "policy.max-rank",
@@ -113,6 +115,7 @@ def test_a_policy_that_says_nothing_allows_nothing(tmp_path):
 
 
 BEYOND = {
+    "aggregation.method": "fedex",
     "model.name": "another/model",
     "adapter.rank": 9,
     "federation.rounds": 11,
@@ -141,9 +144,15 @@ HARMLESS = {
     "evaluation.temperature": "only answers are sampled by it, and only two values a run",
     "evaluation.problems": "the organisation answers its own held-out problems, all of them",
     "evaluation.every": "max-rounds bounds how often",
+    "adapter.tiny-size": "max-bytes-per-round bounds it",
+    "compression.up": "fewer bytes of the same delta, no longer than max-delta-norm",
+    "compression.down": "what the server sends",
+    "compression.error-feedback": "what is left of a delta goes into the next, which is clipped as any",
+    "compression.top-share": "at most all of the delta",
+    "train.prox": "acts on the loss alone",
 }
 """Why a setting that acts on the client needs no limit of its own. Other GRPO settings act on the loss alone."""
-SERVER_ONLY = ("simulation.", "output.", "intake.", "aggregation.", "federation.")
+SERVER_ONLY = ("simulation.", "output.", "intake.", "aggregation.", "federation.", "gate.")
 LOSS_ONLY = {
     f"grpo.{name}"
     for name in (
@@ -210,7 +219,7 @@ def task(config, **changes):
 def test_only_what_the_policy_names_leaves(tmp_path):
     learner, _, config = guarded(tmp_path)
     can = learner.capabilities()
-    assert can.metrics == ("reward/mean", "groups/zero-variance-share", "groups/effective")
+    assert can.metrics == ("reward/mean", *(name for name in TRAIN_METRICS if name.startswith("groups/")))
     assert can.reward_names == ()
     assert (can.device, can.memory_bytes, can.tokens_per_second) == ("unknown", 0, 0.0)
     update = learner.train(task(config))
@@ -417,7 +426,7 @@ def test_a_mistyped_policy_is_named_and_not_ignored(tmp_path):
         b'{"version":9}\n',
         b'{"version":1}\nabc',
         b"[" * 100_000 + b"\n",
-        b'{"version":1,"round":1}' + b" " * 8_000_001 + b"\n",
+        b'{"version":2,"round":1}' + b" " * 8_000_001 + b"\n",
     ],
 )
 def test_bytes_that_are_no_frame_are_refused_as_such(data):
@@ -426,7 +435,7 @@ def test_bytes_that_are_no_frame_are_refused_as_such(data):
 
 
 def test_a_field_that_is_missing_or_of_another_type_is_refused_when_it_is_read():
-    frame = Frame.unpack(b'{"version":1,"round":true,"kind":"train"}\n' + b"\0" * 8)
+    frame = Frame.unpack(b'{"version":2,"round":true,"kind":"train"}\n' + b"\0" * 8)
     assert frame.get("kind", str) == "train"
     for key in ("round", "kind", "none"):
         with pytest.raises(ProtocolError, match=key):
