@@ -17,6 +17,7 @@ from fedgrpo.common.seeds import derived_seed
 from fedgrpo.server.main import run_federation
 from fedgrpo.simulations.grid import LocalGrid, LocalLane
 from fedgrpo.simulations.results import Run
+from fedgrpo.simulations.virtual import client_rank
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
@@ -59,7 +60,11 @@ def metrics(effective: float = 3.0, groups: int = 4) -> dict[str, float]:
 
 def client_app(config: RunConfig, behave: Behaviour = honest) -> ClientApp:
     """Clients whose delta is a random vector that depends on name, round and where they stand in their shard."""
-    app, own = ClientApp(), schema(config)
+    app = ClientApp()
+
+    def schema_of(number: int) -> AdapterSchema:
+        whole = schema(config)
+        return whole.at_rank(client_rank(config, number) or whole.rank)
 
     @app.query("join")
     def join(message: Message, context: Context) -> Message:
@@ -67,7 +72,7 @@ def client_app(config: RunConfig, behave: Behaviour = honest) -> ClientApp:
         content = wire.pack(
             {
                 "organisation": f"client-{number}",
-                "schema": own.to_json(),
+                "schema": schema_of(number).to_json(),
                 "base-model-sha256": "0" * 64,
                 "reward-names": "correctness",
                 "metrics": ",".join(metrics()),
@@ -83,6 +88,7 @@ def client_app(config: RunConfig, behave: Behaviour = honest) -> ClientApp:
     @app.train()
     def train(message: Message, context: Context) -> Message:
         number, header = int(context.node_config["partition-id"]), wire.header_of(message.content)
+        own = schema_of(number)
         seed = derived_seed(config.federation.seed, number, int(header["round"]), int(header["position"]))
         delta = np.random.default_rng(seed).normal(size=own.size).astype(np.float32)
         factors = METHODS[config.aggregation.method].trains_in(int(header["round"]))

@@ -54,11 +54,23 @@ def committed_once(run):
     assert lines == rounds
 
 
-def test_a_server_killed_at_any_durable_step_ends_with_the_same_adapter(tmp_path):
-    whole = play(settings(tmp_path, output__run="whole"))
+STATEFUL = {
+    "aggregation__server_optimizer": "momentum",
+    "aggregation__weights": "relative-gain",
+    "intake__clip_to_median": 1.0,
+    "compression__up": "int8",
+    "compression__down": "int8",
+    "gate__enabled": True,
+}
+"""A run whose server carries all it can from round to round."""
+
+
+@pytest.mark.parametrize(("values", "every"), [({}, 1), (STATEFUL, 5)])
+def test_a_server_killed_at_any_durable_step_ends_with_the_same_adapter(tmp_path, values, every):
+    whole = play(settings(tmp_path, output__run="whole", **values))
     kills = 0
-    for number in range(1, 500):
-        config = settings(tmp_path, output__run=f"killed-{number}")
+    for number in range(1, 500, every):
+        config = settings(tmp_path, output__run=f"killed-{number}", **values)
         if not dies_at(config, number):
             break
         kills += 1
@@ -66,7 +78,7 @@ def test_a_server_killed_at_any_durable_step_ends_with_the_same_adapter(tmp_path
         assert resumed.result()["adapter_sha256"] == whole.result()["adapter_sha256"], number
         assert resumed.result()["finished"]
         committed_once(resumed)
-    assert kills >= 50
+    assert kills >= 50 / every
 
 
 def test_a_server_that_is_killed_again_and_again_still_arrives(tmp_path):

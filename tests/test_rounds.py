@@ -4,10 +4,15 @@ import time
 
 import numpy as np
 import pytest
-from federation import client_app, grid, play, settings
+import safetensors.numpy
+from federation import client_app, grid, play, schema, settings
 from fedgrpo.common import wire
+from fedgrpo.common.codecs import rounded
 from fedgrpo.common.errors import ConfigError, RunError
+from fedgrpo.common.methods import METHODS
+from fedgrpo.common.peft_files import read_peft
 from fedgrpo.server import main as main_module
+from fedgrpo.server.ledger import accounts
 from fedgrpo.server.main import Stopped
 from fedgrpo.simulations.results import Run
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
@@ -304,3 +309,90 @@ def test_a_round_that_most_got_wrong_is_held_against_nobody(tmp_path):
     with pytest.raises(RunError, match="Round 1 was void"):
         play(config, behave)
     assert len(play(config).rounds) == 3
+
+
+def test_every_round_says_what_each_client_weighed_taught_and_cost(tmp_path):
+    run = play(settings(tmp_path, compression__up="int8"))
+    for line in run.rounds:
+        assert line["aggregation/error"] < 1e-6
+        assert sum(client["share"] for client in line["clients"].values()) == pytest.approx(1)
+        for way in ("bytes_up", "bytes_down"):
+            assert line[way] == sum(client[way] for client in line["clients"].values()) > 0
+    (first, *_) = accounts(run.rounds)
+    assert (first.organisation, first.rounds, first.informative) == ("client-0", 3, pytest.approx(0.75))
+    assert run.result()["ledger"][0]["bytes_up"] == first.bytes_up
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_plays_its_rounds_and_sends_what_it_trains(tmp_path, method):
+    sizes = set()
+
+    def behave(number, header, reply):
+        if header["kind"] == "train":
+            sizes.add(reply["vector"]["vector"].shape[0])
+        return reply
+
+    config = settings(tmp_path, aggregation__method=method, evaluation__every=0)
+    run = play(config, behave)
+    assert len(run.rounds) == 3
+    assert sizes == {schema(config).size_of(factors) for factors in METHODS[method].trains}
+    exact = method not in ("naive", "svd")
+    assert all((line["aggregation/error"] < 1e-5) == exact for line in run.rounds[1:])
+
+
+def test_clients_of_smaller_rank_take_part_where_the_method_allows_it(tmp_path):
+    ranks = {"adapter__rank": 4, "adapter__alpha": 8, "simulation__ranks": "1;2;4"}
+    asked = {}
+
+    def behave(number, header, reply):
+        if header["kind"] == "train":
+            asked[number] = reply["vector"]["vector"].shape[0]
+        return reply
+
+    run = play(settings(tmp_path, **ranks), behave)
+    assert asked == {0: 9, 1: 18, 2: 36, 3: 9}  # B of 5 and 4 rows
+    assert set(run.rounds[-1]["clients"]) == {f"client-{k}" for k in range(4)}
+    with pytest.raises(RunError, match="other layers or shapes|rank of its own only"):
+        play(settings(tmp_path, **ranks, aggregation__method="rolora", output__run="other"))
+
+
+def test_a_client_is_told_which_of_its_updates_counted_last(tmp_path):
+    told = []
+
+    def behave(number, header, reply):
+        if header["kind"] == "train" and number == 0:
+            told.append((header["round"], header["attempt"], header["counted-round"], header["counted-attempt"]))
+            if header["round"] == 2:
+                raise RuntimeError("away")
+        if header["kind"] == "train" and number > 1 and (header["round"], header["attempt"]) == (3, 1):
+            raise RuntimeError("away")
+        return reply
+
+    play(settings(tmp_path, federation__rounds=4, federation__quorum=0.75, federation__ask_again_s=0), behave)
+    assert told == [(1, 1, 0, 0), (2, 1, 1, 1), (3, 1, 1, 1), (3, 2, 1, 1), (4, 1, 3, 2)]
+
+
+def test_a_rounded_adapter_is_on_its_grid_on_the_disk_and_the_rest_is_kept_beside(tmp_path):
+    config = settings(tmp_path, compression__down="int4", aggregation__server_optimizer="adam")
+    run = play(config)
+    adapter = read_peft(run.folder / "adapters" / "0003")
+    assert (rounded(adapter.vector, "int4") == adapter.vector).all()
+    kept = safetensors.numpy.load_file(run.folder / "adapters" / "0003" / "server_memory.safetensors")
+    assert sorted(kept) == ["master", "mean", "square"]
+    assert np.abs(kept["master"] - adapter.vector).max() > 0
+
+
+def test_a_damaged_memory_of_the_server_goes_back_a_round(tmp_path):
+    config = settings(tmp_path, aggregation__server_optimizer="momentum")
+    whole = play(config)
+    path = whole.folder / "adapters" / "0003" / "server_memory.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    again = play(config)
+    assert again.result()["adapter_sha256"] == whole.result()["adapter_sha256"]
+    assert [line["round"] for line in again.journal if line["event"] == "RESUMED"] == [2]
+
+
+def test_a_robust_rule_needs_enough_updates(tmp_path):
+    config = settings(tmp_path, aggregation__rule="multi-krum", aggregation__hostile=1, federation__max_void_rounds=1)
+    with pytest.raises(RunError, match="4 of 4 updates were valid, 5 are needed"):
+        play(config)
