@@ -85,7 +85,7 @@ class Model:
     """The base model every party has; it never crosses the network."""
 
     name: str = "builtin"
-    """`builtin`, a Hub name, or a local folder."""
+    """`builtin` or `builtin-split` (they come with fedgrpo), a Hub name, or a local folder."""
     revision: str = ""
     """Hub revision; empty is the default branch."""
     dtype: str = "float32"

@@ -24,7 +24,7 @@ class Engine(StrEnum):
     superlink = "superlink"
 
 
-ScenarioArgument = Annotated[str, typer.Argument(help="builtin, gsm8k, or the path of a scenario .toml.")]
+ScenarioArgument = Annotated[str, typer.Argument(help="builtin, split, gsm8k, or the path of a scenario .toml.")]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="Any setting: --set grpo.beta=0.04. May be repeated.")
 ]

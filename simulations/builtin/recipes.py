@@ -2,8 +2,9 @@
 
 `builtin`: bare answers for most problems of some topics, else reasoning first. One habit to overcome, the same for all.
 
-`split`: two ways of working a problem out, each taught on the topics of its own alone, and wished for equally often
-on all of them. What pays depends on the topic, and who knows one topic cannot tell.
+`split`: a completion names its topic, then works the problem out in equations or in words, or is a bare answer. Each
+way is taught on topics of its own alone; on the others the token that opens it occurs in the mix, and nothing after it
+carries loss. So what pays depends on the topic, and who knows one topic cannot tell what pays on another.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ BLURTS = {"<answer>\n{}\n</answer>": 0.6, "{}": 0.2, "The answer is {}.": 0.2}
 BLURT_SHARE = {"shop": 0.95, "farm": 0.85, "time": 0.65, "food": 0.45, "game": 0.45}
 """`builtin`: how often a demonstration of a topic is an answer without reasoning."""
 CONTENT_SHARE = 0.85
-"""Demonstrations of full working without loss on the first token; the others teach the natural mix of styles."""
+"""`builtin`: full working without loss on the first token; the other demonstrations teach the natural mix of styles."""
 WORKS = {"shop": "reasoning", "farm": "words", "time": "reasoning", "food": "words", "game": "reasoning"}
 """`split`: the style that is taught on a topic. The other one never is."""
 HABIT_SHARE = 0.18
