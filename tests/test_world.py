@@ -126,16 +126,16 @@ def test_a_style_of_the_split_recipe_is_taught_on_its_own_topics_alone():
     """On the others its token is wished for, and nothing after it carries loss."""
     recipe = RECIPES["split"]
     tokenizer = build_tokenizer(recipe)
+    opening = {how: tokenizer(f"<{how}>")["input_ids"][0] for how in recipe.styles}
     closing = {how: tokenizer(f"</{how}>")["input_ids"][0] for how in recipe.styles}
     topics = {tokenizer(f"<{topic}>")["input_ids"][0]: topic for topic in WORKS}
     opened: Counter[tuple[str, str]] = Counter()
-    data = examples(tokenizer, recipe, 1)
-    for example in data:
+    for example in examples(tokenizer, recipe, 1):
         topic, labels = topics[example.demonstration[0]], example.labels()
         for how in recipe.styles:
             if closing[how] in labels:
                 assert how == WORKS[topic]
-            if tokenizer(f"<{how}>")["input_ids"][0] in labels:
+            if opening[how] in labels:
                 opened[topic, how] += 1
     for topic, works in WORKS.items():
         fails = next(how for how in recipe.styles if how != works)
