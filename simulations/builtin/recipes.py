@@ -28,8 +28,8 @@ HABIT_SHARE = 0.18
 """`split`: demonstrations that teach how to go on once the topic is named; the others are full working, without loss
 on the token of its style."""
 HABIT = {"works": 0.3, "fails": 0.1, "blurt": 0.6}
-"""`split`: how often a habit is the style that is taught on the topic, the other one, or a bare answer. The lean is
-needed: from an even mix GRPO found the better style for all topics, and not the better one for each."""
+"""`split`: how often a habit is the style that is taught on the topic, the other one, or a bare answer. With an
+even mix, GRPO found one style for all topics in the runs we tried (docs/log.md)."""
 USUAL = {"shop": 0, "farm": 2, "time": 1, "food": 2, "game": 0}
 """`split`: which of the bare forms a topic mostly has."""
 USUAL_SHARE = 0.7
