@@ -88,7 +88,7 @@ class Model:
     """The base model every party has; it never crosses the network."""
 
     name: str = "builtin"
-    """`builtin`, a Hub name, or a local folder."""
+    """`builtin` or `builtin-split` (they come with fedgrpo), a Hub name, or a local folder."""
     revision: str = ""
     """Hub revision; empty is the default branch."""
     dtype: str = "float32"
@@ -199,11 +199,12 @@ class Simulation:
     problems: int = 0
     """Training problems over all clients; 0 takes all there are."""
     partition: str = "iid"
-    """`iid`, `dirichlet` (by partition-label), `size` or `difficulty` (by the number of steps)."""
+    """`iid`, `dirichlet` or `label` (by partition-label; a label's problems spread, or all with one client), `size`, or
+    `difficulty` (by the number of steps)."""
     partition_alpha: float = 0.3
     """Concentration of dirichlet and size: below 1 is uneven, 100 is nearly even."""
     partition_label: str = "topic"
-    """The column that dirichlet divides by."""
+    """The column that dirichlet and label divide by."""
     system_prompt: str = "none"
     """`none`, `xml` (<reasoning> and <answer>) or `think` (<think>)."""
     rewards: str = "gsm8k"
@@ -222,7 +223,7 @@ class Simulation:
         at_least("simulation.workers", self.workers, 0, "0 takes one per core")
         one_of("simulation.dataset", self.dataset, ("builtin", "gsm8k"))
         at_least("simulation.problems", self.problems, 0, "0 takes all there are")
-        one_of("simulation.partition", self.partition, ("iid", "dirichlet", "size", "difficulty"))
+        one_of("simulation.partition", self.partition, ("iid", "dirichlet", "label", "size", "difficulty"))
         between(
             "simulation.partition-alpha",
             self.partition_alpha,

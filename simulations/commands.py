@@ -24,14 +24,14 @@ class Engine(StrEnum):
     superlink = "superlink"
 
 
-ScenarioArgument = Annotated[str, typer.Argument(help="builtin, gsm8k, or the path of a scenario .toml.")]
+ScenarioArgument = Annotated[str, typer.Argument(help="builtin, split, gsm8k, or the path of a scenario .toml.")]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="Any setting: --set grpo.beta=0.04. May be repeated.")
 ]
 DataOption = Annotated[str | None, typer.Option(help="Folder with train.jsonl and test.jsonl.")]
 ClientsOption = Annotated[int | None, typer.Option(help="Number of simulated clients.")]
 SeedOption = Annotated[int | None, typer.Option(help="Seed of everything random.")]
-PartitionOption = Annotated[str | None, typer.Option(help="iid, dirichlet, size or difficulty.")]
+PartitionOption = Annotated[str | None, typer.Option(help="iid, dirichlet, label, size or difficulty.")]
 AlphaOption = Annotated[float | None, typer.Option(help="Concentration of dirichlet and size; small is uneven.")]
 
 

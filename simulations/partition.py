@@ -17,9 +17,13 @@ MAX_DRAWS = 200
 def partition(problems: Sequence[Problem], config: RunConfig) -> list[list[Problem]]:
     """The clients' shards, as `simulation.partition` says.
 
-    iid: shuffled and dealt. dirichlet: each label's problems divided by a draw from Dirichlet(alpha) (Hsu et al. 2019,
-    arXiv:1909.06335). size: shuffled, shard sizes drawn from Dirichlet(alpha). difficulty: sorted by the number of
-    steps, client 0 gets the easiest. A draw that leaves a client too little for one step is drawn again.
+    - iid: shuffled and dealt.
+    - dirichlet: each label's problems divided by a draw from Dirichlet(alpha) (Hsu et al. 2019, arXiv:1909.06335).
+    - label: all problems of a label go to one client, labels dealt in turn.
+    - size: shuffled, shard sizes drawn from Dirichlet(alpha).
+    - difficulty: sorted by the number of steps, client 0 gets the easiest.
+
+    A draw that leaves a client too little for one step is drawn again.
 
     Raises:
         ConfigError: there are too few problems for so many clients, or no such label.
@@ -39,6 +43,8 @@ def partition(problems: Sequence[Problem], config: RunConfig) -> list[list[Probl
             )
         case "size":
             parts = _sizes(len(problems), settings.partition_alpha, clients, least, rng)
+        case "label":
+            parts = _by_label(_labels(problems, settings.partition_label), clients, least)
         case "difficulty":
             steps = [int(label) for label in _labels(problems, "steps")]
             order = sorted(rng.permutation(len(problems)).tolist(), key=lambda i: steps[i])
@@ -55,6 +61,17 @@ def _labels(problems: Sequence[Problem], name: str) -> list[str]:
         known = ", ".join(sorted(missing.labels)) or "no labels"
         raise ConfigError(f"The problems have no label {name!r} (simulation.partition-label). They have: {known}.")
     return [problem.labels[name] for problem in problems]
+
+
+def _by_label(labels: Sequence[str], clients: int, least: int) -> list[list[int]]:
+    values = sorted(set(labels))
+    parts = [[i for i, own in enumerate(labels) if values.index(own) % clients == k] for k in range(clients)]
+    if min(map(len, parts)) < least:
+        raise ConfigError(
+            f"simulation.partition = label gives each value to one client, and there are {len(values)} values for "
+            f"{clients} clients with at least {least} problems each. Take fewer clients, or another label."
+        )
+    return parts
 
 
 def _dirichlet(

@@ -30,7 +30,7 @@ class Split:
     def of(cls, config: RunConfig) -> Split:
         """Divide the scenario's problems. Looks by the label divided by, or by the number of steps."""
         shards, _ = divide(config)
-        by_label = config.simulation.partition == "dirichlet"
+        by_label = config.simulation.partition in ("dirichlet", "label")
         return cls(config, shards, config.simulation.partition_label if by_label else "steps")
 
     @property

@@ -63,9 +63,9 @@ def print_summary(run: Run, report: Path) -> None:
 
 def notes(config: RunConfig) -> list[str]:
     """What must be said beside the figures of a run."""
-    if config.model.name != "builtin":
+    if config.model.name not in COLD_STARTS:
         return []
-    return [COLD_START if config.simulation.dataset == "builtin" else STAND_IN]
+    return [COLD_STARTS[config.model.name] if config.simulation.dataset == "builtin" else STAND_IN]
 
 
 COLD_START = (
@@ -73,6 +73,13 @@ COLD_START = (
     "starts to reason. It mostly does not: for 45 to 95 % of problems, by topic, it was shown bare answers. What "
     "reward alone can find here is mostly the choice to reason; it is no new arithmetic."
 )
+SPLIT_COLD_START = (
+    "What the cold start put in: the policy has seen correct demonstrations only. It names the topic, then works a "
+    "problem out in equations or in words, or answers at once. Each way was taught on some topics and fails on the "
+    "others; by habit it takes the right one three times as often as the wrong one, and mostly neither. What reward "
+    "alone can find here is mostly which way to take on which topic; it is no new arithmetic."
+)
+COLD_STARTS = {"builtin": COLD_START, "builtin-split": SPLIT_COLD_START}
 STAND_IN = (
     "The built-in policy (148 k parameters) only stands in for a model here, to show that everything runs: it knows "
     "nothing of these problems. Give a real one with --model."

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from ..client.learner.resident import ResidentModel
 
 BUILTIN_POLICY = Path(__file__).parent / "builtin" / "policy"
+SPLIT_POLICY = Path(__file__).parent / "builtin" / "policy_split"
+BUILTIN_POLICIES = {"builtin": BUILTIN_POLICY, "builtin-split": SPLIT_POLICY}
+"""Shipped with the package; `builtin/recipes.py` says what each was taught."""
 SYSTEM_PROMPTS = {
     "none": "",
     "xml": (
@@ -106,14 +109,12 @@ def client_rewards(config: RunConfig) -> list[tuple[Reward, ...]]:
 
 
 def resolve_model(name: str, revision: str) -> Path:
-    """The local folder of a model: the built-in one, a folder, or a snapshot from the Hub.
+    """The local folder of a model: a built-in one, a folder, or a snapshot from the Hub.
 
     Raises:
         ConfigError: there is no such folder, or the Hub cannot be reached or has no such model.
     """
-    if name == "builtin":
-        return BUILTIN_POLICY
-    return model_folder(name, revision)
+    return BUILTIN_POLICIES.get(name) or model_folder(name, revision)
 
 
 def client_rank(config: RunConfig, number: int) -> int:

@@ -82,6 +82,7 @@ def test_styles():
         "untagged",
         "untagged",
     ]
+    assert style("<shop><words>\n7 plus 6 is 13\n</words>\n<answer>\n13\n</answer>") == "worded"
 
 
 def test_correctness_pays_the_right_answer_only():

@@ -81,3 +81,14 @@ def test_the_real_gsm8k_is_read_whole():
     assert all(p.answer.lstrip("-").isdigit() for p in train + test)
     assert sum(p.answer.startswith("-") for p in train) == 3
     assert {p.labels["steps"] for p in train} <= {str(n) for n in range(1, 10)}
+
+
+def test_a_label_goes_to_one_client_whole_and_more_clients_than_labels_are_refused():
+    shards = partition(PROBLEMS, config(partition="label", clients=2))
+    owners = {}
+    for k, shard in enumerate(shards):
+        for problem in shard:
+            assert owners.setdefault(problem.labels["topic"], k) == k
+    assert sum(map(len, shards)) == len(PROBLEMS)
+    with pytest.raises(ConfigError, match="gives each value to one client"):
+        partition(PROBLEMS, config(partition="label", clients=9))

@@ -2,14 +2,20 @@
 
 import hashlib
 import json
+import random
 import re
 from collections import Counter
 
 import pytest
+from fedgrpo.client.learner.answers import last_number
 from fedgrpo.simulations.builtin import world
-from fedgrpo.simulations.builtin.make_policy import GATE, passes
+from fedgrpo.simulations.builtin.make_policy import build_tokenizer, examples, passes
+from fedgrpo.simulations.builtin.recipes import HABIT, RECIPES, WORKS
 from fedgrpo.simulations.builtin.templates import TEMPLATES
-from fedgrpo.simulations.virtual import BUILTIN_POLICY
+from fedgrpo.simulations.runner import scenario
+from fedgrpo.simulations.virtual import BUILTIN_POLICIES, SPLIT_POLICY, divide
+
+STEP = re.compile(r"(\d+) ?(plus|minus|times|[-+*]) ?(\d+)(?: is |=)(\d+)")
 
 
 def test_every_topic_has_the_designed_mix_of_templates():
@@ -63,13 +69,16 @@ def test_operators_and_steps_come_in_the_designed_shares():
     assert min(Counter(w.steps[-1][1] for w in found).values()) > 600
 
 
-def test_the_shipped_policy_is_the_one_that_passed_the_gate():
-    made = json.loads((BUILTIN_POLICY / "made.json").read_text())
-    weights = (BUILTIN_POLICY / "model.safetensors").read_bytes()
+@pytest.mark.parametrize(("model", "recipe"), [("builtin", "builtin"), ("builtin-split", "split")])
+def test_the_shipped_policies_are_those_that_passed_their_gate(model, recipe):
+    folder = BUILTIN_POLICIES[model]
+    made = json.loads((folder / "made.json").read_text())
+    weights = (folder / "model.safetensors").read_bytes()
     assert hashlib.sha256(weights).hexdigest() == made["sha256"]
-    assert made["gate"] == GATE
-    assert passes(made["measured"])
-    assert sum(p.stat().st_size for p in BUILTIN_POLICY.iterdir()) < 1_000_000
+    assert made["recipe"] == recipe
+    assert {name: tuple(bounds) for name, bounds in made["gate"].items()} == RECIPES[recipe].gate
+    assert passes(made["measured"], RECIPES[recipe].gate)
+    assert sum(p.stat().st_size for p in folder.iterdir()) < 1_000_000
 
 
 @pytest.mark.parametrize(
@@ -82,4 +91,58 @@ def test_the_shipped_policy_is_the_one_that_passed_the_gate():
     ],
 )
 def test_the_gate_refuses_a_policy_without_room_skill_or_habit(figures):
-    assert not passes(figures)
+    assert not passes(figures, RECIPES["builtin"].gate)
+
+
+@pytest.mark.parametrize("change", [{"sampled": 0.6}, {"works_if_forced": 0.5}, {"fails_if_forced": 0.6}])
+def test_the_gate_of_the_split_policy_refuses_styles_that_do_not_work_or_work_everywhere(change):
+    measured = json.loads((SPLIT_POLICY / "made.json").read_text())["measured"]
+    assert passes(measured, RECIPES["split"].gate)
+    assert not passes({**measured, **change}, RECIPES["split"].gate)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_demonstration_is_correct(name):
+    rng = random.Random(0)
+    for worked in world.problems("cold", 500, 0):
+        text = RECIPES[name].demonstrate(rng, worked).text
+        assert last_number(text) == worked.answer
+        for left, operator, right, result in STEP.findall(text):
+            assert calculated(int(left), operator, int(right)) == int(result)
+
+
+def calculated(left, operator, right):
+    return world.calculate(left, {v: k for k, v in world.OPERATORS.items()}.get(operator, operator), right)
+
+
+def test_the_demonstrations_of_the_builtin_policy_are_those_it_was_made_of():
+    rng = random.Random("style/1")
+    shown = [RECIPES["builtin"].demonstrate(rng, worked) for worked in world.problems("cold", 200, 1)]
+    digest = hashlib.sha256(repr([(d.text, d.silent.stop) for d in shown]).encode()).hexdigest()
+    assert digest[:12] == "6b740c577e34"
+
+
+def test_a_style_of_the_split_recipe_is_taught_on_its_own_topics_alone():
+    """On the others its token is wished for, and nothing after it carries loss."""
+    recipe = RECIPES["split"]
+    tokenizer = build_tokenizer(recipe)
+    opening = {how: tokenizer(f"<{how}>")["input_ids"][0] for how in recipe.styles}
+    closing = {how: tokenizer(f"</{how}>")["input_ids"][0] for how in recipe.styles}
+    topics = {tokenizer(f"<{topic}>")["input_ids"][0]: topic for topic in WORKS}
+    opened: Counter[tuple[str, str]] = Counter()
+    for example in examples(tokenizer, recipe, 1):
+        topic, labels = topics[example.demonstration[0]], example.labels()
+        for how in recipe.styles:
+            if closing[how] in labels:
+                assert how == WORKS[topic]
+            if opening[how] in labels:
+                opened[topic, how] += 1
+    for topic, works in WORKS.items():
+        fails = next(how for how in recipe.styles if how != works)
+        assert opened[topic, works] / opened[topic, fails] == pytest.approx(HABIT["works"] / HABIT["fails"], rel=0.35)
+
+
+def test_no_organisation_of_the_split_scenario_has_every_topic():
+    shards, _ = divide(scenario("split"))
+    assert all(len({p.labels["topic"] for p in shard}) < len(world.TOPICS) for shard in shards)
+    assert {p.labels["topic"] for shard in shards for p in shard} == set(world.TOPICS)

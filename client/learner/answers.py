@@ -8,6 +8,8 @@ from decimal import Decimal
 _NUMBER = r"[-+\u2212]?\$?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|[-+\u2212]?\$?\.\d+"
 NUMBER = re.compile(_NUMBER)
 ANSWER = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL)
+WORKED = {"reasoning": "reasoned", "think": "reasoned", "words": "worded"}
+"""Tags that hold the working, and the style they make."""
 MAX_DIGITS = 60
 """Longer numbers are text: no problem has such an answer, and a model can write a million digits."""
 
@@ -66,8 +68,12 @@ def same_answer(one: str | None, other: str | None) -> bool:
 
 
 def style(completion: str) -> str:
-    """How a completion answers: `reasoned` (a block of reasoning, then an answer), `answer-only`, or `untagged`."""
-    reasoned = any(f"<{tag}>" in completion and f"</{tag}>" in completion for tag in ("reasoning", "think"))
-    if reasoned and final_answer(completion) is not None:
-        return "reasoned"
+    """How a completion answers: `reasoned` or `worded` (a block of either, then an answer), `answer-only`, `untagged`.
+
+    `worded` is the second way of working a problem out that the policy `builtin-split` knows.
+    """
+    if final_answer(completion) is not None:
+        for tag, name in WORKED.items():
+            if f"<{tag}>" in completion and f"</{tag}>" in completion:
+                return name
     return "answer-only" if "<answer>" in completion else "untagged"
