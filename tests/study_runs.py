@@ -56,6 +56,6 @@ def finished(cell: Cell, right: str, *, megabytes: float = 1.0) -> None:
             metrics.append({"kind": "evaluation", **of, "clients": ["client-0"], "total": tally, "classes": {}})
             answers.append({**of, "client": "client-0", "right": marks, "problems": list(range(len(marks)))})
     sizes = {"bytes_up": round(megabytes * 1e6), "bytes_down": round(2e6 * megabytes)}
-    metrics.append({"kind": "round", "round": 1, "seconds": 3.0, **sizes, "clients": {"client-0": {}}})
+    metrics.append({"kind": "round", "round": 1, "seconds": 3.0, **sizes, "clients": {"client-0": {"share": 1.0}}})
     for name, lines in (("metrics", metrics), ("answers", answers)):
         (cell.folder / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -386,7 +386,8 @@ def test_a_damaged_memory_of_the_server_goes_back_a_round(tmp_path):
     config = settings(tmp_path, aggregation__server_optimizer="momentum")
     whole = play(config)
     path = whole.folder / "adapters" / "0003" / "server_memory.safetensors"
-    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     again = play(config)
     assert again.result()["adapter_sha256"] == whole.result()["adapter_sha256"]
     assert [line["round"] for line in again.journal if line["event"] == "RESUMED"] == [2]

@@ -12,6 +12,7 @@ from fedgrpo.common.schema import split
 from fedgrpo.simulations.virtual import BUILTIN_POLICY
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
+from trl import GRPOTrainer
 
 IDS = torch.arange(20, 40).reshape(2, 10)
 
@@ -71,12 +72,22 @@ def test_a_smaller_rank_is_the_same_adapter_without_its_last_components(method):
     torch.testing.assert_close(logits(small.trainer.adapted.model), logits(large.trainer.adapted.model))
 
 
-def test_the_proximal_term_pulls_back_to_the_global_adapter():
-    """FedProx, by its gradient: after a step, mu (w - w_global) is added; a large mu keeps the delta short."""
-    lengths = []
-    for mu in (0.0, 1.0, 100.0):
-        model = make_model(make_config(train__prox=mu, train__steps_per_round=4, grpo__learning_rate=4e-3))
-        start = some_adapter(model.schema)
-        task = TrainTask(federation="f", round=1, attempt=1, adapter=start, position=0)
-        lengths.append(float(np.linalg.norm(make_learner(model).train(task).delta)))
-    assert lengths[0] > lengths[1] > lengths[2] > 0
+def test_the_proximal_term_is_that_of_the_paper(monkeypatch):
+    """FedProx: the loss rises by mu / 2 ||w - w_global||^2, its gradient by mu (w - w_global), for what trains alone."""
+    model = make_model(make_config(train__prox=3.0))
+    start, trainer = some_adapter(model.schema), model.trainer.trainer
+    task = TrainTask(federation="f", round=1, attempt=1, adapter=start, position=0)
+    with_term = make_learner(model).train(task).delta
+    monkeypatch.setattr(GRPOTrainer, "compute_loss", lambda *_: torch.zeros(()))
+    model.trainer.adapted.load(start.plus(np.full(model.schema.size, 0.5)))
+    loss = trainer.compute_loss(trainer.model.train(), {})
+    assert float(loss) == pytest.approx(3.0 / 2 * 0.25 * model.schema.size, rel=1e-4)
+    trainer.model.zero_grad()
+    loss.backward()
+    moved = [p for p in trainer.model.parameters() if p.grad is not None]
+    assert sum(p.numel() for p in moved) == model.schema.size
+    assert all(torch.allclose(p.grad, torch.tensor(1.5)) for p in moved)
+    assert float(trainer.compute_loss(trainer.model.eval(), {})) == 0
+    monkeypatch.undo()
+    without = make_learner(make_model(make_config())).train(task).delta
+    assert (with_term != without).any()
