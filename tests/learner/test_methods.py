@@ -73,7 +73,7 @@ def test_a_smaller_rank_is_the_same_adapter_without_its_last_components(method):
 
 
 def test_the_proximal_term_is_that_of_the_paper(monkeypatch):
-    """FedProx: the loss rises by mu / 2 ||w - w_global||^2, its gradient by mu (w - w_global), for what trains alone."""
+    """FedProx: the loss rises by mu / 2 ||w - w_global||^2, its gradient by mu (w - w_global), for what trains."""
     model = make_model(make_config(train__prox=3.0))
     start, trainer = some_adapter(model.schema), model.trainer.trainer
     task = TrainTask(federation="f", round=1, attempt=1, adapter=start, position=0)
@@ -81,7 +81,7 @@ def test_the_proximal_term_is_that_of_the_paper(monkeypatch):
     monkeypatch.setattr(GRPOTrainer, "compute_loss", lambda *_: torch.zeros(()))
     model.trainer.adapted.load(start.plus(np.full(model.schema.size, 0.5)))
     loss = trainer.compute_loss(trainer.model.train(), {})
-    assert float(loss) == pytest.approx(3.0 / 2 * 0.25 * model.schema.size, rel=1e-4)
+    assert float(loss.detach()) == pytest.approx(3.0 / 2 * 0.25 * model.schema.size, rel=1e-4)
     trainer.model.zero_grad()
     loss.backward()
     moved = [p for p in trainer.model.parameters() if p.grad is not None]
