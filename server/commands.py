@@ -155,7 +155,7 @@ def status(folder: FolderArgument, output: FormatOption = Format.text) -> None:
     """
     from .flower import Flower
     from .folder import ServerFolder
-    from .runs import RunStatus
+    from .run_status import RunStatus
     from .status_view import print_status
 
     made = ServerFolder.read(folder)
@@ -276,7 +276,7 @@ def _check_name(config: RunConfig, name: str) -> None:
 
 def _show(found: object, folder: Path, output: Format) -> None:
     from .folder import ServerFolder
-    from .runs import RunStatus, result_line
+    from .run_status import RunStatus, result_line
 
     assert isinstance(found, RunStatus)
     run_dir = ServerFolder.read(folder).runs / found.name

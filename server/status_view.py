@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..common.cli_options import plain
-from .runs import RunStatus
+from .run_status import RunStatus
 
 
 def print_status(runs: list[RunStatus], nodes: list[dict[str, Any]], trouble: str) -> None:

@@ -15,7 +15,7 @@ from fedgrpo.common.jsonl import append_line
 from fedgrpo.common.services import Service, check_ports, free_ports, supervise
 from fedgrpo.server.folder import Gateway, ServerFolder, ServerSettings, write_app
 from fedgrpo.server.gateway import gateway
-from fedgrpo.server.runs import RunStatus
+from fedgrpo.server.run_status import RunStatus
 from fedgrpo.server.store import Store
 from starlette.applications import Starlette
 from starlette.responses import Response

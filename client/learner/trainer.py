@@ -28,32 +28,14 @@ from trl import GRPOConfig, GRPOTrainer  # pyright: ignore[reportPrivateImportUs
 
 from ...common.adapter import Adapter
 from ...common.config import RunConfig
-from ...common.grpo_settings import GRPO
 from ...common.schema import AdapterSchema, Vector
 from .answers import final_answer, same_answer
+from .meter import Meter
 from .model import REFERENCE, AdaptedModel, lora_config
 from .rewards import Reward
 
 NOT_FOR_TRL = ("max_prompt_length", "lr_scheduler_type", "warmup_ratio", "kl_reference")
 """GRPO settings that are carried out here; all the others go to TRL as they are, under its own names."""
-
-EQUAL_REWARDS = 1e-6
-"""Rewards of a group that differ by no more than this are equal: float noise is no signal."""
-
-
-@dataclass(slots=True)
-class Meter:
-    """What a round adds up to: seconds by phase, and groups with and without signal."""
-
-    generate_s: float = 0.0
-    reward_s: float = 0.0
-    total_s: float = 0.0
-    groups: int = 0
-    effective_groups: int = 0
-    all_right: int = 0
-    """Groups without signal in which every completion is right, by the strict reading."""
-    all_wrong: int = 0
-    """... and in which none is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,20 +89,10 @@ class _FederatedTrainer(GRPOTrainer):
             rewards_per_func = super()._calculate_rewards(*args, **kwargs)
         finally:
             self.meter.reward_s += time.perf_counter() - start
-        effective = effective_groups(rewards_per_func, self.reward_weights, self.run_config.grpo)
-        self.meter.groups += len(effective)
-        self.meter.effective_groups += int(effective.sum())
-        self._count_alike(args[0], args[2], effective)
+        texts = [c if isinstance(c, str) else c[-1]["content"] for c in args[2]]
+        right = [same_answer(final_answer(t), row["answer"]) for t, row in zip(texts, args[0], strict=True)]
+        self.meter.count(rewards_per_func, self.reward_weights, right, self.run_config.grpo)
         return rewards_per_func
-
-    def _count_alike(self, inputs: list[dict[str, Any]], completions: list[Any], effective: torch.Tensor) -> None:
-        """Why groups had no signal: every completion was right, or none was."""
-        texts = [c if isinstance(c, str) else c[-1]["content"] for c in completions]
-        right = [same_answer(final_answer(t), row["answer"]) for t, row in zip(texts, inputs, strict=True)]
-        shares = torch.tensor(right, dtype=torch.float32).view(len(effective), -1).mean(dim=1)
-        alike = ~effective.cpu()
-        self.meter.all_right += int((alike & (shares == 1)).sum())
-        self.meter.all_wrong += int((alike & (shares == 0)).sum())
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -257,10 +229,7 @@ class LocalTrainer:
         metrics = {
             "reward/mean": mean("reward"),
             "reward/std": mean("reward_std"),
-            "groups/zero-variance-share": 1 - meter.effective_groups / meter.groups,
-            "groups/effective": float(meter.effective_groups),
-            "groups/all-right-share": meter.all_right / meter.groups,
-            "groups/all-wrong-share": meter.all_wrong / meter.groups,
+            **meter.signal(),
             "policy/kl": mean("kl"),
             "policy/entropy": mean("entropy"),
             "policy/grad-norm": mean("grad_norm"),
@@ -276,26 +245,6 @@ class LocalTrainer:
             for what in ("mean", "std"):
                 metrics[f"reward/{reward.name}/{what}"] = mean(f"rewards/{reward.name}/{what}")
         return metrics
-
-
-def effective_groups(rewards_per_func: torch.Tensor, weights: torch.Tensor, settings: GRPO) -> torch.Tensor:
-    """Which groups have an advantage: those whose rewards differ by more than float noise.
-
-    Args:
-        rewards_per_func: shape (B * G, F); NaN where a function returned None. A completion that no function scored
-            is left out of its group.
-
-    Returns:
-        Booleans of shape (B,).
-    """
-    weighted = rewards_per_func * weights.to(rewards_per_func)
-    if settings.multi_objective_aggregation == "sum_then_normalize":
-        scored = ~weighted.isnan().all(dim=1, keepdim=True)
-        weighted = torch.where(scored, weighted.nansum(dim=1, keepdim=True), torch.nan)
-    grouped = weighted.view(-1, settings.num_generations, weighted.shape[1])  # (B, G, F), or (B, G, 1) once summed
-    highest = grouped.nan_to_num(nan=-torch.inf).amax(dim=1)
-    lowest = grouped.nan_to_num(nan=torch.inf).amin(dim=1)
-    return (highest - lowest > EQUAL_REWARDS).any(dim=1)
 
 
 def trl_config(config: RunConfig, device: torch.device) -> GRPOConfig:

@@ -10,7 +10,7 @@ from ...common.config import RunConfig, load_scenario
 from ...common.errors import ConfigError
 from ...common.files import write_atomic
 from ...common.jsonl import Entry, read_lines
-from ...server.runs import is_busy
+from ...server.run_status import is_busy
 from .arms import is_local
 from .file import Study
 
