@@ -12,6 +12,8 @@ from math import isnan, nan
 from statistics import fmean
 from typing import Any
 
+ALIKE = "rewarded alike though not alike right"
+WORTH_SAYING = 0.015
 LITTLE_SIGNAL = 0.1
 """Below this share of groups whose rewards differ, a client gave no learning signal worth the name."""
 
@@ -54,20 +56,18 @@ def in_words(organisation: str, informative: float, all_right: float, all_wrong:
     """What a client's groups taught.
 
     >>> in_words("client-3", 0.04, 0.96, 0.0)
-    'client-3 gave no learning signal: 96 % of its groups were all right, 0 % all wrong'
-    >>> in_words("client-1", 0.38, 0.5, 0.1)
-    'client-1: 38 % of its groups were informative, 50 % all right, 10 % all wrong'
+    'client-3 gave no learning signal: of its groups, 96 % all right'
+    >>> in_words("client-1", 0.4, 0.5, 0.1)
+    'client-1: 40 % of its groups were informative, 50 % all right, 10 % all wrong'
     """
     if isnan(informative):
         return f"{organisation} does not tell how many of its groups were informative"
-    why = "" if isnan(all_right) else f"{all_right:.0%} all right, {all_wrong:.0%} all wrong"
+    parts = [(all_right, "all right"), (all_wrong, "all wrong"), (1 - informative - all_right - all_wrong, ALIKE)]
+    why = [f"{share:.0%} {what}".replace("%", " %") for share, what in parts if share >= WORTH_SAYING]
     if informative < LITTLE_SIGNAL:
-        rest = (
-            why.replace(" all right", " of its groups were all right", 1) or f"{informative:.0%} of its groups differ"
-        )
-        return f"{organisation} gave no learning signal: {rest}".replace("%", " %")
-    told = f"{organisation}: {informative:.0%} of its groups were informative"
-    return (f"{told}, {why}" if why else told).replace("%", " %")
+        told = f"{organisation} gave no learning signal: " + ("of its groups, " if why else "")
+        return told + (", ".join(why) or f"{informative:.0%} of its groups differ".replace("%", " %"))
+    return ", ".join([f"{organisation}: {informative:.0%} of its groups were informative".replace("%", " %"), *why])
 
 
 def signal_of(metrics: Mapping[str, float]) -> tuple[float, float, float]:
