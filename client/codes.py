@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..common.errors import (
     ConfigError,
     DataError,
+    DivergedError,
     FedGRPOError,
     LearnerGoneError,
     PolicyError,
@@ -17,6 +18,7 @@ CODES = {
     DataError: "data",
     RewardError: "reward",
     ProtocolError: "task",
+    DivergedError: "diverged",
     LearnerGoneError: "learner",
     FedGRPOError: "failed",
 }

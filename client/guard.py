@@ -51,6 +51,8 @@ class GuardedLearner:
         _check_place(task.federation, task.round)
         if not 0 <= task.position <= MAX_POSITION:
             raise ProtocolError("header", f"position {task.position} is in no shard")
+        if not 0 <= task.counted_round < task.round or not 0 <= task.counted_attempt <= policy.MAX_ATTEMPTS:
+            raise ProtocolError("header", f"round {task.counted_round} cannot have counted before round {task.round}")
         policy.check_round(self._config, task.round, task.attempt)
         update = self._learner.train(task)
         policy.check_groups(self._site.policy, update.num_examples)

@@ -73,9 +73,15 @@ def check_round(config: RunConfig, number: int, attempt: int) -> None:
 def check_size(policy: Policy, config: RunConfig, schema: AdapterSchema) -> None:
     """Refuse an adapter whose delta, packed, may have more bytes than may leave in a round."""
     trains = METHODS[config.aggregation.method].trains
-    most = max(most_bytes(schema.size_of(factors), config.compression.up) for factors in trains)
+    codec, share = config.compression.up, config.compression.top_share
+    most = max(most_bytes(schema.size_of(factors), codec, share) for factors in trains)
     if most > policy.max_bytes_per_round:
-        _refuse("adapter.rank", f"makes a delta of {most} bytes", "max-bytes-per-round", policy.max_bytes_per_round)
+        _refuse(
+            "adapter.rank",
+            f"with compression.up = {codec} makes a delta of {most} bytes",
+            "max-bytes-per-round",
+            policy.max_bytes_per_round,
+        )
 
 
 def metrics_that_leave(policy: Policy, reward_names: tuple[str, ...]) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from ..common import wire
 from ..common.adapter import Adapter
+from ..common.codecs import rounded
 from ..common.config import RunConfig
 from ..common.errors import PolicyError
 from .codes import code_of
@@ -25,7 +26,7 @@ def rehearse(site: Site, learner: Learner, config: RunConfig) -> Iterator[Leavin
     place = {"federation": "rehearsal", "round": 1, "attempt": 1, "nonce": "0" * 16, "position": 0, "last-refusal": ""}
     place |= {"counted-round": 0, "counted-attempt": 0}
     header = {**place, "schema-sha256": start.schema.sha256, "config-sha256": config.sha256}
-    task = wire.pack(header, array=wire.packed(start.vector, config.compression.down))
+    task = wire.pack(header, array=wire.packed(rounded(start.vector, config.compression.down), config.compression.down))
     evaluation = {"temperature": config.evaluation.temperature, "against": ""}
     for kind, answer in (
         ("query.join", lambda: joining(learner)),

@@ -13,6 +13,7 @@ the right one.
 from __future__ import annotations
 
 import logging
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ import numpy as np
 from ..common.adapter import clip_norm, l2_norm
 from ..common.codecs import rounded
 from ..common.config import RunConfig
+from ..common.errors import DivergedError
 from ..common.files import write_atomic
 from ..common.methods import METHODS
 from ..common.protocol import Capabilities, EvaluateTask, Evaluation, TrainTask, Update
@@ -29,9 +31,11 @@ from ..common.seeds import derived_seed
 from .learner import Learner
 
 LOGGER = logging.getLogger("fedgrpo.client")
-SHRINK = 0.98
+SHRINK, MOST_SHRINKS = 0.98, 1000
 KEPT_ROUNDS = 2
 """Rests of rounds before the last that counted are kept this long: a server may have to go back."""
+MOST_RESTS, MOST_FEDERATIONS = 12, 4
+"""... and no more than so many in all, whatever the server says."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,8 @@ class RoundingLearner:
     def train(self, task: TrainTask) -> Update:
         """Train a round; the delta is one that its codec can pack, no longer than `max_norm`."""
         update, settings = self.inner.train(task), self.config.compression
+        if not np.isfinite(update.delta).all():
+            raise DivergedError("the round ended with an adapter that is not finite; nothing leaves")
         if settings.up == "fp32":
             return replace(update, delta=clip_norm(update.delta, self.max_norm))
         schema, factors = task.adapter.schema, METHODS[self.config.aggregation.method].trains_in(task.round)
@@ -72,12 +78,13 @@ class RoundingLearner:
         """`wanted`, rounded. Rounding may lengthen a vector by a little: then it is shortened first."""
         settings, scaled = self.config.compression, wanted
         seed = derived_seed(self.config.federation.seed, "rounding", self.capabilities().organisation, task.round)
-        while True:
+        for _ in range(MOST_SHRINKS):
             generator = None if settings.error_feedback else np.random.default_rng(seed)
             sent = rounded(scaled, settings.up, top_share=settings.top_share, generator=generator)
             if l2_norm(sent) <= self.max_norm:
                 return sent
             scaled = scaled * np.float32(SHRINK)
+        return np.zeros_like(wanted)  # a limit that no number on the grid keeps
 
     def _rest(self, task: TrainTask) -> Vector:
         """What rounding took from our last delta that counted."""
@@ -94,11 +101,15 @@ class RoundingLearner:
         return rest
 
     def _keep(self, task: TrainTask, rest: Vector) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_atomic(self._file(task.federation, task.round, task.attempt), rest.astype("<f4", copy=False).tobytes())
-        for path in self.folder.glob(f"{task.federation}-*.rest"):
-            if int(path.stem.split("-")[-2]) < task.counted_round - KEPT_ROUNDS:
-                path.unlink(missing_ok=True)
+        new = self._file(task.federation, task.round, task.attempt)
+        new.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_atomic(new, rest.astype("<f4", copy=False).tobytes())
+        kept = sorted(new.parent.glob("*.rest"), key=lambda path: path.stat().st_mtime_ns)
+        old = [path for path in kept if int(path.stem.split("-")[0]) < task.counted_round - KEPT_ROUNDS]
+        for path in {*old, *kept[:-MOST_RESTS]} - {new}:
+            path.unlink(missing_ok=True)
+        for folder in sorted(self.folder.iterdir(), key=lambda path: path.stat().st_mtime_ns)[:-MOST_FEDERATIONS]:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _file(self, federation: str, number: int, attempt: int) -> Path:
-        return self.folder / f"{federation}-{number}-{attempt}.rest"
+        return self.folder / federation / f"{number}-{attempt}.rest"

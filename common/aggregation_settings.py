@@ -15,6 +15,11 @@ UP_CODECS = ("fp32", "bf16", "int8", "int4", "top-k")
 DOWN_CODECS = ("fp32", "bf16", "int8", "int4")
 
 
+def updates_needed(rule: str, hostile: int) -> int:
+    """Fewest updates with which a rule stands so many hostile clients."""
+    return {"multi-krum": 2 * hostile + 3, "trimmed-mean": 2 * hostile + 1}.get(rule, 1)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Aggregation:
     """How the server makes one update of many."""
@@ -74,6 +79,11 @@ class Aggregation:
         between("aggregation.server-epsilon", self.server_epsilon, 0.0, 1.0, "it must not be 0", open_low=True)
 
     def _check_method(self) -> None:
+        if self.server_optimizer != "sgd" and len(METHODS[self.method].trains) > 1:
+            raise ConfigError(
+                f"aggregation.server-optimizer is {self.server_optimizer} and aggregation.method is {self.method}: its "
+                "mean would move a factor in a round in which the clients hold it still. Use sgd, or another method."
+            )
         if METHODS[self.method].linear:
             return
         linear = ", ".join(name for name, method in METHODS.items() if method.linear)

@@ -94,7 +94,7 @@ def unpacked(data: bytes, size: int, codec: str) -> Vector:
             raise ProtocolError("array-type", f"there is no codec {codec[:20]!r}")
 
 
-def most_bytes(size: int, codec: str) -> int:
+def most_bytes(size: int, codec: str, top_share: float = 1.0) -> int:
     """No `packed` vector of this size has more bytes."""
     if codec == "fp32":
         return 4 * size
@@ -102,7 +102,7 @@ def most_bytes(size: int, codec: str) -> int:
         "bf16": 2 * size,
         "int8": size + BLOCK + math.ceil(size / BLOCK),
         "int4": size // 2 + BLOCK + math.ceil(size / BLOCK),
-        "top-k": 6 * size,
+        "top-k": 6 * math.ceil(top_share * size),
     }[codec]
     return raw + raw // 1000 + 64
 

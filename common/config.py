@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import cast
 
 from . import sections, settings
-from .aggregation_settings import Aggregation, Compression, Gate, Intake
+from .aggregation_settings import Aggregation, Compression, Gate, Intake, updates_needed
 from .errors import ConfigError
 from .grpo_settings import GRPO
 from .methods import METHODS
@@ -49,6 +49,37 @@ class RunConfig:
             raise ConfigError(
                 "gate.max-kl needs a KL to look at, and grpo.beta is 0. Set grpo.beta, or gate.max-kl = 0."
             )
+        self._check_aggregation()
+
+    def _check_aggregation(self) -> None:
+        method = METHODS[self.aggregation.method]
+        if "W" in method.holds and self.model.dtype != "float32":
+            raise ConfigError(
+                f"aggregation.method {self.aggregation.method} adds small numbers to the base's weights every round; "
+                f"model.dtype {self.model.dtype} rounds them away. Use float32, or another method."
+            )
+        cohort = self.federation.clients_per_round
+        needed = updates_needed(self.aggregation.rule, self.aggregation.hostile)
+        if 0 < cohort < needed:
+            raise ConfigError(
+                f"aggregation.rule {self.aggregation.rule} needs {needed} updates to stand {self.aggregation.hostile} "
+                f"hostile clients, and federation.clients-per-round is {cohort}."
+            )
+        if self.one_rank and any(
+            rank not in ("0", str(self.adapter.rank)) for rank in self.simulation.ranks.split(";")
+        ):
+            raise ConfigError(f"simulation.ranks is {self.simulation.ranks}, but all need one rank: {self.one_rank}.")
+
+    @property
+    def one_rank(self) -> str:
+        """Why all clients need the adapter's rank; empty where each may have a smaller one of its own."""
+        if not METHODS[self.aggregation.method].mixed_ranks:
+            return f"aggregation.method {self.aggregation.method} has no smaller ranks"
+        if self.aggregation.rule in ("trimmed-mean", "median"):
+            return f"by coordinate, as aggregation.rule {self.aggregation.rule} goes, padding would vote"
+        if self.compression.down in ("int8", "int4"):
+            return f"an adapter in blocks of compression.down {self.compression.down} cannot be cut to a smaller rank"
+        return ""
 
     @property
     def total_steps(self) -> int:

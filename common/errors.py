@@ -39,6 +39,10 @@ class PolicyError(FedGRPOError):
         self.key = key
 
 
+class DivergedError(FedGRPOError):
+    """Training ended with numbers that are none."""
+
+
 class LearnerGoneError(FedGRPOError):
     """The learner does not answer on its socket, or did not finish in time."""
 

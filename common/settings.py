@@ -118,7 +118,7 @@ class Lora:
                 "Set it to 1 or more (8 to 64 are usual)."
             )
         at_least("adapter.alpha", self.alpha, 1, "the adapter is scaled by alpha / rank, and 0 would switch it off")
-        between("adapter.tiny-size", self.tiny_size, 1, 1 << 20, "an adapter of no numbers trains nothing")
+        between("adapter.tiny-size", self.tiny_size, 1, 1024, "each number has a frozen matrix of its own per layer")
         if not self.target_modules.strip(" ,"):
             raise ConfigError("adapter.target-modules is empty. Name the layers to adapt, or all-linear.")
 

@@ -64,11 +64,12 @@ class Evaluator:
         temperature, before = self.config.evaluation.temperature, state.adapter.sha256
         if before not in self._known:  # a resumed run, or rounds between evaluations
             self._known = {before: self._ask(state.adapter, state, temperature, attempt=attempt)[0]}
-        found, _ = self._ask(candidate.adapter, candidate, temperature, against=before, attempt=attempt)
+        found, refused = self._ask(candidate.adapter, candidate, temperature, against=before, attempt=attempt)
         hostile = self.config.aggregation.hostile
         reason = objection(found, self._known[before], kls, self.config.gate, hostile)
         if not any(e.total.compared for e in found.values()):
             self._known = {}  # the clients have forgotten: they were started again
+            reason += f" ({', '.join(sorted(set(refused)))})" if refused else ""
         return Verdict(reason and f"the reward gate objects: {reason}", found)
 
     def note(self, state: State, found: Mapping[str, Evaluation], temperature: float | None = None) -> None:

@@ -8,8 +8,6 @@ accuracy, not a backdoor that leaves it alone.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import reduce
-from operator import add
 from statistics import median
 
 from ..common.aggregation_settings import Gate
@@ -38,16 +36,20 @@ def objection(
     heard = _heard({name: e.total for name, e in candidate.items() if e.total.compared}, hostile)
     if not heard:
         return "no client could compare the round's adapter with the one before"
-    total = reduce(add, heard.values())
-    low, high = paired_interval(total.compared, total.better, total.worse)
+    most = median(t.compared for t in heard.values())
+    parts = [
+        (min(1.0, most / t.compared), t) for t in heard.values()
+    ]  # nobody speaks for more problems than the median
+    compared = sum(part * t.compared for part, t in parts)
+    better, worse = sum(part * t.better for part, t in parts), sum(part * t.worse for part, t in parts)
+    low, high = paired_interval(compared, better, worse)
     if high < settings.min_gain:
-        change = (total.better - total.worse) / total.compared
-        interval = f"95 % interval {points(low)} to {points(high)}"
-        return f"held-out accuracy would change by {points(change)} on {total.compared} problems ({interval})"
-    before = [current[name].total for name in heard if name in current]
-    rise = _truncated(list(heard.values())) - _truncated(before) if before else 0.0
-    if rise > settings.max_truncation_rise:
-        return f"the share of truncated completions would rise by {points(rise)}"
+        change, interval = (better - worse) / compared, f"95 % interval {points(low)} to {points(high)}"
+        return f"held-out accuracy would change by {points(change)} on {compared:.0f} problems ({interval})"
+    both = [(heard[name], current[name].total) for name in heard if name in current]
+    rises = [now.truncated / now.problems - then.truncated / then.problems for now, then in both]
+    if rises and median(rises) > settings.max_truncation_rise:
+        return f"the median client's share of truncated completions would rise by {points(median(rises))}"
     return ""
 
 
@@ -55,7 +57,3 @@ def _heard(tallies: Mapping[str, Tally], hostile: int) -> dict[str, Tally]:
     ordered = sorted(tallies, key=lambda n: ((tallies[n].better - tallies[n].worse) / tallies[n].compared, n))
     left_out = min(hostile, (len(ordered) - 1) // 2)
     return {name: tallies[name] for name in ordered[left_out : len(ordered) - left_out]}
-
-
-def _truncated(tallies: Sequence[Tally]) -> float:
-    return sum(t.truncated for t in tallies) / sum(t.problems for t in tallies)

@@ -32,6 +32,7 @@ FAILURES = {
     "policy": "its policy does not allow this setting of the run",
     "learner": "its learner does not answer, or was not done in time",
     "reward": "one of its rewards failed",
+    "diverged": "its training ended with numbers that are not finite",
     "data": "something is wrong with its data",
     "config": "something is wrong with its own settings",
     "task": "it could not read the task; does it have the same version of fedgrpo?",
@@ -168,6 +169,9 @@ def _check_metrics(metrics: Mapping[str, float], examples: int) -> None:
     for name in ("groups/all-right-share", "groups/all-wrong-share"):
         if not 0 <= metrics.get(name, 0.0) <= 1:
             raise ProtocolError("metric-value", f"{name} is {metrics[name]:g}, no share")
+    for name in ("groups/effective", "tokens/total"):
+        if not metrics.get(name, 0.0).is_integer():
+            raise ProtocolError("metric-value", f"{name} is {metrics[name]:g}, no whole number")
     negative = [n for n in metrics if n.startswith(("seconds/", "tokens/", "completion/")) and metrics[n] < 0]
     if negative:
         raise ProtocolError("metric-value", f"{negative[0]} is negative")

@@ -12,15 +12,18 @@ import threading
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from ..common.adapter import Adapter
+from ..common.codecs import rounded
 from ..common.config import RunConfig
 from ..common.errors import ConfigError, FedGRPOError, RunError
 from ..common.jsonl import read_lines
+from ..common.schema import AdapterSchema
 from .evaluation import Evaluator
 from .events import show_plain_lines
 from .exchange import Courier
@@ -71,10 +74,16 @@ def run_federation(grid: Grid, config: RunConfig) -> None:
         if known:
             store.log("RESUMED", round=known.round)
         name = f"fed-{secrets.token_hex(4)}"
-        state = known or store.create(config, name, Adapter.initial(terms.schema), terms.base_model_sha256)
+        state = known or store.create(config, name, first_adapter(config, terms.schema), terms.base_model_sha256)
         courier = Courier(grid, config.federation, stop.check)
         rounds = Rounds(courier, config, store, roster, Evaluator(courier, config, store, roster))
         _play_all(rounds, state, config, store)
+
+
+def first_adapter(config: RunConfig, schema: AdapterSchema) -> Adapter:
+    """The adapter before the first round, rounded as it travels."""
+    start = Adapter.initial(schema)
+    return replace(start, vector=rounded(start.vector, config.compression.down))
 
 
 def run_folder(config: RunConfig) -> Path:

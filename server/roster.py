@@ -20,7 +20,6 @@ from ..common import wire
 from ..common.config import RunConfig
 from ..common.errors import ConfigError, PeerFailedError, ProtocolError, RunError
 from ..common.jsonl import read_lines
-from ..common.methods import METHODS
 from ..common.protocol import WEIGHT_METRICS, Capabilities, run_schema
 from ..common.schema import AdapterSchema
 from ..common.seeds import derived_seed
@@ -156,8 +155,8 @@ class Roster:
         if self._terms is None and came >= settings.min_clients:
             lines.append(
                 "No adapter and base model is meant by more than half of them, with the rank, alpha, seed and method "
-                "of this run. Every client needs the same model and run configuration; a smaller rank of its own only "
-                "where aggregation.method allows it."
+                "of this run. Every client needs the same model and run configuration, and this rank: "
+                f"{self._config.one_rank or 'or a smaller one of its own'}."
             )
         return " ".join([*lines, *self._reasons.values()])
 
@@ -181,7 +180,7 @@ class Roster:
 
     def _fits(self, own: AdapterSchema, whole: AdapterSchema) -> bool:
         """Whether a client's adapter is the federation's, or the same at a smaller rank where that is allowed."""
-        if own.rank != whole.rank and not METHODS[self._config.aggregation.method].mixed_ranks:
+        if own.rank != whole.rank and self._config.one_rank:
             return False
         try:
             return own.sha256 == whole.at_rank(own.rank).sha256
@@ -199,7 +198,7 @@ class Roster:
         elif member.base_model_sha256 != terms.base_model_sha256:
             self._turn_away(node, f"{name}'s base model has other weights or another tokenizer than the federation's")
         elif missing := self._kept_back(member):
-            self._turn_away(node, f"{name} keeps back {missing}, which aggregation.weights needs")
+            self._turn_away(node, f"{name} keeps back {missing}, which aggregation.weights or gate.max-kl needs")
         elif member.tokens_per_second < self._config.federation.min_tokens_per_second:
             least = self._config.federation.min_tokens_per_second
             self._turn_away(
@@ -217,6 +216,7 @@ class Roster:
     def _kept_back(self, member: Capabilities) -> str:
         """Metrics that the weights need and this member's policy keeps back."""
         needed = WEIGHT_METRICS.get(self._config.aggregation.weights, ())
+        needed += ("policy/kl",) if self._config.gate.max_kl else ()
         return ", ".join(name for name in needed if name not in member.metrics)
 
     def _turn_away(self, node: int, reason: str) -> None:

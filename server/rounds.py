@@ -11,14 +11,15 @@ import time
 from dataclasses import dataclass, field, replace
 from statistics import median
 
+import numpy as np
 from flwr.app import RecordDict
 
 from ..common import wire
 from ..common.adapter import l2_norm
+from ..common.aggregation_settings import updates_needed
 from ..common.config import RunConfig
 from ..common.errors import ProtocolError, RunError
 from ..common.schema import AdapterSchema
-from .aggregation import rules
 from .aggregation.products import Contribution
 from .aggregation.step import clip_factors, next_adapter, step_factors
 from .aggregation.weights import KEPT_ROUNDS, raw_weight, shares
@@ -83,6 +84,10 @@ class Rounds:
             reason = self._collect(state, this)
             if not reason:
                 done, metrics = self._stepped(state, this)
+                if not np.isfinite(done.adapter.vector).all():
+                    raise RunError(
+                        f"Round {this.number}'s adapter is not finite, and was not committed. Smaller steps?"
+                    )
                 kls = [t.metrics["policy/kl"] for t in this.taken.values() if "policy/kl" in t.metrics]
                 found = self.evaluator.judge(state, done, this.attempt, kls) if self.config.gate.enabled else None
                 reason = found.reason if found else ""
@@ -120,8 +125,11 @@ class Rounds:
         for reply in self.courier.ask(messages, "train", f"{this.number}.{this.attempt}"):
             self._take(state, this, names[reply.node], reply)
         settings = self.config.aggregation
+        weighed = sum(taken.weight > 0 for taken in this.taken.values())
+        for_rule = updates_needed(settings.rule, settings.hostile)
         needed = self.config.federation.updates_needed(len(this.cohort))
-        needed = max(needed, rules.updates_needed(settings.rule, settings.hostile))
+        if len(this.taken) >= needed and 0 < weighed < for_rule:
+            return f"{weighed} updates had a weight, {for_rule} are needed by aggregation.rule = {settings.rule}"
         if len(this.taken) >= needed:
             return ""
         detail = ", ".join(f"{name} {code}" for name, code in sorted(this.refused.items()))
@@ -151,10 +159,10 @@ class Rounds:
         """(the state after this round, its metrics)."""
         settings, taken = self.config.aggregation, this.taken
         weights = shares({n: t.weight for n, t in taken.items()}, settings.max_share, settings.min_share)
-        norms = {name: t.norm for name, t in taken.items()}
-        median_norm = float(median(norms.values()))
-        clips = clip_factors(norms, self.config.intake.clip_to_median * (state.median_norm or median_norm))
         factors = step_factors(weights, {name: t.steps for name, t in taken.items()})
+        norms = {name: t.norm * factors[name] for name, t in taken.items()}  # as they count
+        median_norm = float(median([norm for norm in norms.values() if norm > 0] or [state.median_norm]))
+        clips = clip_factors(norms, self._longest(state.median_norm or median_norm))
         given = {
             name: Contribution(
                 weights[name],
@@ -173,7 +181,7 @@ class Rounds:
             round=this.number,
             adapter=step.adapter,
             positions={**state.positions, **used},
-            counted={**state.counted, **dict.fromkeys(taken, (this.number, this.attempt))},
+            counted={**state.counted, **{n: (this.number, this.attempt) for n in taken if step.shares[n] > 0}},
             rewards={**state.rewards, **rewards},
             median_norm=median_norm,
             memory=step.memory,
@@ -202,6 +210,12 @@ class Rounds:
             },
         }
         return done, metrics
+
+    def _longest(self, median_norm: float) -> float:
+        """Longest delta that counts in full."""
+        settings = self.config.intake
+        of_median = settings.clip_to_median * median_norm
+        return min(settings.max_delta_norm, of_median) if of_median else settings.max_delta_norm
 
     def _commit(self, state: State, done: State, this: Attempt, metrics: dict[str, object]) -> None:
         self.roster.strikes.update(this.strikes)

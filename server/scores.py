@@ -64,7 +64,7 @@ def score(tally: Tally) -> Score:
     )
 
 
-def paired_interval(n: int, gained: int, lost: int) -> tuple[float, float]:
+def paired_interval(n: float, gained: float, lost: float) -> tuple[float, float]:
     r"""95 % interval of a difference of two paired proportions (Agresti & Min 2005, doi:10.1002/sim.1781).
 
         d = (b - c) / (n + 2),   se = sqrt((b + c) - (b - c)^2 / (n + 2)) / (n + 2),

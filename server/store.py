@@ -56,7 +56,7 @@ class State:
     rewards: dict[str, tuple[float, ...]] = field(default_factory=dict[str, tuple[float, ...]])
     """Each organisation's mean rewards in its last rounds that counted, where it tells them."""
     median_norm: float = 0.0
-    """Median length of the deltas of the last committed round; 0 before the first."""
+    """Median length of the deltas, none of them zero, of the last committed round; 0 before the first."""
     memory: Memory = field(default_factory=dict[str, npt.NDArray[np.float64]])
     """What the server's optimizer, and rounding, carry from round to round."""
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 LOGGER = logging.getLogger("fedgrpo.client.progress")
 SAMPLES_PER_CLIENT = 3
 SAMPLES = "samples.jsonl"
-KEYS = {SAMPLES: ("round", "client", "question"), ANSWERS: ("round", "decoding", "client")}
+KEYS = {SAMPLES: ("round", "attempt", "client", "question"), ANSWERS: ("round", "attempt", "decoding", "client")}
 """File of a run folder -> what makes a line of it another one."""
 
 
@@ -50,7 +50,7 @@ class Reporter(Watcher):
 
         The completions are always those of the first problems: none is chosen.
         """
-        who = {"round": task.round, "client": self._organisation}
+        who = {"round": task.round, "attempt": task.attempt, "client": self._organisation}
         decoding = "sampled" if task.temperature else "greedy"
         right = "".join(str(int(answer.strict)) for answer in now)
         _keep(ANSWERS, {**who, "decoding": decoding, "right": right, "problems": list(self._held_out)})
@@ -127,4 +127,4 @@ def _keep(name: str, line: Mapping[str, Any]) -> None:
 
 
 def _key(name: str, line: Mapping[str, object]) -> tuple[object, ...]:
-    return tuple(line[part] for part in KEYS[name])
+    return tuple(line.get(part, 0) for part in KEYS[name])

@@ -93,7 +93,8 @@ class Run:
     def outcomes(self, decoding: str) -> dict[int, bool]:
         """Which of the held-out problems were answered right in the last evaluation, strictly, by their index.
 
-        Empty where the clients were real ones: they give out counts alone.
+        Empty where the clients were real ones: they give out counts alone. Where the reward gate had a round tried
+        again, the answers of the last attempt stand, which is the one that was committed.
         """
         last = self.config.federation.rounds
         lines: list[Line] = read_lines(self.folder / ANSWERS)

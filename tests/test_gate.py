@@ -49,6 +49,14 @@ def test_a_few_liars_neither_pass_a_bad_round_nor_void_a_good_one():
     assert says({"a": told(9, 2)}, hostile=3) == ""  # one is always heard
 
 
+def test_nobody_decides_by_claiming_many_problems():
+    huge = Tally(problems=10**10, truncated=10**10, compared=10**10)
+    claims = {**{name: told(3, 2) for name in "abcdefg"}, "liar": Evaluation(total=huge)}
+    assert says(claims, {name: told(0, 0) for name in claims}, hostile=2) == ""
+    drowned = {**{name: told(2, 20) for name in "abcdefg"}, "liar": Evaluation(total=huge)}
+    assert "would change" in says(drowned, hostile=2)
+
+
 def test_truncation_and_kl_are_wires_of_their_own():
     runaway = of(a=told(9, 5, truncated=60), b=told(9, 5, truncated=50))
     assert "truncated" in says(runaway)

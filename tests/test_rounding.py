@@ -8,6 +8,7 @@ from federation import metrics
 from fedgrpo.client.rounding import RoundingLearner
 from fedgrpo.common.adapter import Adapter, l2_norm
 from fedgrpo.common.config import RunConfig
+from fedgrpo.common.errors import DivergedError
 from fedgrpo.common.protocol import Capabilities, TrainTask, Update
 from fedgrpo.common.schema import AdapterSchema, Module, split
 
@@ -60,7 +61,7 @@ def test_over_the_rounds_what_was_sent_is_what_was_learned(tmp_path, codec):
         sent += learner(tmp_path, fake, compression__up=codec).train(task(number, counted)).delta
         counted = (number, 1)
     learned = np.sum([fake.delta(n).astype(np.float64) for n in range(1, 13)], axis=0)
-    rest = np.fromfile(tmp_path / "fed-1-12-1.rest", dtype="<f4")
+    rest = np.fromfile(tmp_path / "fed-1" / "12-1.rest", dtype="<f4")
     np.testing.assert_allclose(sent + rest, learned, atol=1e-4)
     assert np.linalg.norm(rest) > 0
 
@@ -87,7 +88,7 @@ def test_a_void_attempt_is_forgotten_and_a_repeated_one_is_the_same(tmp_path):
 def test_a_lost_or_damaged_rest_costs_that_rest_only(tmp_path, caplog):
     own = learner(tmp_path, compression__up="int4")
     fresh = own.train(task(2)).delta
-    (tmp_path / "fed-1-1-1.rest").write_bytes(b"damaged!")
+    (tmp_path / "fed-1" / "1-1.rest").write_bytes(b"damaged!")
     assert (own.train(task(2, (1, 1))).delta == fresh).all()
     assert "lost" in caplog.text
 
@@ -96,7 +97,7 @@ def test_rests_of_long_ago_are_cleared_away(tmp_path):
     own = learner(tmp_path, compression__up="int8")
     for number in range(1, 9):
         own.train(task(number, (number - 1, 1) if number > 1 else (0, 0)))
-    assert sorted(p.name for p in tmp_path.iterdir()) == [f"fed-1-{n}-1.rest" for n in range(5, 9)]
+    assert sorted(p.name for p in (tmp_path / "fed-1").iterdir()) == [f"{n}-1.rest" for n in range(5, 9)]
 
 
 def test_the_rest_of_a_factor_waits_for_its_turn(tmp_path):
@@ -108,7 +109,7 @@ def test_the_rest_of_a_factor_waits_for_its_turn(tmp_path):
         trained = "B" if number % 2 else "A"
         assert all(part.any() == (factor == trained) for (_, factor), part in split(BOTH, delta).items())
         sent += delta
-    rest = np.fromfile(tmp_path / "fed-1-4-1.rest", dtype="<f4")
+    rest = np.fromfile(tmp_path / "fed-1" / "4-1.rest", dtype="<f4")
     np.testing.assert_allclose(sent + rest, sum(fake.delta(n).astype(np.float64) for n in range(1, 5)), atol=1e-4)
 
 
@@ -118,3 +119,17 @@ def test_what_is_sent_is_never_longer_than_allowed(tmp_path, codec):
     for number in range(1, 4):
         sent = own.train(task(number, (number - 1, 1) if number > 1 else (0, 0))).delta
         assert 1.0 < l2_norm(sent) <= 2.0 * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("codec", ["fp32", "bf16", "int8", "int4", "top-k"])
+def test_a_delta_that_is_not_finite_ends_the_round_and_not_the_learner(tmp_path, codec):
+    own = learner(tmp_path, Fake(scale=np.nan), limit=2.0, compression__up=codec)
+    with pytest.raises(DivergedError):
+        own.train(task(1))
+
+
+def test_a_server_that_never_counts_anything_fills_no_disk(tmp_path):
+    own = learner(tmp_path, compression__up="int8")
+    for number in range(1, 30):
+        own.train(task(number))
+    assert len(list((tmp_path / "fed-1").iterdir())) == 12

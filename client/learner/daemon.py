@@ -69,6 +69,11 @@ class DoesJobs(Protocol):
         """What a result depends on besides the request: results of another identity are not taken from the cache."""
         ...
 
+    @property
+    def task_bytes(self) -> int:
+        """Bytes of the adapter that comes with each task; 0 where that is not known yet."""
+        ...
+
     def do(self, job: Job) -> Frame:
         """Do a job."""
         ...
@@ -123,9 +128,10 @@ def prepare_folder(site: Site) -> None:
 
 
 def _application(desk: Desk, learner: DoesJobs) -> Starlette:
-    started, limit = time.time(), MAX_FIELDS_BYTES + learner.site.policy.max_bytes_per_round
+    started, usual = time.time(), MAX_FIELDS_BYTES + learner.site.policy.max_bytes_per_round
 
     async def submit(request: Request) -> Response:
+        limit = max(usual, MAX_FIELDS_BYTES + learner.task_bytes)
         try:
             body = await asyncio.wait_for(read_body(request, limit), BODY_TIMEOUT_S)
             if body is None:

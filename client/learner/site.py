@@ -93,6 +93,11 @@ class SiteLearner:
         return digest.hexdigest()
 
     @property
+    def task_bytes(self) -> int:
+        """Bytes of the adapter that comes with each task of the run that is set up; 0 where none is."""
+        return 4 * self._model.schema.size if self._model is not None else 0
+
+    @property
     def schema(self) -> Any:
         """The adapter of the run that is set up."""
         assert self._model is not None

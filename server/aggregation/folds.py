@@ -79,6 +79,10 @@ def fold_svd(current: Adapter, given: Sequence[Contribution], holders: bool) -> 
         u, s, vt = products.total(module).truncated(schema.rank)
         a, b = np.zeros(schema.shape(module, "A")), np.zeros(schema.shape(module, "B"))
         a[: len(s)], b[:, : len(s)] = vt * ROW_NORM, u * (s / ROW_NORM)
+        if len(s) < schema.rank:  # rows at right angles to these, so that every component can still be trained
+            whole, _ = np.linalg.qr(np.concatenate([vt, current.lora(module)[0].astype(np.float64)]).T)
+            spare = whole.T[len(s) : schema.rank]
+            a[len(s) : len(s) + len(spare)] = spare * ROW_NORM
         parts[module.name, "A"], parts[module.name, "B"] = a, b
     return Adapter.from_parts(schema, parts)
 

@@ -91,11 +91,6 @@ BY_COORDINATE: Mapping[str, Callable[[Wide, int], Wide]] = MappingProxyType(
 """Rules that take the place of the mean. Clients with a weight count alike in them."""
 
 
-def updates_needed(rule: str, hostile: int) -> int:
-    """Fewest updates with which a rule stands so many hostile clients."""
-    return {"multi-krum": 2 * hostile + 3, "trimmed-mean": 2 * hostile + 1}.get(rule, 1)
-
-
 def by_coordinate(rule: str, deltas: Sequence[Slices], factors: Wide, hostile: int) -> Wide:
     """A rule's move, shape (size,), of the deltas times their factors, read in blocks."""
     found = np.empty(deltas[0].size)

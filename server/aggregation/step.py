@@ -73,8 +73,8 @@ def step_factors(shares: Mapping[str, float], steps: Mapping[str, int]) -> dict[
 
 
 def clip_factors(norms: Mapping[str, float], limit: float) -> dict[str, float]:
-    """What scales longer deltas down to a length; 0 does not limit it."""
-    return {name: limit / norm if 0 < limit < norm else 1.0 for name, norm in norms.items()}
+    """What scales longer deltas down to a length."""
+    return {name: limit / norm if norm > limit else 1.0 for name, norm in norms.items()}
 
 
 def _chosen(contributions: list[Contribution], settings: Aggregation) -> list[Contribution]:

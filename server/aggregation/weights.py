@@ -8,6 +8,7 @@ from statistics import fmean
 
 from ...common.protocol import Update
 
+NEGLIGIBLE = 1e-6
 KEPT_ROUNDS = 5
 """Rounds of its own mean reward that a client's relative gain is measured against."""
 
@@ -44,9 +45,11 @@ def shares(weights: Mapping[str, float], max_share: float, min_share: float = 0.
 
         share_k = min(max(c * w_k, min_share), max_share), with the c for which they sum to 1
 
-    A client without weight has no share. All zero where every weight is zero.
+    A client without weight has no share, nor has one with less than a millionth of the largest weight. All are
+    zero where every weight is zero.
     """
-    counted = {name: weights[name] for name in sorted(weights) if weights[name] > 0}
+    largest = max(weights.values(), default=0.0)
+    counted = {name: weights[name] for name in sorted(weights) if weights[name] > NEGLIGIBLE * largest}
     if not counted:
         return dict.fromkeys(weights, 0.0)
     high, low = max(max_share, 1 / len(counted)), min(min_share, 1 / len(counted))
