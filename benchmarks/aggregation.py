@@ -1,4 +1,4 @@
-"""What aggregation costs, beside what others do for the same result. Ratios are of one run, on one thread.
+"""What aggregation costs, beside what others do for the same result. Ratios are of one run, in CPU seconds of one thread.
 
     python benchmarks/aggregation.py            a minute or two
     python benchmarks/aggregation.py --quick
@@ -61,13 +61,13 @@ QUICK = Size(clients=16, layers=3, width=512, svd_clients=8, rank=8)
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """The median of a few repetitions, after one that does not count."""
+    """CPU seconds of one thread, the median of a few repetitions after one that does not count."""
     work()
     found = []
     for _ in range(REPEATS):
-        start = time.perf_counter()
+        start = time.process_time()
         work()
-        found.append(time.perf_counter() - start)
+        found.append(time.process_time() - start)
     return statistics.median(found)
 
 
@@ -161,7 +161,7 @@ def fold(size: Size, table: Table) -> tuple[dict[str, float], dict[str, float]]:
             for n in (few, size.clients)
         }
     what = f"{size.clients} clients x {schema.size / 1e6:.1f} M"
-    table.add_row(f"mean of {what}, s", f"{own_s:.3f}", f"{flower_s:.3f} (Flower)", f"{flower_s / own_s:.1f}")
+    table.add_row(f"mean of {what}, CPU s", f"{own_s:.3f}", f"{flower_s:.3f} (Flower)", f"{flower_s / own_s:.1f}")
     for n in (few, size.clients):
         mine_mb, theirs_mb = memory[f"ours_{n}_clients_mb"], memory[f"flower_{n}_clients_mb"]
         table.add_row(
@@ -188,15 +188,15 @@ def svd(size: Size, table: Table) -> tuple[dict[str, float], dict[str, float]]:
         u, s, vt = np.linalg.svd(sum(share * (b @ a) for b, a in factors), full_matrices=False)
         return u[:, : size.rank], s[: size.rank], vt[: size.rank]
 
-    start = time.perf_counter()
+    start = time.process_time()
     u, s, vt = dense()
-    dense_s = time.perf_counter() - start
+    dense_s = time.process_time() - start
     found_u, found_s, found_vt = small()
     exact = (u * s) @ vt
     gap = float(np.linalg.norm((found_u * found_s) @ found_vt - exact) / np.linalg.norm(exact))
     assert gap < 1e-5
     small_s = seconds(small)
-    what = f"svd of {size.svd_clients} clients, d = {size.width}, rank {size.rank}, s"
+    what = f"svd of {size.svd_clients} clients, d = {size.width}, rank {size.rank}, CPU s"
     table.add_row(what, f"{small_s:.3f}", f"{dense_s:.2f} (dense SVD)", f"{dense_s / small_s:.0f}")
     return {"svd_dense_to_ours": dense_s / small_s}, {"svd_s": small_s, "dense_svd_s": dense_s, "svd_difference": gap}
 
@@ -217,10 +217,12 @@ def methods(table: Table) -> dict[str, float]:
             for k in range(16)
         }
         given = {n: Contribution(1 / 16, 1.0, schema, Adapter.from_parts(schema, p).vector) for n, p in parts.items()}
-        began = time.perf_counter()
+        began = time.process_time()
         step = next_adapter(start, {}, given, Aggregation(method=name))
-        found[f"{name}_step_s"] = time.perf_counter() - began
-        table.add_row(f"{name}: step of 16 clients, s", f"{found[f'{name}_step_s']:.3f}", f"error {step.error:.1e}", "")
+        found[f"{name}_step_s"] = time.process_time() - began
+        table.add_row(
+            f"{name}: step of 16 clients, CPU s", f"{found[f'{name}_step_s']:.3f}", f"error {step.error:.1e}", ""
+        )
     return found
 
 

@@ -23,7 +23,7 @@ from ...common.methods import METHODS
 from ...common.schema import Key, split
 from .products import Contribution, Products, Slices, Wide, component_weights
 
-BLOCK, AT_ONCE = 1 << 15, 8
+BLOCK, AT_ONCE = 1 << 16, 8
 """Coordinates and vectors summed at a time: few enough for a processor's cache."""
 ROW_NORM = 3**-0.5
 """Norm of a row of A when training begins (uniform in +-1/sqrt(in)); the SVD's rows are given the same."""
