@@ -1,4 +1,4 @@
-"""What aggregation costs, beside what others do for the same result. Ratios are of one run, in CPU seconds of one thread.
+"""What aggregation costs, beside what others do for the same result. CPU seconds of one thread, ratios of one run.
 
     python benchmarks/aggregation.py            a minute or two
     python benchmarks/aggregation.py --quick
