@@ -36,7 +36,7 @@ class FakeLearner:
     """Does jobs in a few steps, and notes each in a file, which outlives the process."""
 
     def __init__(self, own, folder, step_s=0.0):
-        self.site, self.ready, self.identity = own, True, "one"
+        self.site, self.ready, self.identity, self.task_bytes = own, True, "one", 0
         self._folder, self._step_s = folder, step_s
 
     def do(self, job):
