@@ -36,18 +36,15 @@ def objection(
     heard = _heard({name: e.total for name, e in candidate.items() if e.total.compared}, hostile)
     if not heard:
         return "no client could compare the round's adapter with the one before"
-    most = median(t.compared for t in heard.values())
-    parts = [
-        (min(1.0, most / t.compared), t) for t in heard.values()
-    ]  # nobody speaks for more problems than the median
+    most = median(t.compared for t in heard.values())  # nobody speaks for more problems than the median client
+    parts = [(min(1.0, most / t.compared), t) for t in heard.values()]
     compared = sum(part * t.compared for part, t in parts)
     better, worse = sum(part * t.better for part, t in parts), sum(part * t.worse for part, t in parts)
     low, high = paired_interval(compared, better, worse)
     if high < settings.min_gain:
         change, interval = (better - worse) / compared, f"95 % interval {points(low)} to {points(high)}"
         return f"held-out accuracy would change by {points(change)} on {compared:.0f} problems ({interval})"
-    both = [(heard[name], current[name].total) for name in heard if name in current]
-    rises = [now.truncated / now.problems - then.truncated / then.problems for now, then in both]
+    rises = [_truncated(heard[name]) - _truncated(current[name].total) for name in heard if name in current]
     if rises and median(rises) > settings.max_truncation_rise:
         return f"the median client's share of truncated completions would rise by {points(median(rises))}"
     return ""
@@ -57,3 +54,8 @@ def _heard(tallies: Mapping[str, Tally], hostile: int) -> dict[str, Tally]:
     ordered = sorted(tallies, key=lambda n: ((tallies[n].better - tallies[n].worse) / tallies[n].compared, n))
     left_out = min(hostile, (len(ordered) - 1) // 2)
     return {name: tallies[name] for name in ordered[left_out : len(ordered) - left_out]}
+
+
+def _truncated(tally: Tally) -> float:
+    """Share of completions that were cut off. Intake takes no tally without a problem."""
+    return tally.truncated / tally.problems
