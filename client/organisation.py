@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 
 from ..common import sections
+from ..common.backend_settings import Backend
 from ..common.checks import at_least, between, one_of
 from ..common.errors import ConfigError
 
@@ -92,13 +93,10 @@ class Model:
     """Pins weights, tokenizer and chat template. `fedgrpo client check` prints it."""
     device: str = "auto"
     """`auto` takes a GPU if there is one; `cpu`; `cuda`, or `cuda:1`."""
-    backend: str = "transformers"
-    """What generates completions."""
     rank: int = 0
     """Rank of this organisation's own adapter, where it is to be smaller than the federation's; 0 takes that one."""
 
     def __post_init__(self) -> None:
-        one_of("model.backend", self.backend, ("transformers",))
         at_least("model.rank", self.rank, 0, "0 takes the federation's")
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
             raise ConfigError(f"model.device is {self.device!r}. Use auto, cpu, cuda or cuda:1.")
@@ -199,6 +197,7 @@ class Organisation:
     prompt: Prompt = field(default_factory=Prompt)
     rewards: Rewards = field(default_factory=Rewards)
     model: Model = field(default_factory=Model)
+    backend: Backend = field(default_factory=Backend)
     learner: LearnerSettings = field(default_factory=LearnerSettings)
     flower: Flower = field(default_factory=Flower)
     policy: Policy = field(default_factory=Policy)

@@ -56,13 +56,19 @@ def _application() -> typer.Typer:
     return cli
 
 
-VersionOption = typer.Option("--version", help="Print the version and end.")  # pyright: ignore[reportUnknownMemberType]
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+
+
+VersionOption = typer.Option(  # pyright: ignore[reportUnknownMemberType]
+    "--version", help="Print the version and end.", callback=_print_version, is_eager=True
+)
 
 
 def _root(version: Annotated[bool, VersionOption] = False) -> None:
-    if version:
-        print(__version__)
-        raise typer.Exit
+    """The options of `fedgrpo` itself."""
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from typing import cast
 
 from . import sections, settings
 from .aggregation_settings import Aggregation, Compression, Gate, Intake, updates_needed
+from .backend_settings import Backend
 from .errors import ConfigError
 from .grpo_settings import GRPO
 from .methods import METHODS
@@ -35,6 +36,7 @@ class RunConfig:
     compression: Compression = field(default_factory=Compression)
     gate: Gate = field(default_factory=Gate)
     evaluation: settings.Evaluation = field(default_factory=settings.Evaluation)
+    backend: Backend = field(default_factory=Backend)
     simulation: settings.Simulation = field(default_factory=settings.Simulation)
     output: settings.Output = field(default_factory=settings.Output)
 

@@ -8,6 +8,8 @@ from .checks import at_least, between, one_of
 from .errors import ConfigError
 
 LOSS_TYPES = ("grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo")
+OPTIMIZERS = ("adamw_torch_fused", "adamw_torch", "adamw_8bit", "paged_adamw_8bit")
+"""The last two need bitsandbytes and a GPU."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +44,9 @@ class GRPO:
     importance_sampling_level: str = "token"
     multi_objective_aggregation: str = "sum_then_normalize"
     num_iterations: int = 1
+    off_policy_mask_threshold: float = 0.0
+    """Leaves out completions below the group's mean that have drifted further from the sampler than this, in nats per
+    token (DeepSeek-V3.2, arXiv:2512.02556); 0 leaves out none."""
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
@@ -50,6 +55,7 @@ class GRPO:
     weight_decay: float = 0.0
     adam_beta1: float = 0.9
     adam_beta2: float = 0.99
+    optim: str = "adamw_torch_fused"
 
     @property
     def prompts_per_step(self) -> int:
@@ -127,9 +133,11 @@ class GRPO:
             self.multi_objective_aggregation,
             ("sum_then_normalize", "normalize_then_sum"),
         )
+        at_least("grpo.off-policy-mask-threshold", self.off_policy_mask_threshold, 0.0, "0 leaves out none")
         between("grpo.num-iterations", self.num_iterations, 1, 1000, "each batch is used at least once")
 
     def _check_optimizer(self) -> None:
+        one_of("grpo.optim", self.optim, OPTIMIZERS)
         between(
             "grpo.learning-rate",
             self.learning_rate,

@@ -152,13 +152,14 @@ HARMLESS = {
     "train.prox": "acts on the loss alone",
 }
 """Why a setting that acts on the client needs no limit of its own. Other GRPO settings act on the loss alone."""
-SERVER_ONLY = ("simulation.", "output.", "intake.", "aggregation.", "federation.", "gate.")
+SERVER_ONLY = ("simulation.", "backend.", "output.", "intake.", "aggregation.", "federation.", "gate.")
 LOSS_ONLY = {
     f"grpo.{name}"
     for name in (
         "lr-scheduler-type", "warmup-ratio", "beta", "kl-reference", "epsilon", "epsilon-high", "loss-type",
         "scale-rewards", "importance-sampling-level", "multi-objective-aggregation", "num-iterations", "temperature",
         "top-p", "top-k", "mask-truncated-completions", "max-grad-norm", "weight-decay", "adam-beta1", "adam-beta2",
+        "optim", "off-policy-mask-threshold",
     )
 }  # fmt: skip
 

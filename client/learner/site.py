@@ -70,7 +70,7 @@ class SiteLearner:
             return Frame({})
         if frame.fields.get("policy", "") not in ("", self.site.policy_sha256):
             raise ConfigError(f"The policy in {self.site.file} has changed since the learner started. Start it again.")
-        config = RunConfig().with_values(_settings(frame))
+        config = replace(RunConfig().with_values(_settings(frame)), backend=self.site.settings.backend)
         learner = self.learner(config)
         LOGGER.info("%s, round %s", kind, frame.fields.get("round", "-"))
         match kind:

@@ -34,7 +34,7 @@ from .meter import Meter
 from .model import REFERENCE, AdaptedModel, lora_config
 from .rewards import Reward
 
-NOT_FOR_TRL = ("max_prompt_length", "lr_scheduler_type", "warmup_ratio", "kl_reference")
+NOT_FOR_TRL = ("max_prompt_length", "lr_scheduler_type", "warmup_ratio", "kl_reference", "off_policy_mask_threshold")
 """GRPO settings that are carried out here; all the others go to TRL as they are, under its own names."""
 
 
@@ -253,13 +253,14 @@ def trl_config(config: RunConfig, device: torch.device) -> GRPOConfig:
     return GRPOConfig(
         output_dir=str(Path(gettempdir()) / f"fedgrpo-trl-{os.getpid()}"),
         **{f.name: getattr(config.grpo, f.name) for f in fields(config.grpo) if f.name not in NOT_FOR_TRL},
+        off_policy_mask_threshold=config.grpo.off_policy_mask_threshold or None,
         max_steps=config.train.steps_per_round,
         lr_scheduler_type="constant",
         shuffle_dataset=False,
         seed=config.federation.seed,
         use_cpu=on_cpu,
         bf16=not on_cpu and config.model.dtype == "bfloat16",
-        gradient_checkpointing=not on_cpu,
+        gradient_checkpointing={"on": True, "off": False, "auto": not on_cpu}[config.backend.gradient_checkpointing],
         dataloader_num_workers=0,
         dataloader_pin_memory=not on_cpu,
         logging_steps=1,
