@@ -11,6 +11,7 @@ from ..common.errors import (
     PolicyError,
     ProtocolError,
     RewardError,
+    SamplerError,
 )
 
 CODES = {
@@ -19,6 +20,7 @@ CODES = {
     RewardError: "reward",
     ProtocolError: "task",
     DivergedError: "diverged",
+    SamplerError: "sampler",
     LearnerGoneError: "learner",
     FedGRPOError: "failed",
 }

@@ -43,6 +43,10 @@ class DivergedError(FedGRPOError):
     """Training ended with numbers that are none."""
 
 
+class SamplerError(FedGRPOError):
+    """The engine that samples completions failed, or cannot be reached. The model that trains is as it was."""
+
+
 class LearnerGoneError(FedGRPOError):
     """The learner does not answer on its socket, or did not finish in time."""
 

@@ -88,23 +88,23 @@ def compare(target: Path, adjust: Callable[[RunConfig], RunConfig], seed: int | 
     adapted, prompt = model.trainer.adapted, SYSTEM_PROMPTS[config.simulation.system_prompt]
     adapted.load(adapter)
 
-    def answers(temperature: float) -> list[Answered]:
+    def answers(temperature: float, *, base: bool) -> list[Answered]:
         return answer_all(
-            adapted,
+            model.trainer.sampler,
             model.tokenizer,
             problems,
             config,
             system_prompt=prompt,
             temperature=temperature,
             seed=sampling_seed,
+            base=base,
         )
 
     found: dict[str, tuple[list[Answered], list[Answered]]] = {}
     decodings = {"greedy": 0.0, "sampled": config.evaluation.temperature}
     for decoding in track(decodings, "answering", console=Console(stderr=True), transient=True):
-        with adapted.base_only():
-            base = answers(decodings[decoding])
-        found[decoding] = base, answers(decodings[decoding])
+        temperature = decodings[decoding]
+        found[decoding] = answers(temperature, base=True), answers(temperature, base=False)
     return _compared(f"{run.name}, adapter {folder.name}", adapter.sha256, problems, config, found)
 
 

@@ -6,15 +6,13 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
-from transformers import GenerationConfig, set_seed
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from ...common.config import RunConfig
 from ...common.protocol import Evaluation, Tally
 from .answers import final_answer, last_number, same_answer, style
 from .data import Problem
-from .model import AdaptedModel
+from .samplers import Sampled, Sampler, Sampling
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +26,8 @@ class Answered:
     tokens: int
 
 
-@torch.no_grad()
 def answer_all(
-    adapted: AdaptedModel,
+    sampler: Sampler,
     tokenizer: PreTrainedTokenizerBase,
     problems: Sequence[Problem],
     config: RunConfig,
@@ -38,6 +35,7 @@ def answer_all(
     system_prompt: str,
     temperature: float,
     seed: int,
+    base: bool = False,
     on_batch: Callable[[int, int], None] = lambda number, batches: None,
 ) -> list[Answered]:
     """One completion per problem, in the order given.
@@ -47,33 +45,22 @@ def answer_all(
 
     Args:
         temperature: 0 decodes greedily.
+        base: with the base model alone.
         on_batch: told after each batch: its number, and how many there are.
     """
     prompts = prompt_texts(tokenizer, problems, system_prompt)
     order = sorted(range(len(problems)), key=lambda i: (len(prompts[i]), i))
-    model = adapted.model.eval()
-    sampling = GenerationConfig(
-        do_sample=temperature > 0,
-        **({"temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 0 else {}),
-        max_new_tokens=config.evaluation.max_completion_length or config.grpo.max_completion_length,
-        eos_token_id=model.generation_config.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
+    length = config.evaluation.max_completion_length or config.grpo.max_completion_length
     found: dict[int, Answered] = {}
     batch_size = config.evaluation.batch_size
     for number, start in enumerate(range(0, len(order), batch_size)):
         batch = order[start : start + batch_size]
-        inputs = tokenizer([prompts[i] for i in batch], return_tensors="pt", padding=True, add_special_tokens=False)
-        set_seed(seed + number)
-        output = model.generate(
-            input_ids=inputs["input_ids"].to(model.device),
-            attention_mask=inputs["attention_mask"].to(model.device),
-            generation_config=sampling,
-        )
-        completions = output[:, inputs["input_ids"].shape[1] :].cpu()
-        texts = tokenizer.batch_decode(completions, skip_special_tokens=True)
-        for i, text, tokens in zip(batch, texts, completions, strict=True):
-            found[i] = _judge(problems[i], text, tokens, sampling)
+        ids = tokenizer([prompts[i] for i in batch], add_special_tokens=False)["input_ids"]
+        sampling = Sampling(max_tokens=length, temperature=temperature, seed=seed + number)
+        sampled = [first for first, *_ in sampler.sample(ids, sampling, base=base)]
+        texts = tokenizer.batch_decode([s.tokens for s in sampled], skip_special_tokens=True)
+        for i, text, completion in zip(batch, texts, sampled, strict=True):
+            found[i] = _judge(problems[i], text, completion)
         on_batch(number + 1, math.ceil(len(order) / batch_size))
     return [found[i] for i in range(len(problems))]
 
@@ -119,14 +106,11 @@ def count(
     return Evaluation(total=total, classes=dict(sorted(classes.items())))
 
 
-def _judge(problem: Problem, text: str, tokens: torch.Tensor, sampling: GenerationConfig) -> Answered:
-    ends = sampling.eos_token_id if isinstance(sampling.eos_token_id, list) else [sampling.eos_token_id]
-    stops = torch.isin(tokens, torch.tensor(ends)).nonzero()
-    length = int(stops[0]) + 1 if len(stops) else len(tokens)
+def _judge(problem: Problem, text: str, completion: Sampled) -> Answered:
     return Answered(
         text=text,
         strict=same_answer(final_answer(text), problem.answer),
         lenient=same_answer(last_number(text), problem.answer),
-        truncated=not len(stops),
-        tokens=length,
+        truncated=not completion.ended,
+        tokens=len(completion.tokens),
     )

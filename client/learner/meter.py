@@ -27,9 +27,9 @@ class Meter:
     all_wrong: int = 0
     """... and in which none is."""
 
-    def count(self, rewards_per_func: torch.Tensor, weights: torch.Tensor, right: Sequence[bool], grpo: GRPO) -> None:
-        """Count a batch of groups (`effective_groups`); `right` has an entry per completion."""
-        effective = effective_groups(rewards_per_func, weights, grpo).cpu()
+    def count(self, effective: torch.Tensor, right: Sequence[bool]) -> None:
+        """Count a batch of groups: which have an advantage (`effective_groups`), and which completions are right."""
+        effective = effective.cpu()
         shares = torch.tensor(right, dtype=torch.float32).view(len(effective), -1).mean(dim=1)
         self.groups += len(effective)
         self.effective_groups += int(effective.sum())

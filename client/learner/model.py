@@ -40,6 +40,8 @@ class Base:
     tokenizer: PreTrainedTokenizerBase
     sha256: str
     """Of its files (`file_hash`)."""
+    folder: Path
+    """Where they lie."""
 
     @property
     def dtype(self) -> str:
@@ -49,7 +51,7 @@ class Base:
     @classmethod
     def load(cls, folder: Path, dtype: str, device: torch.device) -> Base:
         """Load a model folder: safetensors only, no code from the folder."""
-        return cls(load_base(folder, dtype, device), load_tokenizer(folder), file_hash(folder))
+        return cls(load_base(folder, dtype, device), load_tokenizer(folder), file_hash(folder), folder)
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

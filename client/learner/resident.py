@@ -29,6 +29,7 @@ from .data import Problem, reading_order
 from .evaluate import Answered, answer_all, count, prompt_texts
 from .model import Base, adapter_schema
 from .rewards import Reward, try_rewards
+from .samplers import Sampling
 from .trainer import LocalRound, LocalTrainer
 from .watcher import Watcher
 
@@ -60,20 +61,21 @@ class ResidentModel:
         self.sha256 = base.sha256
         self.tokenizer = base.tokenizer
         self.schema: AdapterSchema = adapter_schema(base.model, config, rank)
-        self.trainer = LocalTrainer(base.model, base.tokenizer, self.schema, config, example.row(""))
+        self.trainer = LocalTrainer(base, self.schema, config, example.row(""))
 
-    @torch.no_grad()
     def measure(self, example: Problem, system_prompt: str) -> tuple[str, int, float]:
         """(kind of device, its memory in bytes, tokens sampled per second in a batch as large as a training step's)."""
-        model, grpo = self.trainer.adapted.model.eval(), self.config.grpo
-        count = grpo.per_device_train_batch_size * grpo.gradient_accumulation_steps
-        texts = prompt_texts(self.tokenizer, [example] * count, system_prompt)
-        inputs = self.tokenizer(texts, return_tensors="pt", add_special_tokens=False).to(model.device)
+        grpo, device = self.config.grpo, self.trainer.adapted.model.device
+        prompt = self.tokenizer(prompt_texts(self.tokenizer, [example], system_prompt), add_special_tokens=False)
+        sampling = Sampling(max_tokens=min(MEASURED_TOKENS, grpo.max_completion_length), temperature=1.0)
         start = time.perf_counter()
-        model.generate(**inputs, max_new_tokens=MEASURED_TOKENS, min_new_tokens=MEASURED_TOKENS, do_sample=True)
-        speed = count * MEASURED_TOKENS / (time.perf_counter() - start)
-        if model.device.type == "cuda":
-            return "cuda", torch.cuda.get_device_properties(model.device).total_memory, speed
+        groups = self.trainer.sampler.sample(
+            prompt["input_ids"] * grpo.prompts_per_step, sampling, count=grpo.num_generations
+        )
+        tokens = sum(len(completion.tokens) for group in groups for completion in group)
+        speed = tokens / (time.perf_counter() - start)
+        if device.type == "cuda":
+            return "cuda", torch.cuda.get_device_properties(device).total_memory, speed
         return "cpu", os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), speed
 
     def prompt_lengths(self, problems: Sequence[Problem], system_prompt: str) -> list[int]:
@@ -134,8 +136,7 @@ class ResidentLearner:
         """Answer the held-out problems with the adapter, and count against the base model's answers."""
         adapted = self._model.trainer.adapted
         if task.temperature not in self._base_answers:
-            with adapted.base_only():
-                self._base_answers[task.temperature] = self._answers(task.temperature)
+            self._base_answers[task.temperature] = self._answers(task.temperature, base=True)
         adapted.load(task.adapter)
         answers = self._answers(task.temperature)
         base, columns = self._base_answers[task.temperature], self._model.config.evaluation.class_columns
@@ -150,16 +151,17 @@ class ResidentLearner:
         while len(self._last_answers) > KEPT_ANSWERS:
             del self._last_answers[next(iter(self._last_answers))]
 
-    def _answers(self, temperature: float) -> list[Answered]:
+    def _answers(self, temperature: float, *, base: bool = False) -> list[Answered]:
         config = self._model.config
         return answer_all(
-            self._model.trainer.adapted,
+            self._model.trainer.sampler,
             self._model.tokenizer,
             self._data.held_out,
             config,
             system_prompt=self._data.system_prompt,
             temperature=temperature,
             seed=derived_seed(config.federation.seed, "evaluate", self._data.organisation),
+            base=base,
             on_batch=self._watcher.batch,
         )
 

@@ -145,8 +145,8 @@ class SiteLearner:
         assert self._model is not None
         problems = self.train[:count]
         system = self.site.settings.prompt.system
-        adapted, tokenizer, config = self._model.trainer.adapted, self._model.tokenizer, self._model.config
-        found = answer_all(adapted, tokenizer, problems, config, system_prompt=system, temperature=1.0, seed=0)
+        sampler, tokenizer, config = self._model.trainer.sampler, self._model.tokenizer, self._model.config
+        found = answer_all(sampler, tokenizer, problems, config, system_prompt=system, temperature=1.0, seed=0)
         return [(problem, answer.text) for problem, answer in zip(problems, found, strict=True)]
 
     def _set_aside(self) -> None:

@@ -22,17 +22,19 @@ import numpy as np
 import torch
 from datasets import Dataset
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, TrainerCallback, get_scheduler, set_seed
-from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback, get_scheduler, set_seed
 from trl import GRPOConfig, GRPOTrainer  # pyright: ignore[reportPrivateImportUsage]
 
 from ...common.adapter import Adapter
 from ...common.config import RunConfig
 from ...common.schema import AdapterSchema, Vector
 from .answers import final_answer, same_answer
-from .meter import Meter
-from .model import REFERENCE, AdaptedModel, lora_config
+from .batches import take_as_old_policy, with_signal
+from .meter import Meter, effective_groups
+from .model import REFERENCE, AdaptedModel, Base, lora_config
 from .rewards import Reward
+from .samplers import Sampler, Sampling
+from .samplers.make import make_sampler
 
 NOT_FOR_TRL = ("max_prompt_length", "lr_scheduler_type", "warmup_ratio", "kl_reference", "off_policy_mask_threshold")
 """GRPO settings that are carried out here; all the others go to TRL as they are, under its own names."""
@@ -62,6 +64,9 @@ class _FederatedTrainer(GRPOTrainer):
     run_config: RunConfig
     first_step: int = 0
     meter: Meter
+    sampler: Sampler
+    effective: torch.Tensor
+    """Which groups of the last batch of completions have an advantage, shape (B,)."""
     start: Sequence[tuple[torch.nn.Parameter, torch.Tensor]] = ()
     """Trained factors, and what they were when the round began; only for train.prox."""
 
@@ -75,6 +80,19 @@ class _FederatedTrainer(GRPOTrainer):
         scheduler = LambdaLR(chosen, [lambda step, rule=rule: rule(start + step) for rule in rules])
         self.lr_scheduler = scheduler
         return scheduler
+
+    def _generate_single_turn(
+        self, prompt_ids: list[list[int]], images: Any, multimodal_fields: Any, num_generations: int, **_: Any
+    ) -> tuple[list[list[int]], list[list[float]] | None]:
+        """Completions from our sampler, which is given each prompt once; TRL repeats it for each completion."""
+        grpo = self.run_config.grpo
+        sampling = Sampling(
+            max_tokens=grpo.max_completion_length, temperature=grpo.temperature, top_p=grpo.top_p, top_k=grpo.top_k
+        )
+        groups = self.sampler.sample(prompt_ids[::num_generations], sampling, count=num_generations)
+        completions = [completion for group in groups for completion in group]
+        logprobs = [completion.logprobs for completion in completions if completion.logprobs is not None]
+        return [completion.tokens for completion in completions], logprobs or None
 
     def _generate(self, prompts: list[Any]) -> Any:
         start = time.perf_counter()
@@ -91,23 +109,35 @@ class _FederatedTrainer(GRPOTrainer):
             self.meter.reward_s += time.perf_counter() - start
         texts = [c if isinstance(c, str) else c[-1]["content"] for c in args[2]]
         right = [same_answer(final_answer(t), row["answer"]) for t, row in zip(texts, args[0], strict=True)]
-        self.meter.count(rewards_per_func, self.reward_weights, right, self.run_config.grpo)
+        self.effective = effective_groups(rewards_per_func, self.reward_weights, self.run_config.grpo)
+        self.meter.count(self.effective, right)
         return rewards_per_func
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """TRL's loss, and FedProx's: mu / 2 ||w - w_global||^2 over the trained factors (arXiv:1812.06127, eq. 2)."""
-        loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        loss = self._policy_loss(model, inputs)
         mu = self.run_config.train.prox
         if mu and model.training:
             distance = sum(((p - start) ** 2).sum() for p, start in self.start)
             loss = loss + mu / 2 * distance / self.args.gradient_accumulation_steps
         return loss
 
+    def _policy_loss(self, model: Any, inputs: Any) -> torch.Tensor:
+        """TRL's loss of the completions that have a gradient, as a share of the loss of all."""
+        part, share = with_signal(inputs, self.run_config.grpo)
+        if part is None:
+            return torch.stack([0 * p.sum() for p in model.parameters() if p.requires_grad]).sum()
+        return share * super().compute_loss(model, part)
+
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         scored = super()._generate_and_score_completions(inputs)
         self.adapted.freeze()  # the reference pass switches adapters, which thaws every factor
+        size = self.run_config.grpo.num_generations
+        scored["advantages"] *= self.effective.repeat_interleave(size)  # float noise is no advantage
+        if self.run_config.backend.sampler_correction == "ratio":
+            take_as_old_policy(scored)
         return scored
 
 
@@ -147,8 +177,7 @@ class LocalTrainer:
 
     def __init__(
         self,
-        base: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
+        base: Base,
         schema: AdapterSchema,
         config: RunConfig,
         row: dict[str, Any],
@@ -158,11 +187,11 @@ class LocalTrainer:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             self.trainer = _FederatedTrainer(
-                model=base,
+                model=base.model,
                 reward_funcs=[lambda completions, **_: [0.0] * len(completions)],
-                args=trl_config(config, next(base.parameters()).device),
+                args=trl_config(config, base.model.device),
                 train_dataset=Dataset.from_list([row]),
-                processing_class=tokenizer,
+                processing_class=base.tokenizer,
                 peft_config=lora_config(schema),
                 callbacks=[self.log, _Budget(config.train.seconds_per_round)],
             )
@@ -170,6 +199,7 @@ class LocalTrainer:
         self.trainer.remove_callback(ProgressCallback)
         self.adapted = AdaptedModel(self.trainer.model, schema)  # pyright: ignore[reportArgumentType]
         self.trainer.adapted, self.trainer.run_config = self.adapted, config
+        self.sampler = self.trainer.sampler = make_sampler(config, base, self.adapted)
         if config.grpo.kl_reference == "global":
             self.adapted.add_reference()
         self.adapted.freeze()

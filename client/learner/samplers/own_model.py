@@ -1,0 +1,83 @@
+"""The sampler that is the model itself, through `transformers`' own generation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+
+import torch
+from transformers import GenerationConfig, set_seed
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from ..model import AdaptedModel
+from . import Sampled, Sampling
+
+
+class OwnModelSampler:
+    """Samples from the model that trains. Prompts that are asked for several completions are read once."""
+
+    def __init__(self, adapted: AdaptedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._adapted, self._tokenizer = adapted, tokenizer
+        ends = adapted.model.generation_config.eos_token_id
+        self._ends = torch.tensor(ends if isinstance(ends, list) else [ends])
+
+    @torch.no_grad()
+    def sample(
+        self, prompts: Sequence[list[int]], sampling: Sampling, *, count: int = 1, base: bool = False
+    ) -> list[list[Sampled]]:
+        """See `Sampler.sample`. A seed is set for all random numbers of the process."""
+        model = self._adapted.model
+        was_training = model.training
+        model.eval()
+        try:
+            with self._adapted.base_only() if base else nullcontext():
+                found = self._complete(prompts, sampling, count)
+        finally:
+            model.train(was_training)
+        completions = [self._up_to_end(row) for row in found]
+        return [completions[i : i + count] for i in range(0, len(completions), count)]
+
+    def close(self) -> None:
+        """The model belongs to the trainer."""
+
+    def _complete(self, prompts: Sequence[list[int]], sampling: Sampling, count: int) -> torch.Tensor:
+        """Tokens of the completions, shape (len(prompts) * count, T), padded after their ends."""
+        model, tokenizer = self._adapted.model, self._tokenizer
+        inputs = tokenizer.pad({"input_ids": list(prompts)}, padding=True, return_tensors="pt").to(model.device)
+        ids, mask = inputs["input_ids"], inputs["attention_mask"]
+        shared = self._read_once(ids, mask, count) if count > 1 and ids.shape[1] > 1 else {}
+        ids, mask = ids.repeat_interleave(count, 0), mask.repeat_interleave(count, 0)
+        if sampling.seed is not None:
+            set_seed(sampling.seed)
+        output = model.generate(
+            input_ids=ids, attention_mask=mask, generation_config=self._how(sampling), use_cache=True, **shared
+        )
+        return output[:, ids.shape[1] :].cpu()
+
+    def _read_once(self, ids: torch.Tensor, mask: torch.Tensor, count: int) -> dict[str, object]:
+        """Keys and values of all but the last token of each prompt, repeated for each of its completions."""
+        positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
+        read = self._adapted.model(
+            input_ids=ids[:, :-1],
+            attention_mask=mask[:, :-1],
+            position_ids=positions[:, :-1],
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        read.past_key_values.batch_repeat_interleave(count)
+        return {"past_key_values": read.past_key_values}
+
+    def _how(self, sampling: Sampling) -> GenerationConfig:
+        drawn = {"temperature": sampling.temperature, "top_k": sampling.top_k, "top_p": sampling.top_p}
+        return GenerationConfig(
+            do_sample=sampling.temperature > 0,
+            **(drawn if sampling.temperature > 0 else {}),
+            max_new_tokens=sampling.max_tokens,
+            eos_token_id=self._ends.tolist(),
+            pad_token_id=self._tokenizer.pad_token_id,
+        )
+
+    def _up_to_end(self, tokens: torch.Tensor) -> Sampled:
+        stops = torch.isin(tokens, self._ends).nonzero()
+        length = int(stops[0]) + 1 if len(stops) else len(tokens)
+        return Sampled(tokens[:length].tolist(), ended=bool(len(stops)))
