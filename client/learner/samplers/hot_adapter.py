@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
-from tempfile import mkdtemp
 
 from ....common.adapter import Adapter
 from ....common.errors import SamplerError
 from ....common.peft_files import write_peft
 from ..model import AdaptedModel
 
-MEMORY = Path("/dev/shm")
 VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
 
 class HotAdapter:
-    """Writes the adapter to a new folder whenever it has changed: vLLM keeps what it computed by the folder's path.
+    """Writes the adapter to a new folder whenever it has changed: vLLM keeps what it computed by the folder's path."""
 
-    The folder lies in memory where the system has such a place, and only its owner may read it.
-    """
-
-    def __init__(self, adapted: AdaptedModel, base_model: str) -> None:
-        in_memory = MEMORY if os.access(MEMORY, os.W_OK) else None
-        self._root = Path(mkdtemp(prefix="fedgrpo-adapter-", dir=in_memory))
-        self._adapted, self._base_model = adapted, base_model
+    def __init__(self, adapted: AdaptedModel, base_model: str, scratch: Path) -> None:
+        self._adapted, self._base_model, self._root = adapted, base_model, scratch
         self._written: Adapter | None = None
         self._number = 0
 
@@ -48,13 +40,14 @@ class HotAdapter:
         self._written = now
         return self._path, True
 
-    def close(self) -> None:
-        """Remove what was written."""
-        shutil.rmtree(self._root, ignore_errors=True)
-
     @property
     def _path(self) -> Path:
         return self._root / str(self._number)
+
+
+def cache_salt(folder: Path) -> str:
+    """What vLLM is to keep its prefix cache under for this adapter; no two adapters have the same."""
+    return f"{folder.parent.name}-{folder.name}"
 
 
 def vllm_rank(rank: int) -> int:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+
 from ....common.config import RunConfig
 from ....common.schema import AdapterSchema
 from ..model import AdaptedModel, Base
 from . import Sampler
 from .hot_adapter import HotAdapter, vllm_rank
 from .own_model import OwnModelSampler
+from .scratch import scratch_folder
+from .server_process import own_server
 from .vllm_engine import Serving, VllmEngine
 from .vllm_server import VllmServer
 
@@ -23,10 +27,13 @@ def make_sampler(config: RunConfig, base: Base, adapted: AdaptedModel) -> Sample
     if not backend.uses_vllm:
         return own
     serving = _serving(config, base, adapted.schema, own.ends)
-    adapter = HotAdapter(adapted, config.model.name)
+    adapter = HotAdapter(adapted, config.model.name, scratch_folder())
     if backend.sampler == "vllm":
         return VllmEngine(serving, adapter)
-    return VllmServer(serving, adapter, url=backend.vllm_url, command=backend.vllm_command)
+    if backend.vllm_url:
+        return VllmServer(serving.ends, adapter, url=backend.vllm_url)
+    process = own_server(backend.vllm_python or sys.executable, serving)
+    return VllmServer(serving.ends, adapter, url=process.url, process=process)
 
 
 def _serving(config: RunConfig, base: Base, schema: AdapterSchema, ends: tuple[int, ...]) -> Serving:

@@ -13,7 +13,7 @@ from typing import Any
 from ....common.errors import ConfigError, SamplerError
 from ....common.seeds import derived_seed
 from . import Sampled, Sampling
-from .hot_adapter import HotAdapter
+from .hot_adapter import HotAdapter, cache_salt
 
 NUMBERS = itertools.count(1)
 QUIET = {
@@ -79,16 +79,15 @@ class VllmEngine:
         return [[_sampled(output) for output in one.outputs] for one in found]
 
     def _lora(self) -> tuple[Any, str]:
-        """(vLLM's request for the adapter as it stands now, a salt under which nothing of another adapter is cached)."""
+        """(vLLM's request for the adapter as it stands now, the salt of its prefix cache)."""
         from vllm.lora.request import LoRARequest  # pyright: ignore[reportMissingImports]
 
         folder, changed = self._adapter.folder()
         name = f"policy-{self._number}"
-        return LoRARequest(name, self._number, str(folder), load_inplace=changed), str(folder)
+        return LoRARequest(name, self._number, str(folder), load_inplace=changed), cache_salt(folder)
 
     def close(self) -> None:
-        """The engine stays with the process, for the next run; the adapter's files go."""
-        self._adapter.close()
+        """The engine stays with the process, for the next run."""
 
 
 def _sampled(output: Any) -> Sampled:
@@ -108,7 +107,7 @@ def _engine(serving: Serving) -> Any:
     except ImportError as error:
         raise ConfigError(
             f"backend.sampler is vllm, but vLLM cannot be imported here ({error}). Install it, or "
-            "set backend.sampler = vllm-server and backend.vllm-command to the vllm of another one."
+            "set backend.sampler = vllm-server and backend.vllm-python to the Python of another environment."
         ) from error
     quantized = {} if serving.quantization == "none" else {"quantization": serving.quantization}
     try:
