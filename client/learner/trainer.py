@@ -65,6 +65,8 @@ class _FederatedTrainer(GRPOTrainer):
     first_step: int = 0
     meter: Meter
     sampler: Sampler
+    last_logps: torch.Tensor
+    """Log-probabilities of the last pass's tokens, shape (B, T)."""
     effective: torch.Tensor
     """Which groups of the last batch of completions have an advantage, shape (B,)."""
     start: Sequence[tuple[torch.nn.Parameter, torch.Tensor]] = ()
@@ -129,7 +131,15 @@ class _FederatedTrainer(GRPOTrainer):
         part, share = with_signal(inputs, self.run_config.grpo)
         if part is None:
             return torch.stack([0 * p.sum() for p in model.parameters() if p.requires_grad]).sum()
-        return share * super().compute_loss(model, part)
+        loss = share * super().compute_loss(model, part)
+        if "sampling_per_token_logps" in part:
+            self.meter.compare(self.last_logps, part)
+        return loss
+
+    def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
+        found = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+        self.last_logps = found[0].detach()
+        return found
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         scored = super()._generate_and_score_completions(inputs)
@@ -263,6 +273,7 @@ class LocalTrainer:
             "policy/kl": mean("kl"),
             "policy/entropy": mean("entropy"),
             "policy/grad-norm": mean("grad_norm"),
+            "policy/sampler-gap": meter.sampler_gap,
             "completion/mean-length": mean("completions/mean_length"),
             "completion/truncated-share": mean("completions/clipped_ratio"),
             "tokens/total": max(line.get("num_tokens", 0.0) for line in lines),
