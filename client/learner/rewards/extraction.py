@@ -126,7 +126,7 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def _fields(document: Any) -> Iterator[tuple[tuple[str | int, ...], Any]]:
-    """(path, value) of each leaf; an empty object or list is one. Without recursion: a model can nest a thousand deep."""
+    """(path, value) of each leaf; an empty object or list is one. No recursion: models nest deep."""
     todo: list[tuple[tuple[str | int, ...], Any]] = [((), document)]
     while todo:
         path, value = todo.pop()

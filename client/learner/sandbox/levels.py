@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ....common.errors import ConfigError
 from . import process
 
 SCRIPT = (Path(__file__).parent / "inside.py").read_text(encoding="utf-8")
@@ -80,10 +81,21 @@ def best() -> Sandbox | str:
     return "none: " + "; ".join(dict.fromkeys(faults))
 
 
+@functools.cache
 def unsandboxed() -> Sandbox:
-    """A process with limits of memory, time and file size, and otherwise the rights of this one."""
-    (python, *_) = _pythons()
-    return Sandbox("none", _script(python), None, seccomp=False)
+    """A process with limits of memory, time and file size, and otherwise the rights of this account.
+
+    Root becomes nobody here too, so its interpreter must be one that nobody may start.
+
+    Raises:
+        ConfigError: there is no such interpreter.
+    """
+    fault = ""
+    for python in _pythons():
+        bare = Sandbox("none", _script(python), None, seccomp=False)
+        if "not start" not in (fault := _fault(bare)):
+            return bare
+    raise ConfigError(f"No interpreter here can run model-written code: {fault}.")
 
 
 def _candidates() -> Iterator[Sandbox | str]:
