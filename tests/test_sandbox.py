@@ -3,10 +3,12 @@
 import os
 import shutil
 import socket
+import subprocess
 import sys
 import tempfile
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -33,6 +35,7 @@ def found_levels():
     return found
 
 
+MARK = f"of-the-test-{os.getpid()}"
 LEVELS = found_levels()
 
 
@@ -42,7 +45,8 @@ def level(request, monkeypatch):
     found = LEVELS[request.param]
     if isinstance(found, str):
         pytest.skip(found)
-    monkeypatch.setattr(calls, "best", lambda: found)
+    marked = replace(found, command=(*found.command, MARK))
+    monkeypatch.setattr(calls, "best", lambda: marked)
     return request.param
 
 
@@ -77,12 +81,11 @@ def probe(body, spot, port, limits=QUICK, **options):
 
 
 def running():
-    """Processes that run the sandbox's script, whoever started them."""
-    mark = levels.SCRIPT.splitlines()[0].encode()
+    """Processes of the sandboxes that these tests started."""
     found = []
     for entry in Path("/proc").iterdir():
         try:
-            if entry.name.isdigit() and mark in (entry / "cmdline").read_bytes():
+            if entry.name.isdigit() and MARK.encode() in (entry / "cmdline").read_bytes():
                 found.append(int(entry.name))
         except OSError:
             continue
@@ -178,6 +181,30 @@ def test_nothing_is_left_after_runs_side_by_side(level, spot, port):
         thread.join()
     assert not set(running()) - before
     assert len(os.listdir("/proc/self/fd")) == open_before
+
+
+ORPHANS = """
+import ctypes, os, sys
+from fedgrpo.client.learner import sandbox
+from fedgrpo.client.learner.sandbox import Limits, calls
+from test_sandbox import LEVELS
+calls.best = lambda: LEVELS[sys.argv[1]]
+assert ctypes.CDLL(None).prctl(36, 1, 0, 0, 0) == 0  # orphans of what this process starts become its children
+for body in ("return 1", "while True: pass", "import os; os._exit(1)", "import os; os.abort()"):
+    sandbox.call("def f():\\n    " + body, "f", ["[]"], limits=Limits(seconds=0.5))
+try:
+    print("left:", os.waitpid(-1, os.WNOHANG))
+except ChildProcessError:
+    print("nothing")
+"""
+
+
+def test_no_zombie_is_left_to_the_first_process_of_a_container(level):
+    """Which reaps nothing where it is the learner itself."""
+    command = [sys.executable, "-c", ORPHANS, level]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.stdout.strip() == "nothing", done.stderr
 
 
 def test_without_a_sandbox_code_is_refused_unless_somebody_says_unsafe(monkeypatch):

@@ -49,9 +49,7 @@ class Worker:
 
     def equal(self, text: str, right: str) -> bool:
         """Whether a completion's answer is the reference's; False too where that cannot be found out in time."""
-        final = final_answer(text)
-        given = (text if final is None else final)[-MAX_TEXT:]
-        request = json.dumps({"given": given, "right": right[:MAX_TEXT], "limit_s": self.limit_s}) + "\n"
+        request = json.dumps({"given": _given(text), "right": right[:MAX_TEXT], "limit_s": self.limit_s}) + "\n"
         with self._lock:
             said = self._ask(request.encode())
             if said is None:
@@ -90,6 +88,14 @@ class Worker:
         for stream in (process.stdin, process.stdout):
             if stream is not None:
                 stream.close()
+
+
+def _given(text: str) -> str:
+    """The end of the answer; where it has a place of its own, all of it is mathematics."""
+    final = final_answer(text)
+    if final is None or "$" in final or "\\boxed" in final:
+        return (final or text)[-MAX_TEXT:]
+    return f"${final[-MAX_TEXT:]}$"
 
 
 def _line(process: subprocess.Popen[bytes], seconds: float) -> bytes | None:

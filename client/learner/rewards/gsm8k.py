@@ -16,7 +16,9 @@ from ..answers import NUMBER, as_number, final_answer, same_answer
 TAGS = ("<reasoning>", "</reasoning>", "<answer>", "</answer>")
 MARKS = ("<reasoning>\n", "\n</reasoning>\n", "\n<answer>\n", "\n</answer>")
 """The tags, each on a line of its own."""
+HASHES = re.compile(r"#{4,}")
 LAST_NUMBERS = 8
+"""Of a completion, in which partial credit looks for the right one."""
 STRICT = re.compile(r"<reasoning>\n.*\n</reasoning>\n<answer>\n.*\n</answer>\n?", re.DOTALL)
 
 
@@ -108,7 +110,7 @@ def think_format(completions: Sequence[str], **_: object) -> list[float]:
 
 def _hash_answer(text: str) -> str | None:
     number = text.rpartition("####")[2].strip()
-    return number if text.count("####") == 1 and as_number(number) is not None else None
+    return number if HASHES.findall(text) == ["####"] and as_number(number) is not None else None
 
 
 def _among_the_last(text: str, right: Decimal | None) -> bool:

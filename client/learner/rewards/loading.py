@@ -110,6 +110,7 @@ def try_rewards(rewards: Sequence[Reward], row: dict[str, Any]) -> None:
         RewardError: one of them fails.
     """
     texts = ["<reasoning>\n1+1=2\n</reasoning>\n<answer>\n2\n</answer>", "<think>1</think>2", "two", ""]
+    row = {**row, "truncated": False}
     columns = {key: [value] * len(texts) for key, value in row.items() if key != "prompt"}
     for reward in rewards:
         reward(

@@ -135,7 +135,8 @@ def _readable(python: Python) -> tuple[str, ...]:
 def _bubblewrap(bwrap: str, python: Python) -> tuple[str, ...]:
     """A root that holds libraries and one interpreter, read-only, and a small /tmp; no /proc, no /dev, no network."""
     options = ["--unshare-user", "--unshare-all", "--disable-userns", "--cap-drop", "ALL", "--clearenv"]
-    options += ["--new-session", "--die-with-parent", "--hostname", "sandbox"]
+    # --as-pid-1: bubblewrap would leave the first process of its own to be reaped by whoever reaps orphans here
+    options += ["--new-session", "--die-with-parent", "--as-pid-1"]
     for path in _readable(python):
         link = Path(path)
         options += ["--symlink", str(link.readlink()), path] if link.is_symlink() else ["--ro-bind", path, path]
