@@ -3,7 +3,8 @@
     python benchmarks/sandbox.py [--quick] [--runs 10000]
 
 Four runs of a hundred are hostile: an endless loop, a crash, a flood of the result pipe, forks. Counted before and
-after, once a hundred have run: this process's open files, processes that run the sandbox's script, zombies of the whole machine, and memory.
+after, once a hundred have run: this process's open files, processes that run the sandbox's script, zombies of the whole
+machine, and memory.
 """
 
 from __future__ import annotations

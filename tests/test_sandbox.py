@@ -202,7 +202,7 @@ except ChildProcessError:
 def test_no_zombie_is_left_to_the_first_process_of_a_container(level):
     """Which reaps nothing where it is the learner itself."""
     command = [sys.executable, "-c", ORPHANS, level]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.stdout.strip() == "nothing", done.stderr
 

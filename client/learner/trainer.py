@@ -97,9 +97,9 @@ class _FederatedTrainer(GRPOTrainer):
 
     def _cut_off(self, ids: Sequence[int]) -> bool:
         """Whether a completion used all its tokens and none of them ended it: rewards get that as `truncated`."""
-        ends = self.adapted.model.generation_config.eos_token_id
-        ends = {self.processing_class.eos_token_id, *(ends if isinstance(ends, list) else [ends])}
-        return len(ids) >= self.args.max_completion_length and ids[-1] not in ends
+        ends = cast(Any, self.adapted.model.generation_config).eos_token_id
+        known = {cast(Any, self.processing_class).eos_token_id, *(ends if isinstance(ends, list) else [ends])}
+        return len(ids) >= self.run_config.grpo.max_completion_length and ids[-1] not in known
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None

@@ -46,7 +46,7 @@ FUNCTIONS: dict[str, Callable[..., Sequence[float | None]]] = {
     "code-tests": code_tests,
     "code-tests-unsafe": code_tests_unsafe,
 }
-FIVE = dict.fromkeys(("correctness", "integer", "strict-format", "soft-format", "xml-count"), 1.0)
+FIVE: dict[str, float] = dict.fromkeys(("correctness", "integer", "strict-format", "soft-format", "xml-count"), 1.0)
 THINK = {"correctness": 1.0, "think-format": 1.0, "integer": 0.5}
 SETS: dict[str, dict[str, float]] = {
     "gsm8k": FIVE,

@@ -98,14 +98,15 @@ def _fits(text: str, schema: str) -> bool:
 
 @functools.lru_cache(maxsize=64)
 def _validator(schema: str) -> Any:
-    import jsonschema
+    from jsonschema import Draft202012Validator, SchemaError
+    from jsonschema.validators import validator_for
     from referencing import Registry
 
     wanted = json.loads(schema)
-    kind: Any = jsonschema.validators.validator_for(wanted, default=jsonschema.Draft202012Validator)
+    kind: Any = validator_for(wanted, default=Draft202012Validator)
     try:
         kind.check_schema(wanted)
-    except jsonschema.SchemaError as error:
+    except SchemaError as error:
         raise ValueError(f"the column 'schema' holds no JSON Schema: {error.message[:200]}") from error
     return kind(wanted, registry=Registry())
 

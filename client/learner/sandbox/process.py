@@ -40,7 +40,7 @@ def run(command: Sequence[str], given: bytes, seconds: float, most: int, *, cont
         contained: the command is bubblewrap, which is told to say what it starts: that is killed first, so that
             bubblewrap reaps it, and no zombie is left where the first process of a container reaps nothing.
     """
-    deadline = time.monotonic() + seconds
+    deadline, uid = time.monotonic() + seconds, UID if os.geteuid() == 0 else None
     with contextlib.ExitStack() as stack:
         read_info, write_info = _pipe(stack)
         read_errors, write_errors = _pipe(stack)
@@ -54,7 +54,9 @@ def run(command: Sequence[str], given: bytes, seconds: float, most: int, *, cont
             cwd="/",
             pass_fds=(write_info,) if contained else (),
             start_new_session=True,
-            **_unprivileged(),
+            user=uid,
+            group=uid,
+            extra_groups=None if uid is None else [],
         )
         assert process.stdout is not None
         stack.enter_context(process.stdout)
@@ -63,10 +65,6 @@ def run(command: Sequence[str], given: bytes, seconds: float, most: int, *, cont
         finally:
             _end(process, read_info)
         return replace(ended, complaint=_last_line(read_errors))
-
-
-def _unprivileged() -> dict[str, int | list[int]]:
-    return {"user": UID, "group": UID, "extra_groups": []} if os.geteuid() == 0 else {}
 
 
 def _pipe(stack: contextlib.ExitStack) -> tuple[int, int]:
