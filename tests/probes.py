@@ -82,6 +82,9 @@ OPEN_TO_ALL = ("read the test's files", "read the accounts", "write to the test'
 OPEN_TO_ALL += ("connect to an abstract socket", "listen", "send a datagram", "read its own environment in /proc")
 """Of these, what a process without a sandbox can do: the control that the probes are right."""
 
+OWN_NETWORK = ("listen", "send a datagram")
+"""Without a filter of system calls these succeed in bubblewrap's network, which leads nowhere: no escape."""
+
 ENDED = {
     "loop for ever": ("while True: pass", "TimeLimit"),
     "sleep": ("import time; time.sleep(60)", "TimeLimit"),

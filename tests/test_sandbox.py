@@ -15,7 +15,7 @@ import pytest
 from fedgrpo.client.learner import sandbox
 from fedgrpo.client.learner.sandbox import Limits, Raised, Returned, calls, levels, process
 from fedgrpo.common.errors import ConfigError
-from probes import ENDED, OPEN_TO_ALL, REFUSED
+from probes import ENDED, OPEN_TO_ALL, OWN_NETWORK, REFUSED
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="sandboxes are Linux's")
 QUICK = Limits(seconds=10.0, memory_bytes=256 << 20)
@@ -94,6 +94,8 @@ def running():
 
 @pytest.mark.parametrize("intent", REFUSED)
 def test_what_it_may_not_do_is_refused(level, spot, port, intent):
+    if intent in OWN_NETWORK and not LEVELS[level].seccomp:
+        pytest.skip("a network that leads nowhere is open where system calls are not filtered (x86-64 only)")
     outcome = probe(REFUSED[intent], spot, port)
     assert isinstance(outcome, Raised), outcome
     assert outcome.error in REFUSALS
