@@ -103,17 +103,24 @@ class _FederatedTrainer(GRPOTrainer):
         finally:
             self.meter.generate_s += time.perf_counter() - start
 
-    def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Any:
+    def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Any:
         start = time.perf_counter()
+        rows = [{**row, "truncated": self._cut_off(ids)} for row, ids in zip(inputs, completion_ids_list, strict=True)]
         try:
-            rewards_per_func = super()._calculate_rewards(*args, **kwargs)
+            rewards_per_func = super()._calculate_rewards(rows, prompts, completions, completion_ids_list)
         finally:
             self.meter.reward_s += time.perf_counter() - start
-        texts = [c if isinstance(c, str) else c[-1]["content"] for c in args[2]]
-        right = [same_answer(final_answer(t), row["answer"]) for t, row in zip(texts, args[0], strict=True)]
+        texts = [c if isinstance(c, str) else c[-1]["content"] for c in completions]
+        right = [same_answer(final_answer(t), row["answer"]) for t, row in zip(texts, inputs, strict=True)]
         self.effective = effective_groups(rewards_per_func, self.reward_weights, self.run_config.grpo)
         self.meter.count(self.effective, right)
         return rewards_per_func
+
+    def _cut_off(self, ids: Sequence[int]) -> bool:
+        """Whether a completion used all its tokens and none of them ended it: rewards get that as `truncated`."""
+        ends = cast(Any, self.adapted.model.generation_config).eos_token_id
+        known = {cast(Any, self.processing_class).eos_token_id, *(ends if isinstance(ends, list) else [ends])}
+        return len(ids) >= self.run_config.grpo.max_completion_length and ids[-1] not in known
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
