@@ -42,7 +42,9 @@ class Dtype(StrEnum):
 
 def export(
     target: Annotated[Path, typer.Argument(help="A run folder (simulate's or the server's), or one adapter's folder.")],
-    to: Annotated[To, typer.Option(help="adapter: PEFT, needs no torch. merged: a whole model. gguf: for llama.cpp.")] = To.adapter,
+    to: Annotated[
+        To, typer.Option(help="adapter: PEFT, needs no torch. merged: a whole model. gguf: for llama.cpp.")
+    ] = To.adapter,
     type_: Annotated[
         Type | None, typer.Option("--type", help="With --to gguf; default f16. q types need llama-quantize on PATH.")
     ] = None,
@@ -53,7 +55,9 @@ def export(
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier export in that folder.")] = False,
     model: Annotated[str, typer.Option(help="Where the base model is, if not where the run had it.")] = "",
     base_model: Annotated[str, typer.Option(help="The base model's public name, where the run used a folder.")] = "",
-    repository: Annotated[str, typer.Option("--push", help="ORG/NAME on the Hub; the token is taken from HF_TOKEN.")] = "",
+    repository: Annotated[
+        str, typer.Option("--push", help="ORG/NAME on the Hub; the token is taken from HF_TOKEN.")
+    ] = "",
     public: Annotated[bool, typer.Option("--public", help="With --push: for all to see; default: private.")] = False,
     output: FormatOption = Format.text,
 ) -> None:
@@ -64,7 +68,7 @@ def export(
       fedgrpo export runs/builtin-20260101-120000                      PEFT folder of the last round
       fedgrpo export runs/NAME --best --to merged --dtype bfloat16     base model and adapter in one
       fedgrpo export runs/NAME/adapters/0003 --to gguf --type q4_k_m   for llama.cpp
-      fedgrpo export runs/NAME --push my-org/my-model                  to the Hub, private; HF_TOKEN=... in the environment
+      fedgrpo export runs/NAME --push my-org/my-model                  to the Hub, private; token from HF_TOKEN
     """
     from .work import Wanted, export_to
 

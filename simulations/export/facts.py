@@ -1,7 +1,7 @@
 """What a model card says of a run. Nothing by which an organisation could be told apart, and no path of a machine.
 
-Left out on purpose: names of clients, of their reward functions and of their classes, what one client alone reported, and
-the run's name.
+Left out on purpose: names of clients, of their reward functions and of their classes, what one client alone reported,
+and the run's name.
 """
 
 from __future__ import annotations
@@ -95,7 +95,9 @@ def _scores(run: Run, evaluated: Evaluated) -> list[dict[str, str]]:
     before = next((e for e in run.sampled if e.round == 0), None)
     if before is not None:
         old, new = score(before.total), score(evaluated.total)
-        rows.append({"name": "the same, lenient", "before": f"{old.lenient:.1%}", "after": f"{new.lenient:.1%}", "gain": ""})
+        rows.append(
+            {"name": "the same, lenient", "before": f"{old.lenient:.1%}", "after": f"{new.lenient:.1%}", "gain": ""}
+        )
         cut = {"before": f"{old.truncated:.1%}", "after": f"{new.truncated:.1%}", "gain": ""}
         rows.append({"name": "completions cut off at the limit of length", **cut})
     greedy = next((e for e in run.greedy if e.round == evaluated.round), None)
@@ -125,7 +127,10 @@ def _rewards(rounds: list[dict[str, Any]], fewest: int) -> tuple[float, float] |
 def _reward_names(spec: str) -> str:
     """The reward sets of a simulation; of a file of one's own, no more than that it is one."""
     sets = [
-        ", ".join("functions of an own file" if "/" in part or ".py" in part else f"`{part.strip()}`" for part in one.split(","))
+        ", ".join(
+            "functions of an own file" if "/" in part or ".py" in part else f"`{part.strip()}`"
+            for part in one.split(",")
+        )
         for one in spec.split(";")
     ]
     return "; ".join(dict.fromkeys(sets))
@@ -136,4 +141,5 @@ def _data(config: RunConfig) -> str:
     divided = simulation.partition
     if divided in ("dirichlet", "size"):
         divided += f", concentration {simulation.partition_alpha:g}"
-    return f"`{simulation.dataset}`, divided over {len(simulation.taking_part)} of {simulation.clients} clients ({divided})"
+    taking_part = f"{len(simulation.taking_part)} of {simulation.clients} clients"
+    return f"`{simulation.dataset}`, divided over {taking_part} ({divided})"

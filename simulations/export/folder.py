@@ -28,9 +28,13 @@ def check_free(folder: Path, force: bool) -> None:
     if not folder.exists() or not any(folder.iterdir()):
         return
     if not force:
-        raise ConfigError(f"{folder} is not empty. Give another folder with --out, or --force to replace the export in it.")
+        raise ConfigError(
+            f"{folder} is not empty. Give another folder with --out, or --force to replace the export in it."
+        )
     if not (folder / RECORD).is_file():
-        raise ConfigError(f"{folder} holds something that is no export ({RECORD} is missing), so --force does not replace it.")
+        raise ConfigError(
+            f"{folder} holds something that is no export ({RECORD} is missing), so --force does not replace it."
+        )
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """A GGUF file read back through transformers and compared with what was written: settings, tokens, logits.
 
-Transformers does not read all of a file: neither biases of Llama nor any scaling of rope. What it leaves out is taken from
-the model and compared with the file here, so that nothing passes unseen.
+Transformers does not read all of a file: that a Llama has biases, and any scaling of rope. What it leaves out is taken
+from the model and compared with the file here, so that nothing passes unseen.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A merged model as a GGUF file, which llama.cpp and its many friends load: Qwen2 and Llama families.
 
-Tensors go from the model in memory to the file one at a time. What GGUF calls things and in which order it wants the rows
-of q and k is as in llama.cpp's own converter (conversion/llama.py and conversion/base.py there).
+Tensors go from the model in memory to the file one at a time. What GGUF calls things and in which order it wants the
+rows of q and k is as in llama.cpp's own converter (conversion/llama.py and conversion/base.py there).
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from transformers import PreTrainedModel
 
 from ...common.errors import ConfigError, RunError
@@ -35,12 +34,16 @@ def check_architecture(config: Any) -> str:
     if name not in ARCHITECTURES:
         raise ConfigError(f"GGUF export does not support {name}. Supported are {' and '.join(ARCHITECTURES)}.")
     if config.hidden_act != "silu":
-        raise ConfigError(f"GGUF's {ARCHITECTURES[name]} has the activation silu, and this model has {config.hidden_act}.")
+        raise ConfigError(
+            f"GGUF's {ARCHITECTURES[name]} has the activation silu, and this model has {config.hidden_act}."
+        )
     if getattr(config, "use_sliding_window", False):
         raise ConfigError("GGUF's qwen2 has no sliding window, and this model uses one.")
     if config.rope_parameters["rope_type"] not in ROPE_TYPES:
         kind = config.rope_parameters["rope_type"]
-        raise ConfigError(f"GGUF export does not support rope of the type {kind}. Supported are {', '.join(ROPE_TYPES)}.")
+        raise ConfigError(
+            f"GGUF export does not support rope of the type {kind}. Supported are {', '.join(ROPE_TYPES)}."
+        )
     return ARCHITECTURES[name]
 
 
@@ -87,7 +90,9 @@ def rope_factors(config: Any) -> npt.NDArray[np.float32] | None:
     if rope["rope_type"] != "llama3":
         return None
     dim = head_dim(config)
-    turns = rope["original_max_position_embeddings"] / (2 * math.pi * rope["rope_theta"] ** (np.arange(0, dim, 2) / dim))
+    turns = rope["original_max_position_embeddings"] / (
+        2 * math.pi * rope["rope_theta"] ** (np.arange(0, dim, 2) / dim)
+    )
     low, high = rope["low_freq_factor"], rope["high_freq_factor"]
     smooth = np.clip((turns - low) / (high - low), 0.0, 1.0)
     return (1.0 / ((1.0 - smooth) / rope["factor"] + smooth)).astype(np.float32)

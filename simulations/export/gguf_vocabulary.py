@@ -17,10 +17,10 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from ...common.errors import ConfigError
 
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
-SPLITS = {
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+": "qwen2",
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+": "llama-bpe",
-}
+SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|NUMBER| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+SPLITS = {SPLIT.replace("NUMBER", r"\p{N}"): "qwen2", SPLIT.replace("NUMBER", r"\p{N}{1,3}"): "llama-bpe"}
 """The rules of Qwen2 and Llama 3, as their tokenizer.json has them, by llama.cpp's name."""
 LINES_AND_NUMBERS = [
     {"type": "Digits", "individual_digits": False},
@@ -70,7 +70,12 @@ def vocabulary(tokenizer: PreTrainedTokenizerBase, size: int) -> Vocabulary:
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
     ids = list(tokenizer("a")["input_ids"])  # pyright: ignore[reportArgumentType]
     # Without a bos of its own, llama.cpp takes token 11 for one, whatever that is.
-    special = {"bos": eos if bos is None else bos, "eos": eos, "pad": tokenizer.pad_token_id, "unk": tokenizer.unk_token_id}
+    special = {
+        "bos": eos if bos is None else bos,
+        "eos": eos,
+        "pad": tokenizer.pad_token_id,
+        "unk": tokenizer.unk_token_id,
+    }
     return Vocabulary(
         rule=rule,
         tokens=[by_id.get(number, f"[PAD{number}]") for number in range(size)],
@@ -111,9 +116,9 @@ def _rule(described: dict[str, Any]) -> str:
 def _words_stay_whole(described: dict[str, Any]) -> bool:
     """Whether GPT-2's rule alone gives the same tokens: no token reaches over a place where only one of the two cuts.
 
-    The built-in policies' rule cuts numbers and line ends off first. GPT-2's rule cuts around runs of digits anyway, but
-    may keep a blank before one, and cuts runs of blanks otherwise. Merges would have to bridge those places: there must be
-    no token of a digit and something else, and none of two blanks.
+    The built-in policies' rule cuts numbers and line ends off first. GPT-2's rule cuts around runs of digits anyway,
+    but may keep a blank before one, and cuts runs of blanks otherwise. Merges would have to bridge those places: there
+    must be no token of a digit and something else, and none of two blanks.
     """
     blanks = "\u0120\u010a\u0109\u010d"  # how byte-level BPE writes space, line feed, tab, carriage return
     fixed = {token["content"] for token in described["added_tokens"]}

@@ -50,7 +50,11 @@ def _warnings(rank: int, own: int) -> list[str]:
     if rank == own:
         return []
     more = f"The aggregation method's residual on the base's weights makes the rank {rank}, where {own} was trained"
-    limit = f"more than the {LARGEST_VLLM_RANK} that vLLM takes" if rank > LARGEST_VLLM_RANK else "set vLLM's --max-lora-rank"
+    limit = (
+        f"more than the {LARGEST_VLLM_RANK} that vLLM takes"
+        if rank > LARGEST_VLLM_RANK
+        else "set vLLM's --max-lora-rank"
+    )
     return [f"{more}: {limit}. --to merged carries the same in no more than the base's own size."]
 
 

@@ -53,7 +53,9 @@ def push(folder: Path, repository: str, *, public: bool, message: str) -> str:
             repo_id=repository, folder_path=folder, repo_type="model", commit_message=message, ignore_patterns=[RECORD]
         )
     except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
-        raise RunError(f"{_why(error).replace(token, '***')} The export is whole in {folder}; try --push again.") from None
+        raise RunError(
+            f"{_why(error).replace(token, '***')} The export is whole in {folder}; try --push again."
+        ) from None
     return f"{api.endpoint}/{repository}"
 
 

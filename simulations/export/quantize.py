@@ -21,8 +21,8 @@ def quantizer() -> str:
     found = shutil.which(PROGRAM)
     if found is None:
         raise ConfigError(
-            f"{PROGRAM} is not on PATH. It comes with llama.cpp and makes the types {', '.join(QUANTISED)}; --type f16 and "
-            "f32 need nothing."
+            f"{PROGRAM} is not on PATH. It comes with llama.cpp and makes the types {', '.join(QUANTISED)}; --type "
+            "f16 and f32 need nothing."
         )
     return found
 

@@ -79,7 +79,9 @@ def locate(target: Path, number: int | None, best: bool, public: str = "") -> So
     if (target / "journal.jsonl").is_file():
         return _of_run(Run.read(target), number, best, public)
     if number is not None or best:
-        raise ConfigError(f"{target} is no run folder, so there are no rounds to choose from: leave --round and --best out.")
+        raise ConfigError(
+            f"{target} is no run folder, so there are no rounds to choose from: leave --round and --best out."
+        )
     folder = target.resolve()
     if (folder.parent.parent / "journal.jsonl").is_file() and folder.name.isdigit():
         return _of_run(Run.read(folder.parent.parent), int(folder.name), False, public)
