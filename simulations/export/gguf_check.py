@@ -76,9 +76,10 @@ def _load(path: Path, config: Any, read: Any) -> PreTrainedModel:
     for name in ("attention_bias", "mlp_bias", "head_dim"):
         if hasattr(config, name):
             setattr(read, name, getattr(config, name))
-    model, report = AutoModelForCausalLM.from_pretrained(
+    found: Any = AutoModelForCausalLM.from_pretrained(
         path.parent, gguf_file=path.name, config=read, dtype=torch.float32, output_loading_info=True
     )
+    model, report = found
     if report["missing_keys"]:
         raise RunError(f"The GGUF file lacks {', '.join(sorted(report['missing_keys']))}.")
     return model

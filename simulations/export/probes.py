@@ -12,7 +12,7 @@ from ...common.errors import RunError
 
 TEXTS = (
     "If 17 apples cost $34.50, what do 3 cost?\n<reasoning>\n3 * 34.5 / 17 = 6.09\n</reasoning>\n<answer>6.09</answer>",
-    "The 2nd of 1,000,000 and 007: 12345678901234567890, 3.14159, 1/2, 50%.\r\n\r\n\tTabs,  two  and   three blanks \n \n",
+    "The 2nd of 1,000,000 and 007: 12345678901234567890, 3.14159, 1/2, 50%.\r\n\r\n\tTabs,  two  and   three \n \n",
     "I'm sure they've said it'd work; WE'LL see, DON'T we? a1b2c3 x_1==y2 != (z) && [q] {r} <s> #### 42",
     "naïve café, Straße, ¿qué?, 中文与数字123, 日本語, Привет, שלום, नमस्ते, ½ ² ٣, 🙂👩\u200d⚕️…",
     "def f(x):\n    return x ** 2  # square\n\n\nprint(f(3))\n",
