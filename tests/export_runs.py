@@ -38,6 +38,7 @@ LLAMA3_ROPE = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 32,
 }
+YARN_ROPE = {"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0, "original_max_position_embeddings": 128}
 
 
 def make_tokenizer(rule: str, *, bos: bool = False) -> PreTrainedTokenizerFast:

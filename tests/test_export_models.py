@@ -16,6 +16,11 @@ from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Qwen2Config
 
 CPU = torch.device("cpu")
+VLLM_ON_CPU = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+}
 IDS = torch.arange(20, 60)[None]
 FAMILIES = {
     "qwen2-tied": ("qwen2", {"tie_word_embeddings": True}),
@@ -27,6 +32,7 @@ FAMILIES = {
     ),
     "llama-3-rope": ("llama", {"rope_parameters": export_runs.LLAMA3_ROPE}),
     "qwen2-linear-rope": ("qwen2", {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e6, "factor": 4.0}}),
+    "qwen2-yarn-rope": ("qwen2", {"rope_parameters": export_runs.YARN_ROPE}),
 }
 
 
@@ -230,11 +236,14 @@ def test_a_quantizer_that_fails_is_told_and_leaves_nothing(tmp_path, export, mon
 
 
 @pytest.mark.slow
-def test_the_exported_adapter_opens_in_vllm(tmp_path, export):
+def test_the_exported_adapter_opens_in_vllm(tmp_path, export, monkeypatch):
     vllm = pytest.importorskip("vllm", reason="vllm is not installed in this environment")
     from vllm.lora.request import LoRARequest
 
-    base, adapter = run_on(tmp_path, "qwen2-tied", aggregation__method="ffa")
+    for name, value in VLLM_ON_CPU.items():
+        monkeypatch.setenv(name, value)
+    base = export_runs.make_base(tmp_path / "base", "qwen2", num_attention_heads=2, num_key_value_heads=1)
+    adapter = export_runs.make_run(tmp_path / "run", base, export_runs.settings(str(base)), correct=(0, 5))[-1]
     assert export("--out", "made")[0] == 0
     engine = vllm.LLM(str(base), enable_lora=True, max_lora_rank=8, enforce_eager=True, dtype="float32")
     one = vllm.SamplingParams(temperature=0.0, max_tokens=8)

@@ -70,7 +70,7 @@ def vocabulary(tokenizer: PreTrainedTokenizerBase, size: int) -> Vocabulary:
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
     ids = list(tokenizer("a")["input_ids"])  # pyright: ignore[reportArgumentType]
     # Without a bos of its own, llama.cpp takes token 11 for one, whatever that is.
-    special = {
+    special: dict[str, Any] = {
         "bos": eos if bos is None else bos,
         "eos": eos,
         "pad": tokenizer.pad_token_id,
