@@ -67,6 +67,7 @@ def test_the_last_committed_round_is_taken_or_the_one_that_was_asked_for(run, ba
     (["run-7/adapters/0001", "--best"], "is no run folder"),
     (["run-7", "--type", "f32"], "--type is for --to gguf"),
     (["run-7", "--to", "gguf", "--dtype", "float16"], "--dtype is for --to merged"),
+    (["run-7", "--base-model", "/home/me/base"], "is not of the form ORG/NAME"),
     (["run-7", "--public"], "there is no --push"),
     (["run-7", "--push", "name"], "not of the form ORG/NAME"),
     (["run-7", "--push", "org/name"], "HF_TOKEN; it is not set"),

@@ -11,6 +11,7 @@ import typer
 
 from ...common.cli_options import Format, FormatOption, say
 from ...common.errors import ConfigError
+from .push import NAME
 from .source import Source, locate
 
 
@@ -78,6 +79,8 @@ def export(
         raise ConfigError("--dtype is for --to merged. GGUF's is --type; an adapter is float32 always.")
     if public and not repository:
         raise ConfigError("--public says how to --push, and there is no --push.")
+    if base_model and not NAME.fullmatch(base_model):
+        raise ConfigError(f"--base-model {base_model} is not of the form ORG/NAME. Where it lies is --model.")
     source = locate(target, number, best, base_model)
     kind = {To.adapter: "", To.merged: str(dtype or _run_dtype(source)), To.gguf: str(type_ or Type.f16)}[to]
     wanted = Wanted(to=to, kind=kind, model=model, repository=repository, public=public)

@@ -69,24 +69,25 @@ def vocabulary(tokenizer: PreTrainedTokenizerBase, size: int) -> Vocabulary:
         raise ConfigError(f"The tokenizer has {max(by_id) + 1} tokens, and the model only {size}.")
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
     ids = list(tokenizer("a")["input_ids"])  # pyright: ignore[reportArgumentType]
-    # Without a bos of its own, llama.cpp takes token 11 for one, whatever that is.
-    special: dict[str, Any] = {
-        "bos": eos if bos is None else bos,
-        "eos": eos,
-        "pad": tokenizer.pad_token_id,
-        "unk": tokenizer.unk_token_id,
-    }
     return Vocabulary(
         rule=rule,
         tokens=[by_id.get(number, f"[PAD{number}]") for number in range(size)],
         types=[_type(added.get(number), number in by_id) for number in range(size)],
         merges=[merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]],
-        special={name: number for name, number in special.items() if number is not None},
+        special=_special(tokenizer),
         add_bos=bos is not None and ids[:1] == [bos],
         add_eos=eos is not None and ids[-1:] == [eos],
         chat_template=tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else None,
         warnings=warnings,
     )
+
+
+def _special(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """The special tokens' ids. Without a bos of its own, llama.cpp would take token 11 for one, whatever that is."""
+    ids: dict[str, Any] = {name: getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad", "unk")}
+    if ids["bos"] is None:
+        ids["bos"] = ids["eos"]
+    return {name: number for name, number in ids.items() if number is not None}
 
 
 def _type(added: dict[str, Any] | None, known: bool) -> int:
