@@ -206,7 +206,7 @@ class Simulation:
     partition_label: str = "topic"
     """The column that dirichlet and label divide by."""
     system_prompt: str = "none"
-    """`none`, `xml` (<reasoning> and <answer>) or `think` (<think>)."""
+    """`none`, `xml` (<reasoning> and <answer>), `think` (<think>) or `hash` (#### before the answer)."""
     rewards: str = "gsm8k"
     """A reward set, `name=weight` pairs, or a Python file; `;` separates the sets of client 0, 1, ..."""
     ranks: str = "0"
@@ -232,7 +232,7 @@ class Simulation:
             "it is the concentration of a Dirichlet distribution",
             open_low=True,
         )
-        one_of("simulation.system-prompt", self.system_prompt, ("none", "xml", "think"))
+        one_of("simulation.system-prompt", self.system_prompt, ("none", "xml", "think", "hash"))
         if not re.fullmatch(r"\d+(;\d+)*", self.ranks):
             raise ConfigError(f"simulation.ranks is {self.ranks!r}. Write whole numbers, as in 4;8;16.")
         self._check_faults()

@@ -65,7 +65,7 @@ def check(config: RunConfig) -> None:
             f"A simulation needs {', '.join(missing)}, which the base installation leaves out. "
             "Install the extra: pip install 'fedgrpo[simulation]'."
         )
-    resolve_model(config.model.name, config.model.revision)
+    resolve_model(config.model.name, config.model.revision, config.backend.source)
     shards, _ = divide(config)
     prompt = SYSTEM_PROMPTS[config.simulation.system_prompt]
     for shard, rewards in zip(shards, client_rewards(config), strict=True):

@@ -36,6 +36,7 @@ SYSTEM_PROMPTS = {
         "First reason step by step inside <think> and </think>. "
         "Then give the final number, and nothing else, inside <answer> and </answer>."
     ),
+    "hash": 'Let\'s think step by step and output the final answer after "####".',
 }
 
 
@@ -108,13 +109,13 @@ def client_rewards(config: RunConfig) -> list[tuple[Reward, ...]]:
     return [load_rewards(specs[k % len(specs)]) for k in range(config.simulation.clients)]
 
 
-def resolve_model(name: str, revision: str) -> Path:
-    """The local folder of a model: a built-in one, a folder, or a snapshot from the Hub.
+def resolve_model(name: str, revision: str, source: str = "hub") -> Path:
+    """The local folder of a model: a built-in one, a folder, or a snapshot from where models are kept.
 
     Raises:
-        ConfigError: there is no such folder, or the Hub cannot be reached or has no such model.
+        ConfigError: there is no such folder, or the source cannot be reached or has no such model.
     """
-    return BUILTIN_POLICIES.get(name) or model_folder(name, revision)
+    return BUILTIN_POLICIES.get(name) or model_folder(name, revision, source)
 
 
 def client_rank(config: RunConfig, number: int) -> int:
@@ -130,5 +131,6 @@ def _resident(config: RunConfig, rank: int) -> ResidentModel:
     from ..client.learner.resident import Base, ResidentModel, prepare_process
 
     device = prepare_process()
-    base = Base.load(resolve_model(config.model.name, config.model.revision), config.model.dtype, device)
+    folder = resolve_model(config.model.name, config.model.revision, config.backend.source)
+    base = Base.load(folder, config.model.dtype, device)
     return ResidentModel(base, config, divide(config)[0][0][0], rank)

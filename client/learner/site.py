@@ -222,11 +222,11 @@ def site_rewards(site: Site) -> tuple[Reward, ...]:
 
 
 def site_model(site: Site) -> Path:
-    """The folder of the organisation's base model: its own, the built-in one, or the Hub's cache."""
+    """The folder of the organisation's base model: its own, the built-in one, or one of `backend.source`."""
     own = site.settings.model
     if own.folder:
         return model_folder(str(site.path(own.folder)))
-    return built_in_model(own.name) or model_folder(own.name, own.revision)
+    return built_in_model(own.name) or model_folder(own.name, own.revision, site.settings.backend.source)
 
 
 def built_in_model(name: str) -> Path | None:
