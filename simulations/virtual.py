@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from ..client.learner import Learner
 from ..client.learner.data import Problem
 from ..client.learner.files import model_folder
+from ..client.learner.prompts import SYSTEM_PROMPTS
 from ..client.learner.rewards import Reward, load_rewards
 from ..client.rounding import RoundingLearner
 from ..common.config import RunConfig, Value
@@ -26,18 +27,6 @@ BUILTIN_POLICY = Path(__file__).parent / "builtin" / "policy"
 SPLIT_POLICY = Path(__file__).parent / "builtin" / "policy_split"
 BUILTIN_POLICIES = {"builtin": BUILTIN_POLICY, "builtin-split": SPLIT_POLICY}
 """Shipped with the package; `builtin/recipes.py` says what each was taught."""
-SYSTEM_PROMPTS = {
-    "none": "",
-    "xml": (
-        "Respond in the following format:\n<reasoning>\nyour reasoning, step by step\n</reasoning>\n"
-        "<answer>\nthe final number and nothing else\n</answer>"
-    ),
-    "think": (
-        "First reason step by step inside <think> and </think>. "
-        "Then give the final number, and nothing else, inside <answer> and </answer>."
-    ),
-    "hash": 'Let\'s think step by step and output the final answer after "####".',
-}
 
 
 def simulated_learner(node_config: dict[str, Value], config: RunConfig) -> Learner:

@@ -1,8 +1,11 @@
-"""Model folders on this disk: finding them, and hashing what decides a model's answers. No torch."""
+"""Model folders on this disk: finding, making and hashing them. No torch."""
 
 from __future__ import annotations
 
 import hashlib
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ...common.errors import ConfigError
@@ -59,6 +62,40 @@ def _from_modelscope(name: str, revision: str) -> Path:
             f"Cannot get the model {name} from ModelScope ({type(error).__name__}). Check the name there, which may be "
             "another than on the Hub, and the network; or give a local folder (--model DIR)."
         ) from error
+
+
+TOKENIZER = ("tokenizer*", "*.model", "vocab*", "merges.txt", "chat_template*", "special_tokens_map.json")
+"""Files that make a folder's tokenizer, as patterns."""
+
+
+def must_be_new(folder: Path) -> None:
+    """Refuse to write where something is: that may be a model that others train on."""
+    if folder.exists():
+        raise ConfigError(f"{folder} is there already. Give another folder, or remove it.")
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A folder to write in, which gets its name when all of it is written, and is gone if that fails.
+
+    Raises:
+        ConfigError: the name is taken.
+    """
+    must_be_new(folder)
+    part = folder.with_name(f"{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        yield part
+        part.rename(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def copy_tokenizer(folder: Path, to: Path) -> None:
+    """Copy a model folder's tokenizer byte by byte: saved anew, some come back as others."""
+    for path in {path for pattern in (*TOKENIZER, "generation_config.json") for path in folder.glob(pattern)}:
+        shutil.copyfile(path, to / path.name)
 
 
 def file_hash(folder: Path) -> str:
