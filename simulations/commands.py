@@ -100,9 +100,9 @@ def simulate(
             "simulation.rewards": rewards and ";".join(absolute_paths(spec) for spec in rewards.split(";")),
             "simulation.workers": workers,
             "output.dir": str(out.expanduser().resolve()),
-            "output.run": run or f"{_stem(scenario)}{'-central' * central}-{time.strftime('%Y%m%d-%H%M%S')}",
+            "output.run": run or f"{scenario_stem(scenario)}{'-central' * central}-{time.strftime('%Y%m%d-%H%M%S')}",
         }
-        config = simulated_settings(_with(runner.scenario(scenario), given, settings or []), central=central)
+        config = simulated_settings(with_options(runner.scenario(scenario), given, settings or []), central=central)
     if list_settings:
         print(config.to_toml() if output is Format.text else json.dumps(config.flat()))
         return
@@ -164,7 +164,7 @@ def partition(
         "simulation.partition-label": label,
         "federation.seed": seed,
     }
-    config = _with(runner.scenario(scenario), given, settings or [])
+    config = with_options(runner.scenario(scenario), given, settings or [])
     split = split_view.Split.of(config)
     split.plot(plot)
     if output is Format.json:
@@ -197,7 +197,7 @@ def evaluate(
         "simulation.data": data and str(Path(data).expanduser().resolve()),
         "model.name": model,
     }
-    comparison = compare.compare(target, lambda config: _with(config, given, []), seed)
+    comparison = compare.compare(target, lambda config: with_options(config, given, []), seed)
     if output is Format.json:
         print(json.dumps(comparison.as_json()))
     else:
@@ -221,12 +221,12 @@ def report(
     print(json.dumps({"report": str(path)}) if output is Format.json else f"Wrote {path}")
 
 
-def _stem(scenario: str) -> str:
+def scenario_stem(scenario: str) -> str:
     """A scenario's name without the end of a file's; a recipe's name may hold dots."""
     return Path(scenario).name.removesuffix(".toml")
 
 
-def _with(config: RunConfig, given: Mapping[str, Value | None], overrides: list[str]) -> RunConfig:
+def with_options(config: RunConfig, given: Mapping[str, Value | None], overrides: list[str]) -> RunConfig:
     """`config` with the options that were given, then the --set overrides."""
     values = {key: value for key, value in given.items() if value is not None}
     for text in overrides:

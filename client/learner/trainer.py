@@ -57,7 +57,7 @@ class LocalRound:
     """Told after each step: its number and the mean reward."""
 
 
-class _FederatedTrainer(GRPOTrainer):
+class FederatedTrainer(GRPOTrainer):
     """TRL's trainer with a schedule over the whole federation, frozen factors that stay frozen, and a clock."""
 
     adapted: AdaptedModel
@@ -141,7 +141,7 @@ class _FederatedTrainer(GRPOTrainer):
         return scored
 
 
-class _Log(TrainerCallback):
+class StepLog(TrainerCallback):
     """Keeps what TRL logs at each step, and tells whoever watches."""
 
     def __init__(self) -> None:
@@ -149,6 +149,7 @@ class _Log(TrainerCallback):
         self.on_step: Callable[[int, float], None] = lambda step, reward: None
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        """TRL has logged something."""
         # Once per step. What generation measured is missing where a batch of completions is used again.
         if logs and "grad_norm" in logs:
             self.lines.append({k: float(v) for k, v in logs.items() if isinstance(v, (int, float))})
@@ -183,10 +184,10 @@ class LocalTrainer:
         row: dict[str, Any],
     ) -> None:
         self.config = config
-        self.log = _Log()
+        self.log = StepLog()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            self.trainer = _FederatedTrainer(
+            self.trainer = FederatedTrainer(
                 model=base.model,
                 reward_funcs=[lambda completions, **_: [0.0] * len(completions)],
                 args=trl_config(config, base.model.device),
@@ -277,14 +278,18 @@ class LocalTrainer:
         return metrics
 
 
-def trl_config(config: RunConfig, device: torch.device) -> GRPOConfig:
-    """The settings as TRL's configuration, without anything that writes files or calls home."""
+def trl_config(config: RunConfig, device: torch.device, checkpoints: Path | None = None) -> GRPOConfig:
+    """The settings as TRL's configuration, without anything that calls home.
+
+    Args:
+        checkpoints: where a run of all rounds in one writes TRL's own, after each round; None: one round, no file.
+    """
     on_cpu = device.type == "cpu"
     return GRPOConfig(
-        output_dir=str(Path(gettempdir()) / f"fedgrpo-trl-{os.getpid()}"),
+        output_dir=str(checkpoints or Path(gettempdir()) / f"fedgrpo-trl-{os.getpid()}"),
         **{f.name: getattr(config.grpo, f.name) for f in fields(config.grpo) if f.name not in NOT_FOR_TRL},
         off_policy_mask_threshold=config.grpo.off_policy_mask_threshold or None,
-        max_steps=config.train.steps_per_round,
+        max_steps=config.total_steps if checkpoints else config.train.steps_per_round,
         lr_scheduler_type="constant",
         shuffle_dataset=False,
         seed=config.federation.seed,
@@ -296,6 +301,8 @@ def trl_config(config: RunConfig, device: torch.device) -> GRPOConfig:
         logging_steps=1,
         logging_nan_inf_filter=False,
         report_to="none",
-        save_strategy="no",
+        save_strategy="steps" if checkpoints else "no",
+        save_steps=config.train.steps_per_round,
+        save_total_limit=2,
         disable_tqdm=True,
     )
