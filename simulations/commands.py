@@ -50,6 +50,10 @@ def simulate(
     rewards: Annotated[
         str | None, typer.Option(help="gsm8k, think, name=weight pairs, or a file; ';' separates clients.")
     ] = None,
+    tools: Annotated[
+        str | None, typer.Option(help="Python file whose functions the policy may call (docs/training.md).")
+    ] = None,
+    environment: Annotated[str | None, typer.Option(help="FILE.py:CLASS; each rollout has an instance.")] = None,
     central: Annotated[
         bool, typer.Option("--central", help="One client with all problems takes the steps of all, one after another.")
     ] = False,
@@ -83,7 +87,21 @@ def simulate(
     from .report import write_report
 
     if resume is not None:
-        fixed = (clients, rounds, seed, model, source, data, partition, alpha, rewards, settings, run)
+        fixed = (
+            clients,
+            rounds,
+            seed,
+            model,
+            source,
+            data,
+            partition,
+            alpha,
+            rewards,
+            tools,
+            environment,
+            settings,
+            run,
+        )
         if central or any(option is not None for option in fixed):
             raise ConfigError("--resume goes on with the run's own settings; of the options only --workers may change.")
         config = runner.resumed(resume).with_values({"simulation.workers": workers or 0})
@@ -98,6 +116,8 @@ def simulate(
             "simulation.partition": partition,
             "simulation.partition-alpha": alpha,
             "simulation.rewards": rewards and ";".join(absolute_paths(spec) for spec in rewards.split(";")),
+            "simulation.tools": tools and absolute_paths(tools),
+            "simulation.environment": environment and absolute_paths(environment),
             "simulation.workers": workers,
             "output.dir": str(out.expanduser().resolve()),
             "output.run": run or f"{scenario_stem(scenario)}{'-central' * central}-{time.strftime('%Y%m%d-%H%M%S')}",

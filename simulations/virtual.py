@@ -13,6 +13,7 @@ from ..client.learner.data import Problem
 from ..client.learner.files import model_folder
 from ..client.learner.prompts import SYSTEM_PROMPTS
 from ..client.learner.rewards import Reward, load_rewards
+from ..client.learner.tools import ToolBox, load_tools
 from ..client.rounding import RoundingLearner
 from ..common.config import RunConfig, Value
 from ..common.errors import ConfigError
@@ -93,9 +94,15 @@ def divide(config: RunConfig) -> tuple[list[list[Problem]], list[Problem]]:
 
 
 def client_rewards(config: RunConfig) -> list[tuple[Reward, ...]]:
-    """Each client's reward set."""
-    specs = config.simulation.rewards.split(";")
-    return [load_rewards(specs[k % len(specs)]) for k in range(config.simulation.clients)]
+    """Each client's reward set, and the environment's own reward."""
+    specs, own = config.simulation.rewards.split(";"), client_tools(config).rewards()
+    return [load_rewards(specs[k % len(specs)]) + own for k in range(config.simulation.clients)]
+
+
+def client_tools(config: RunConfig) -> ToolBox:
+    """What the policy may use at every simulated client."""
+    settings = config.simulation
+    return load_tools(settings.tools, settings.environment, settings.tool_turns)
 
 
 def resolve_model(name: str, revision: str, source: str = "hub") -> Path:
@@ -122,4 +129,4 @@ def _resident(config: RunConfig, rank: int) -> ResidentModel:
     device = prepare_process()
     folder = resolve_model(config.model.name, config.model.revision, config.backend.source)
     base = Base.load(folder, config.model.dtype, device)
-    return ResidentModel(base, config, divide(config)[0][0][0], rank)
+    return ResidentModel(base, config, divide(config)[0][0][0], rank, box=client_tools(config))

@@ -46,7 +46,7 @@ def check_full(config: RunConfig) -> None:
         )
     for key, value, only, why in _no_meaning(config):
         if value not in only:
-            raise ConfigError(f"{key} is {value}, but {why}. Set it to {only[0]}.")
+            raise ConfigError(f"{key} is {value}, but {why}. Set it to {only[0] if only[0] != '' else 'nothing'}.")
 
 
 def _no_meaning(config: RunConfig) -> Iterator[tuple[str, object, tuple[object, ...], str]]:
@@ -56,6 +56,8 @@ def _no_meaning(config: RunConfig) -> Iterator[tuple[str, object, tuple[object, 
     yield "backend.quantization", config.backend.quantization, ("none",), "quantised weights cannot be trained"
     yield "grpo.kl-reference", config.grpo.kl_reference, ("base", "none"), "there is no global adapter to measure from"
     yield "train.prox", config.train.prox, (0.0,), "there is no global adapter to stay near"
+    yield "simulation.tools", config.simulation.tools, ("",), "full fine-tuning knows no tools yet"
+    yield "simulation.environment", config.simulation.environment, ("",), "full fine-tuning knows no environments yet"
     yield "train.seconds-per-round", config.train.seconds_per_round, (0.0,), "nobody waits for a round here"
 
 

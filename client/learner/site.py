@@ -28,6 +28,7 @@ from .files import model_folder
 from .jobs import Job
 from .rewards import Reward, load_rewards, try_rewards
 from .tables import fingerprint, read_site
+from .tools import ToolBox, load_tools
 from .watcher import Watcher
 
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ class SiteLearner:
         """
         self.site = site
         self.train, self.held_out = read_site(site)
-        self.rewards = site_rewards(site)
+        self.tools = site_tools(site)
+        self.rewards = site_rewards(site) + self.tools.rewards()
         try_rewards(self.rewards, self.train[0].row(site.settings.prompt.system))
         self.folder = site_model(site)
         self.ready = False
@@ -88,7 +90,7 @@ class SiteLearner:
         """Hash of all that a result depends on besides the request: the organisation's file, data and reward files."""
         digest = hashlib.sha256(repr(self.site.settings).encode())
         digest.update(fingerprint([*self.train, *self.held_out]).encode())
-        for source in sorted({reward.source for reward in self.rewards} - {"built-in"}):
+        for source in sorted({*self.tools.sources, *(reward.source for reward in self.rewards)} - {"built-in"}):
             digest.update(Path(source).read_bytes())
         return digest.hexdigest()
 
@@ -162,7 +164,7 @@ class SiteLearner:
         from .resident import ClientData, ResidentLearner, ResidentModel
 
         base = self.base(config.model.dtype)
-        self._model = ResidentModel(base, config, self.train[0], self.site.settings.model.rank)
+        self._model = ResidentModel(base, config, self.train[0], self.site.settings.model.rank, box=self.tools)
         data = ClientData(
             organisation=self.site.name,
             shard=self.train,
@@ -219,6 +221,13 @@ def site_rewards(site: Site) -> tuple[Reward, ...]:
     """The organisation's rewards; paths in `rewards.use` are relative to its file."""
     parts = [part.strip() for part in site.settings.rewards.use.split(",")]
     return load_rewards(",".join(str(site.path(part)) if ".py" in part else part for part in parts))
+
+
+def site_tools(site: Site) -> ToolBox:
+    """The organisation's tools; paths are relative to its file."""
+    own = site.settings.tools
+    use, environment = (str(site.path(text)) if text else "" for text in (own.use, own.environment))
+    return load_tools(use, environment, own.turns)
 
 
 def site_model(site: Site) -> Path:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import math
 import os
+import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -24,17 +25,20 @@ from datasets import Dataset
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback, get_scheduler, set_seed
 from trl import GRPOConfig, GRPOTrainer  # pyright: ignore[reportPrivateImportUsage]
+from trl.chat_template_utils import add_response_schema, supports_tool_calling
 
 from ...common.adapter import Adapter
 from ...common.config import RunConfig
+from ...common.errors import ConfigError
 from ...common.schema import AdapterSchema, Vector
-from .answers import final_answer, same_answer
+from .answers import final_answer, last_said, same_answer
 from .batches import take_as_old_policy, with_signal
 from .meter import Meter, effective_groups
 from .model import REFERENCE, AdaptedModel, Base, lora_config
 from .rewards import Reward
 from .samplers import Sampler, Sampling
 from .samplers.make import make_sampler
+from .tools import ToolBox
 
 NOT_FOR_TRL = ("max_prompt_length", "lr_scheduler_type", "warmup_ratio", "kl_reference", "off_policy_mask_threshold")
 """GRPO settings that are carried out here; all the others go to TRL as they are, under its own names."""
@@ -89,7 +93,12 @@ class FederatedTrainer(GRPOTrainer):
         sampling = Sampling(
             max_tokens=grpo.max_completion_length, temperature=grpo.temperature, top_p=grpo.top_p, top_k=grpo.top_k
         )
-        groups = self.sampler.sample(prompt_ids[::num_generations], sampling, count=num_generations)
+        starts = range(0, len(prompt_ids), num_generations)
+        alike = all(
+            prompt_ids[i] == prompt_ids[start] for start in starts for i in range(start, start + num_generations)
+        )
+        size = num_generations if alike else 1  # an environment may begin each rollout of a group in its own way
+        groups = self.sampler.sample(prompt_ids[::size], sampling, count=size)
         completions = [completion for group in groups for completion in group]
         logprobs = [completion.logprobs for completion in completions if completion.logprobs is not None]
         return [completion.tokens for completion in completions], logprobs or None
@@ -107,7 +116,7 @@ class FederatedTrainer(GRPOTrainer):
             rewards_per_func = super()._calculate_rewards(*args, **kwargs)
         finally:
             self.meter.reward_s += time.perf_counter() - start
-        texts = [c if isinstance(c, str) else c[-1]["content"] for c in args[2]]
+        texts = [last_said(completion) for completion in args[2]]
         right = [same_answer(final_answer(t), row["answer"]) for t, row in zip(texts, args[0], strict=True)]
         self.effective = effective_groups(rewards_per_func, self.reward_weights, self.run_config.grpo)
         self.meter.count(self.effective, right)
@@ -182,7 +191,13 @@ class LocalTrainer:
         schema: AdapterSchema,
         config: RunConfig,
         row: dict[str, Any],
+        box: ToolBox,
     ) -> None:
+        """Adapt a base model and make its trainer.
+
+        Raises:
+            ConfigError: there are tools, and the model's chat template has no place for them.
+        """
         self.config = config
         self.log = StepLog()
         with warnings.catch_warnings():
@@ -195,7 +210,9 @@ class LocalTrainer:
                 processing_class=base.tokenizer,
                 peft_config=lora_config(schema),
                 callbacks=[self.log, _Budget(config.train.seconds_per_round)],
+                **_tools(box, base),
             )
+        self.trainer.max_tool_calling_iterations = box.turns or sys.maxsize
         self.trainer.remove_callback(PrinterCallback)
         self.trainer.remove_callback(ProgressCallback)
         self.adapted = AdaptedModel(self.trainer.model, schema)  # pyright: ignore[reportArgumentType]
@@ -276,6 +293,23 @@ class LocalTrainer:
             for what in ("mean", "std"):
                 metrics[f"reward/{reward.name}/{what}"] = mean(f"rewards/{reward.name}/{what}")
         return metrics
+
+
+def _tools(box: ToolBox, base: Base) -> dict[str, Any]:
+    """What the trainer gets of a tool box."""
+    if not box:
+        return {}
+    try:
+        if not supports_tool_calling(base.tokenizer):
+            raise ValueError("it does not render tool calls and their results")
+        if getattr(base.tokenizer, "response_template", None) is None:
+            add_response_schema(base.tokenizer)
+    except ValueError as error:
+        raise ConfigError(
+            f"There are tools, but the chat template of the model in {base.folder} is none that they work with: {error}."
+            " Those of Qwen2.5 and Qwen3 do; or give the tokenizer a response_template."
+        ) from error
+    return {"tools": list(box.tools), "environment_factory": box.environment}
 
 
 def trl_config(config: RunConfig, device: torch.device, checkpoints: Path | None = None) -> GRPOConfig:

@@ -128,6 +128,7 @@ def test_a_run_that_was_stopped_ends_with_the_same_model_bit_for_bit(finished, t
         ({"backend__sampler": "vllm"}, "vLLM is given an adapter, and there is none"),
         ({"backend__quantization": "4bit"}, "quantised weights cannot be trained"),
         ({"grpo__beta": 0.1, "grpo__kl_reference": "global"}, "no global adapter to measure from"),
+        ({"simulation__tools": "tools.py"}, "knows no tools yet. Set it to nothing"),
         ({"train__prox": 0.1}, "no global adapter to stay near"),
     ],
 )
