@@ -66,11 +66,11 @@ def load_tools(tools: str, environment: str, turns: int) -> ToolBox:
     return ToolBox(tools=found, environment=made, turns=turns, sources=sources)
 
 
-async def _paid(completions: Sequence[Any], environments: Sequence[Any] | None = None, **_: object) -> list[float]:
+def _paid(completions: Sequence[Any], environments: Sequence[Any] | None = None, **_: object) -> list[float]:
     """What each rollout's environment pays; 0 where rewards are only tried, before there is one."""
-    found = [environment.get_reward() for environment in environments or ()]
-    paid = [await reward if inspect.isawaitable(reward) else reward for reward in found]
-    return paid if environments else [0.0] * len(completions)
+    if environments is None:
+        return [0.0] * len(completions)
+    return [environment.get_reward() for environment in environments]
 
 
 def _functions(path: Path) -> tuple[Tool, ...]:
@@ -99,6 +99,8 @@ def _environment(spec: str) -> Callable[[], Any]:
 
 def _methods(environment: Callable[[], Any], source: str) -> list[Tool]:
     """The tools of an instance, as the policy sees them."""
+    if inspect.iscoroutinefunction(getattr(environment, "get_reward", None)):
+        raise ConfigError(f"The environment {source} has an async get_reward. Make it a plain method.")
     try:
         instance = environment()
     except Exception as error:
@@ -111,8 +113,11 @@ def _methods(environment: Callable[[], Any], source: str) -> list[Tool]:
 
 def _check(source: str, function: Tool) -> None:
     """Have its schema made, which is how the policy learns of it."""
-    from transformers.utils import get_json_schema
-    from transformers.utils.chat_template_utils import DocstringParsingException, TypeHintParsingException
+    from transformers.utils.chat_template_utils import (
+        DocstringParsingException,
+        TypeHintParsingException,
+        get_json_schema,
+    )
 
     try:
         get_json_schema(function)

@@ -301,13 +301,13 @@ def _tools(box: ToolBox, base: Base) -> dict[str, Any]:
         return {}
     try:
         if not supports_tool_calling(base.tokenizer):
-            raise ValueError("it does not render tool calls and their results")
+            raise ValueError("it does not render tool calls and their results.")
         if getattr(base.tokenizer, "response_template", None) is None:
             add_response_schema(base.tokenizer)
     except ValueError as error:
         raise ConfigError(
-            f"There are tools, but the chat template of the model in {base.folder} is none that they work with: {error}."
-            " Those of Qwen2.5 and Qwen3 do; or give the tokenizer a response_template."
+            f"There are tools, but the chat template of the model in {base.folder} is none they work with: {error} "
+            "Those of Qwen2.5 and Qwen3 do; or give the tokenizer a response_template."
         ) from error
     return {"tools": list(box.tools), "environment_factory": box.environment}
 
