@@ -78,6 +78,12 @@ class Adapter:
             core = np.tensordot(parts[SHARED, "v"], schema.drawn(module, "Q"), axes=1).astype(np.float32)
         return a, schema.drawn(module, "P") @ core
 
+    def change(self, module: Module) -> npt.NDArray[np.float64]:
+        """What the adapter adds to a layer's weight, s B A + W: float64 (out_features, in_features)."""
+        a, b = self.lora(module)
+        product = self.schema.scale * (b.astype(np.float64) @ a.astype(np.float64))
+        return product + self.parts()[module.name, "W"] if "W" in self.schema.holds else product
+
     def fitted(self, schema: AdapterSchema) -> Adapter:
         """This adapter at another rank: truncated to its first components, or padded with zeros."""
         if schema.sha256 == self.schema.sha256:

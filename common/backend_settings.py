@@ -24,8 +24,8 @@ class Backend:
     clipped ratio makes up for it; `none` leaves it (docs/decisions/014)."""
     vllm_url: str = ""
     """`vllm-server`: a running server, as http://127.0.0.1:8100; prompts go there. Empty starts one, and stops it."""
-    vllm_command: str = "vllm"
-    """`vllm-server`: the executable to start, which may lie in another environment."""
+    vllm_python: str = ""
+    """`vllm-server`: Python of the environment with vLLM, to start one; empty takes this one."""
     gpu_memory_utilization: float = 0.3
     """Share of the GPU's memory that vLLM takes."""
     loader: str = "transformers"

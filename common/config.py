@@ -52,6 +52,16 @@ class RunConfig:
                 "gate.max-kl needs a KL to look at, and grpo.beta is 0. Set grpo.beta, or gate.max-kl = 0."
             )
         self._check_aggregation()
+        self._check_backend()
+
+    def _check_backend(self) -> None:
+        backend, dense = self.backend, "W" in METHODS[self.aggregation.method].holds
+        if dense and (backend.uses_vllm or backend.loader != "transformers" or backend.quantization != "none"):
+            raise ConfigError(
+                f"aggregation.method {self.aggregation.method} changes the base's weights, which backend.sampler "
+                f"{backend.sampler}, backend.loader {backend.loader} and backend.quantization {backend.quantization} "
+                "do not allow. Use transformers and no quantization, or another method."
+            )
 
     def _check_aggregation(self) -> None:
         method = METHODS[self.aggregation.method]

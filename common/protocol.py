@@ -19,6 +19,7 @@ TRAIN_METRICS = (
     "policy/kl",
     "policy/entropy",
     "policy/grad-norm",
+    "policy/sampler-gap",
     "completion/mean-length",
     "completion/truncated-share",
     "tokens/total",
@@ -27,7 +28,9 @@ TRAIN_METRICS = (
     "seconds/update",
     "seconds/total",
 )
-"""Reported by every client every round: rewards in the client's own units, lengths in tokens, times in seconds."""
+"""Reported by every client every round: rewards in the client's own units, lengths in tokens, times in seconds. KL,
+entropy and the sampler's gap (nats per token, against the trainer) are over completions that had an advantage, or over
+all where there is a KL term."""
 
 
 WEIGHT_METRICS = {

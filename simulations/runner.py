@@ -10,6 +10,7 @@ from pathlib import Path
 from flwr.app import Context, RecordDict
 
 from ..client.learner.rewards import try_rewards
+from ..client.learner.samplers.available import check_sampler
 from ..common.config import RunConfig, load_scenario
 from ..common.errors import ConfigError, RunError
 from ..common.files import write_atomic
@@ -65,6 +66,7 @@ def check(config: RunConfig) -> None:
             f"A simulation needs {', '.join(missing)}, which the base installation leaves out. "
             "Install the extra: pip install 'fedgrpo[simulation]'."
         )
+    check_sampler(config.backend)
     resolve_model(config.model.name, config.model.revision, config.backend.source)
     shards, _ = divide(config)
     prompt = SYSTEM_PROMPTS[config.simulation.system_prompt]
@@ -121,12 +123,17 @@ def run_simulation(config: RunConfig) -> Run:
 def make_lanes(config: RunConfig) -> dict[int, Lane]:
     """Node id -> worker process. Client k has node id k + 2 (1 is Flower's server); workers take turns."""
     clients, numbers = config.simulation.clients, config.simulation.taking_part
-    workers = min(config.simulation.workers or default_workers(), len(numbers))
+    workers = min(config.simulation.workers or _workers(config), len(numbers))
     nodes: list[dict[int, NodeConfig]] = [{} for _ in range(workers)]
     for i, k in enumerate(numbers):
         nodes[i % workers][k + 2] = {"partition-id": k, "num-partitions": clients}
     lanes = [ProcessLane(share, config.flat()) for share in nodes]
     return {node: lane for lane, share in zip(lanes, nodes, strict=True) for node in share}
+
+
+def _workers(config: RunConfig) -> int:
+    """One where vLLM samples, whose engine serves all clients; else as many as the machine has room for."""
+    return 1 if config.backend.uses_vllm else default_workers()
 
 
 def default_workers() -> int:

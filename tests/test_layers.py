@@ -54,7 +54,15 @@ def test_each_private_library_is_known_to_the_files_named_for_it(library):
 
 
 @pytest.mark.parametrize(
-    "module", ["fedgrpo.server.main", "fedgrpo.client.main", "fedgrpo.common.cli", "fedgrpo.simulations.study.session"]
+    "module",
+    [
+        "fedgrpo.client.learner.sandbox",
+        "fedgrpo.client.reward_commands",
+        "fedgrpo.server.main",
+        "fedgrpo.client.main",
+        "fedgrpo.common.cli",
+        "fedgrpo.simulations.study.session",
+    ],
 )
 def test_the_light_side_starts_without_heavy_libraries(module):
     code = f"import sys, {module}; print(*sorted({HEAVY!r} & set(sys.modules)))"

@@ -26,6 +26,9 @@ class Meter:
     """Groups without signal in which every completion is right, by the strict reading."""
     all_wrong: int = 0
     """... and in which none is."""
+    gap: float = 0.0
+    """Sum of |log-probability of the trainer - of the sampler| over the tokens compared, nats."""
+    compared: int = 0
 
     def count(self, effective: torch.Tensor, right: Sequence[bool]) -> None:
         """Count a batch of groups: which have an advantage (`effective_groups`), and which completions are right."""
@@ -35,6 +38,17 @@ class Meter:
         self.effective_groups += int(effective.sum())
         self.all_right += int((~effective & (shares == 1)).sum())
         self.all_wrong += int((~effective & (shares == 0)).sum())
+
+    def compare(self, logps: torch.Tensor, batch: dict[str, torch.Tensor]) -> None:
+        """Compare the trainer's log-probabilities, shape (B, T), with those of the sampler."""
+        mask = batch["completion_mask"] * batch.get("tool_mask", 1)
+        self.gap += float(((logps - batch["sampling_per_token_logps"]).abs() * mask).sum())
+        self.compared += int(mask.sum())
+
+    @property
+    def sampler_gap(self) -> float:
+        """Mean difference of log-probabilities, nats per token; 0 where the model itself samples."""
+        return self.gap / self.compared if self.compared else 0.0
 
     def signal(self) -> dict[str, float]:
         """The metrics of groups with and without signal."""

@@ -129,6 +129,23 @@ def lora_config(schema: AdapterSchema) -> LoraConfig:
     )
 
 
+def attach(model: PreTrainedModel, adapter: Adapter) -> AdaptedModel:
+    """A base model with an adapter that is to be run, not trained.
+
+    Raises:
+        ConfigError: the model has no such layers, or they have other shapes.
+    """
+    layers = dict(model.named_modules())
+    for module in adapter.schema.modules:
+        layer = layers.get(module.name)
+        shape = (layer.in_features, layer.out_features) if isinstance(layer, nn.Linear) else None
+        if shape != (module.in_features, module.out_features):
+            raise ConfigError(f"The adapter does not fit this base model: its layer {module.name} is another or none.")
+    adapted = AdaptedModel(PeftModel(model, lora_config(adapter.schema)), adapter.schema)
+    adapted.load(adapter)
+    return adapted
+
+
 class _Core(nn.Module):
     """B as a function of a core: P R, or P (sum_i v_i Q_i)."""
 

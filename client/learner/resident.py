@@ -78,7 +78,7 @@ class ResidentModel:
         sampling = Sampling(max_tokens=min(MEASURED_TOKENS, grpo.max_completion_length), temperature=1.0)
         start = time.perf_counter()
         groups = self.trainer.sampler.sample(
-            prompt["input_ids"] * grpo.prompts_per_step, sampling, count=grpo.num_generations
+            prompt["input_ids"] * grpo.prompts_per_step, sampling, count=grpo.num_generations, base=True
         )
         tokens = sum(len(completion.tokens) for group in groups for completion in group)
         speed = tokens / (time.perf_counter() - start)

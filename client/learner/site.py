@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...common.config import RunConfig
-from ...common.errors import ConfigError, ProtocolError
+from ...common.errors import ConfigError, ProtocolError, SamplerError
 from ...common.protocol import Capabilities, EvaluateTask
 from .. import frames, policy
 from ..frames import Frame
@@ -27,6 +27,7 @@ from .data import Problem
 from .files import model_folder
 from .jobs import Job
 from .rewards import Reward, load_rewards, try_rewards
+from .samplers.available import check_sampler
 from .tables import fingerprint, read_site
 from .tools import ToolBox, load_tools
 from .watcher import Watcher
@@ -47,6 +48,7 @@ class SiteLearner:
             ConfigError, DataError, RewardError: the organisation's file, a data row or a reward is wrong.
         """
         self.site = site
+        check_sampler(site.settings.backend)
         self.train, self.held_out = read_site(site)
         self.tools = site_tools(site)
         self.rewards = site_rewards(site) + self.tools.rewards()
@@ -73,8 +75,14 @@ class SiteLearner:
         if frame.fields.get("policy", "") not in ("", self.site.policy_sha256):
             raise ConfigError(f"The policy in {self.site.file} has changed since the learner started. Start it again.")
         config = replace(RunConfig().with_values(_settings(frame)), backend=self.site.settings.backend)
-        learner = self.learner(config)
         LOGGER.info("%s, round %s", kind, frame.fields.get("round", "-"))
+        try:
+            return self._done(kind, frame, self.learner(config))
+        except SamplerError:
+            self._set_aside()  # the next job starts the sampler anew
+            raise
+
+    def _done(self, kind: str, frame: Frame, learner: GuardedLearner) -> Frame:
         match kind:
             case "capabilities":
                 return frames.capabilities_frame(learner.capabilities())
@@ -155,6 +163,7 @@ class SiteLearner:
         """Take the adapter of an earlier run off the base model."""
         self._learners = {}
         if self._model is not None and self._base is not None:
+            self._model.trainer.sampler.close()
             self._base = replace(self._base, model=self._model.trainer.adapted.release())
             self._model = None
             gc.unfreeze()

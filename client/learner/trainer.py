@@ -69,6 +69,8 @@ class FederatedTrainer(GRPOTrainer):
     first_step: int = 0
     meter: Meter
     sampler: Sampler
+    last_logps: torch.Tensor
+    """Log-probabilities of the last pass's tokens, shape (B, T)."""
     effective: torch.Tensor
     """Which groups of the last batch of completions have an advantage, shape (B,)."""
     start: Sequence[tuple[torch.nn.Parameter, torch.Tensor]] = ()
@@ -110,17 +112,24 @@ class FederatedTrainer(GRPOTrainer):
         finally:
             self.meter.generate_s += time.perf_counter() - start
 
-    def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Any:
+    def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Any:
         start = time.perf_counter()
+        rows = [{**row, "truncated": self._cut_off(ids)} for row, ids in zip(inputs, completion_ids_list, strict=True)]
         try:
-            rewards_per_func = super()._calculate_rewards(*args, **kwargs)
+            rewards_per_func = super()._calculate_rewards(rows, prompts, completions, completion_ids_list)
         finally:
             self.meter.reward_s += time.perf_counter() - start
-        texts = [last_said(completion) for completion in args[2]]
-        right = [same_answer(final_answer(t), row["answer"]) for t, row in zip(texts, args[0], strict=True)]
+        texts = [last_said(completion) for completion in completions]
+        right = [same_answer(final_answer(t), row["answer"]) for t, row in zip(texts, inputs, strict=True)]
         self.effective = effective_groups(rewards_per_func, self.reward_weights, self.run_config.grpo)
         self.meter.count(self.effective, right)
         return rewards_per_func
+
+    def _cut_off(self, ids: Sequence[int]) -> bool:
+        """Whether a completion used all its tokens and none of them ended it: rewards get that as `truncated`."""
+        ends = cast(Any, self.adapted.model.generation_config).eos_token_id
+        known = {cast(Any, self.processing_class).eos_token_id, *(ends if isinstance(ends, list) else [ends])}
+        return len(ids) >= self.run_config.grpo.max_completion_length and ids[-1] not in known
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -138,7 +147,15 @@ class FederatedTrainer(GRPOTrainer):
         part, share = with_signal(inputs, self.run_config.grpo)
         if part is None:
             return torch.stack([0 * p.sum() for p in model.parameters() if p.requires_grad]).sum()
-        return share * super().compute_loss(model, part)
+        loss = share * super().compute_loss(model, part)
+        if "sampling_per_token_logps" in part:
+            self.meter.compare(self.last_logps, part)
+        return loss
+
+    def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
+        found = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+        self.last_logps = found[0].detach()
+        return found
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         scored = super()._generate_and_score_completions(inputs)
@@ -281,6 +298,7 @@ class LocalTrainer:
             "policy/kl": mean("kl"),
             "policy/entropy": mean("entropy"),
             "policy/grad-norm": mean("grad_norm"),
+            "policy/sampler-gap": meter.sampler_gap,
             "completion/mean-length": mean("completions/mean_length"),
             "completion/truncated-share": mean("completions/clipped_ratio"),
             "tokens/total": max(line.get("num_tokens", 0.0) for line in lines),

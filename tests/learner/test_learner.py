@@ -62,6 +62,21 @@ def test_training_is_a_function_of_the_task_whoever_trained_before(model):
     assert one.metrics["tokens/total"] == again.metrics["tokens/total"]
 
 
+def test_rewards_are_told_which_completions_were_cut_off():
+    seen = []
+
+    def spy(completions, completion_ids, truncated, trainer_state, **_):
+        if trainer_state is not None:  # it is in the trial
+            seen.extend(zip(map(len, completion_ids), truncated, strict=True))
+        return [0.0] * len(completions)
+
+    model = make_model(make_config(grpo__max_completion_length=12))
+    update = make_learner(model, rewards=(Reward("spy", 1.0, spy, "test"),)).train(task(model))
+    assert {cut for length, cut in seen if length < 12} == {False}
+    assert np.mean([cut for _, cut in seen]) == pytest.approx(update.metrics["completion/truncated-share"])
+    assert 0 < sum(cut for _, cut in seen) < len(seen)
+
+
 def test_another_round_samples_anew(model):
     learner = make_learner(model)
     assert not same(learner.train(task(model, 1)), learner.train(task(model, 2)))

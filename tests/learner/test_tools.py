@@ -73,6 +73,7 @@ class Script:
 
     def __init__(self, tokenizer, first, then):
         self.tokenizer, self.first, self.then, self.asked = tokenizer, first, then, []
+        self.ends = (tokenizer.eos_token_id,)
 
     def sample(self, prompts, sampling, *, count=1, base=False):
         texts = [self.tokenizer.decode(ids) for ids in prompts]

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+
 from ....common.config import RunConfig
+from ....common.schema import AdapterSchema
 from ..model import AdaptedModel, Base
 from . import Sampler
+from .hot_adapter import HotAdapter, vllm_rank
 from .own_model import OwnModelSampler
+from .scratch import scratch_folder
+from .server_process import own_server
+from .vllm_engine import Serving, VllmEngine
+from .vllm_server import VllmServer
 
 
 def make_sampler(config: RunConfig, base: Base, adapted: AdaptedModel) -> Sampler:
@@ -15,4 +23,29 @@ def make_sampler(config: RunConfig, base: Base, adapted: AdaptedModel) -> Sample
         ConfigError: vLLM is not installed, or cannot serve this model.
         SamplerError: its server did not start, or is not there.
     """
-    return OwnModelSampler(adapted, base.tokenizer)
+    own, backend = OwnModelSampler(adapted, base.tokenizer), config.backend
+    if not backend.uses_vllm:
+        return own
+    serving = _serving(config, base, adapted.schema, own.ends)
+    adapter = HotAdapter(adapted, config.model.name, scratch_folder())
+    if backend.sampler == "vllm":
+        return VllmEngine(serving, adapter)
+    if backend.vllm_url:
+        return VllmServer(serving.ends, adapter, url=backend.vllm_url)
+    process = own_server(backend.vllm_python or sys.executable, serving)
+    return VllmServer(serving.ends, adapter, url=process.url, process=process)
+
+
+def _serving(config: RunConfig, base: Base, schema: AdapterSchema, ends: tuple[int, ...]) -> Serving:
+    longest = max(config.grpo.max_completion_length, config.evaluation.max_completion_length)
+    return Serving(
+        model=base.folder,
+        dtype=base.dtype,
+        quantization="none" if config.backend.quantization == "none" else "bitsandbytes",
+        max_tokens=config.grpo.max_prompt_length + longest,
+        max_rank=vllm_rank(config.backend.max_lora_rank or max(config.adapter.rank, schema.rank)),
+        memory_share=config.backend.gpu_memory_utilization,
+        on_cpu=base.model.device.type == "cpu",
+        seed=config.federation.seed,
+        ends=ends,
+    )

@@ -19,7 +19,8 @@ class OwnModelSampler:
     def __init__(self, adapted: AdaptedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         self._adapted, self._tokenizer = adapted, tokenizer
         ends = adapted.model.generation_config.eos_token_id
-        self._ends = torch.tensor(ends if isinstance(ends, list) else [ends])
+        self.ends: tuple[int, ...] = tuple(ends) if isinstance(ends, list) else (ends,)
+        """Tokens that end a completion."""
 
     @torch.no_grad()
     def sample(
@@ -73,11 +74,11 @@ class OwnModelSampler:
             do_sample=sampling.temperature > 0,
             **(drawn if sampling.temperature > 0 else {}),
             max_new_tokens=sampling.max_tokens,
-            eos_token_id=self._ends.tolist(),
+            eos_token_id=list(self.ends),
             pad_token_id=self._tokenizer.pad_token_id,
         )
 
     def _up_to_end(self, tokens: torch.Tensor) -> Sampled:
-        stops = torch.isin(tokens, self._ends).nonzero()
+        stops = torch.isin(tokens, torch.tensor(self.ends)).nonzero()
         length = int(stops[0]) + 1 if len(stops) else len(tokens)
         return Sampled(tokens[:length].tolist(), ended=bool(len(stops)))

@@ -21,9 +21,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ...common.errors import ConfigError, RewardError
-from .answers import last_said
-from .builtin_rewards import FUNCTIONS, SETS
+from ....common.errors import ConfigError, FedGRPOError, RewardError
+from ..answers import last_said
+from .catalogue import FUNCTIONS, SETS
 
 RewardFunction = Callable[..., Sequence[float | None]]
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -52,12 +52,15 @@ class Reward:
             RewardError: the function raised, or returned something else than a finite number or None for each
                 completion. Names the function, its file and the row, and quotes what was raised: it may hold private
                 text, and stays on this machine.
+            ConfigError: a built-in function needs what is not installed here: a library, a sandbox.
         """
         given = [last_said(c) for c in completions] if self.source == "built-in" else completions
         try:
             result = self.function(completions=given, **columns)
             found = asyncio.run(result) if inspect.isawaitable(result) else result  # pyright: ignore[reportArgumentType]
             rewards = [None if reward is None else float(reward) for reward in found]
+        except FedGRPOError:  # says itself what is missing here
+            raise
         except (Exception, SystemExit) as error:
             where = _line_of(error, self.source)
             raise RewardError(f"The reward {self.name} ({self.source}{where}) raised {_said(error)}.") from error
@@ -108,6 +111,7 @@ def try_rewards(rewards: Sequence[Reward], row: dict[str, Any]) -> None:
         RewardError: one of them fails.
     """
     texts = ["<reasoning>\n1+1=2\n</reasoning>\n<answer>\n2\n</answer>", "<think>1</think>2", "two", ""]
+    row = {**row, "truncated": False}
     columns = {key: [value] * len(texts) for key, value in row.items() if key != "prompt"}
     for reward in rewards:
         reward(

@@ -1,4 +1,4 @@
-"""The rewards that come with fedgrpo: the five of the GSM8K recipe and the `<think>` pair.
+"""Rewards for word problems: the five of the GSM8K recipe, the `<think>` pair, the strict `####`, partial credit.
 
 Each takes completions as plain text and returns one number per completion; any text has a reward. Faults of the
 published versions are mended here: a strict pattern without DOTALL never matches reasoning of several lines; `isdigit`
@@ -9,10 +9,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from decimal import Decimal
 
-from .answers import as_number, final_answer, same_answer
+from ..answers import NUMBER, as_number, final_answer, same_answer
 
 TAGS = ("<reasoning>", "</reasoning>", "<answer>", "</answer>")
+MARKS = ("<reasoning>\n", "\n</reasoning>\n", "\n<answer>\n", "\n</answer>")
+"""The tags, each on a line of its own."""
+HASHES = re.compile(r"#{4,}")
+LAST_NUMBERS = 8
+"""Of a completion, in which partial credit looks for the right one."""
 STRICT = re.compile(r"<reasoning>\n.*\n</reasoning>\n<answer>\n.*\n</answer>\n?", re.DOTALL)
 
 
@@ -26,6 +32,31 @@ def correctness(completions: Sequence[str], answer: Sequence[str], **_: object) 
     """
     pairs = zip(completions, answer, strict=True)
     return [2.0 if same_answer(final_answer(text), right) else 0.0 for text, right in pairs]
+
+
+def hash_correctness(completions: Sequence[str], answer: Sequence[str], **_: object) -> list[float]:
+    """1.0 where a completion ends in `#### ` and the right number, with one such mark in all of it.
+
+    The published strict check takes the last mark and whatever follows: a completion that wrote `#### 18 #### 18` up to
+    its limit was paid in full.
+
+    >>> hash_correctness(["9 + 9 = 18\\n#### 18", "#### 18 #### 18", "#### 18 dollars", "18"], answer=["18"] * 4)
+    [1.0, 0.0, 0.0, 0.0]
+    """
+    pairs = zip(completions, answer, strict=True)
+    return [1.0 if same_answer(_hash_answer(text), right) else 0.0 for text, right in pairs]
+
+
+def number_present(completions: Sequence[str], answer: Sequence[str], **_: object) -> list[float]:
+    """0.5 where the reference's number is among the last eight of a completion: partial credit.
+
+    Only the last ones, so that counting from 1 to 1000 pays no more than luck.
+
+    >>> number_present(["so 9 + 9 makes 18, I think", "1 2 3 4 5 6 7 8 9 10 11"], answer=["18.0", "1"])
+    [0.5, 0.0]
+    """
+    pairs = zip(completions, answer, strict=True)
+    return [0.5 if _among_the_last(text, as_number(right)) else 0.0 for text, right in pairs]
 
 
 def integer(completions: Sequence[str], **_: object) -> list[float]:
@@ -60,8 +91,16 @@ def xml_count(completions: Sequence[str], **_: object) -> list[float]:
     >>> xml_count(["<reasoning>\\n1\\n</reasoning>\\n<answer>\\n1\\n</answer>", "<reasoning>\\n" + "1" * 500])
     [0.5, 0.125]
     """
-    marks = ("<reasoning>\n", "\n</reasoning>\n", "\n<answer>\n", "\n</answer>")
-    return [max(0.0, sum(0.125 * (t.count(mark) == 1) for mark in marks) - 0.001 * _trailing(t)) for t in completions]
+    return [max(0.0, _tags(text) - 0.001 * trailing(text)) for text in completions]
+
+
+def tag_count(completions: Sequence[str], **_: object) -> list[float]:
+    """0.125 for each of the four tags that stands once and on its own line: `xml-count` without the fine.
+
+    >>> tag_count(["<reasoning>\\n1\\n</reasoning>\\n<answer>\\n1\\n</answer> and so on", "1"])
+    [0.5, 0.0]
+    """
+    return [_tags(text) for text in completions]
 
 
 def think_format(completions: Sequence[str], **_: object) -> list[float]:
@@ -69,23 +108,23 @@ def think_format(completions: Sequence[str], **_: object) -> list[float]:
     return [0.5 if _thinks_once(text) else 0.0 for text in completions]
 
 
-FUNCTIONS = {
-    "correctness": correctness,
-    "integer": integer,
-    "strict-format": strict_format,
-    "soft-format": soft_format,
-    "xml-count": xml_count,
-    "think-format": think_format,
-}
-SETS: dict[str, dict[str, float]] = {
-    "gsm8k": dict.fromkeys(("correctness", "integer", "strict-format", "soft-format", "xml-count"), 1.0),
-    "think": {"correctness": 1.0, "think-format": 1.0, "integer": 0.5},
-    "weighted": {"correctness": 0.25, "soft-format": 0.4, "xml-count": 0.6},
-}
-"""Named sets with weights. `think` pays 2.0 / 0.5 / 0.25; `weighted` 50 % correctness, 20 % format, 30 % structure."""
+def _hash_answer(text: str) -> str | None:
+    number = text.rpartition("####")[2].strip()
+    return number if HASHES.findall(text) == ["####"] and as_number(number) is not None else None
 
 
-def _trailing(text: str) -> int:
+def _among_the_last(text: str, right: Decimal | None) -> bool:
+    """Whether a number is among the last of a text; the text's end is looked at, no more."""
+    found = NUMBER.findall(text[-LAST_NUMBERS * 64 :])[-LAST_NUMBERS:]
+    return right is not None and any(as_number(number) == right for number in found)
+
+
+def _tags(text: str) -> float:
+    return sum(0.125 * (text.count(mark) == 1) for mark in MARKS)
+
+
+def trailing(text: str) -> int:
+    """Characters after the last `</answer>`; 0 where there is none."""
     _, tag, after = text.rpartition("</answer>")
     return len(after.removeprefix("\n")) if tag else 0
 

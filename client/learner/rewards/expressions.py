@@ -1,0 +1,119 @@
+"""Answers that are more than plain numbers, compared by `math-verify` in a process that may hang and die alone."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import json
+import select
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..answers import final_answer
+from .columns import library
+
+SCRIPT = Path(__file__).parent / "math_worker.py"
+MAX_TEXT = 2000
+"""Characters of a completion's end that are read, and of a reference."""
+LIMIT_S = 3.0
+"""For one pair; the worker ends itself then, and is killed a little later."""
+START_S = 60.0
+"""For the worker's imports, which a busy machine may take long for."""
+GRACE_S = 1.0
+
+
+def math_verify(completions: Sequence[str], answer: Sequence[str], **_: object) -> list[float]:
+    r"""1.0 where the answer is mathematically the reference's: fractions, LaTeX, sets, intervals; by math-verify.
+
+    Read from `<answer>` (or after `</think>`, `####`), else from the last 2,000 characters, `\boxed{}` first. A pair
+    that takes over 3 s, or much memory, pays 0 and costs a new worker process. Needs the library `math-verify`.
+
+    >>> math_verify([r"so \boxed{\frac{2}{4}}", "<answer>0.6</answer>"], answer=["1/2"] * 2)
+    [1.0, 0.0]
+    """
+    library("math-verify", "math_verify")
+    return [1.0 if _worker().equal(text, right) else 0.0 for text, right in zip(completions, answer, strict=True)]
+
+
+class Worker:
+    """A process that compares answers one at a time, and is replaced when it dies. For any number of threads."""
+
+    def __init__(self, limit_s: float = LIMIT_S) -> None:
+        self.limit_s = limit_s
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def equal(self, text: str, right: str) -> bool:
+        """Whether a completion's answer is the reference's; False too where that cannot be found out in time."""
+        request = json.dumps({"given": _given(text), "right": right[:MAX_TEXT], "limit_s": self.limit_s}) + "\n"
+        with self._lock:
+            said = self._ask(request.encode())
+            if said is None:
+                self._end()
+        return said == b"true\n"
+
+    def end(self) -> None:
+        """End the process; the next question starts another."""
+        with self._lock:
+            self._end()
+
+    def _ask(self, request: bytes) -> bytes | None:
+        """What the worker says to a request; None where it died or said nothing in time."""
+        process = self._process or self._start()
+        assert process.stdin is not None
+        try:
+            process.stdin.write(request)
+            process.stdin.flush()
+        except BrokenPipeError:
+            return None
+        return _line(process, self.limit_s + GRACE_S)
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-I", "-B", str(SCRIPT)]
+        pipe, null = subprocess.PIPE, subprocess.DEVNULL
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=null, env={}, cwd="/", bufsize=0)
+        _line(self._process, START_S)  # it says that it is ready, or the first question finds out that it is not
+        return self._process
+
+    def _end(self) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.kill()
+        process.wait()
+        for stream in (process.stdin, process.stdout):
+            if stream is not None:
+                stream.close()
+
+
+def _given(text: str) -> str:
+    """The end of the answer; where it has a place of its own, all of it is mathematics."""
+    final = final_answer(text)
+    if final is None or "$" in final or "\\boxed" in final:
+        return (final or text)[-MAX_TEXT:]
+    return f"${final[-MAX_TEXT:]}$"
+
+
+def _line(process: subprocess.Popen[bytes], seconds: float) -> bytes | None:
+    """The next line a process writes; None where it ends or takes too long."""
+    assert process.stdout is not None
+    deadline = time.monotonic() + seconds
+    line = b""
+    while not line.endswith(b"\n"):
+        ready, _, _ = select.select([process.stdout], [], [], max(0.0, deadline - time.monotonic()))
+        chunk = process.stdout.read(64) if ready else b""
+        if not chunk:
+            return None
+        line += chunk
+    return line
+
+
+@functools.cache
+def _worker() -> Worker:
+    worker = Worker()
+    atexit.register(worker.end)
+    return worker

@@ -1,0 +1,143 @@
+"""Rewards for extracting records: the completion is JSON, fits a schema, and says what the reference says."""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from ..answers import final_answer, same_answer
+from .columns import column, from_json, library, same_value
+
+FENCE = re.compile(r"```(?:json)?[ \t]*\n(.*?)```", re.DOTALL)
+MAX_TEXT = 64_000
+"""Characters; a longer text is no record."""
+
+
+class NoJSON(ValueError):
+    """A completion holds no JSON document where one belongs."""
+
+
+def valid_json(completions: Sequence[str], **_: object) -> list[float]:
+    """1.0 where a completion holds a JSON object or list: in `<answer>`, else in the last code fence, else as a whole.
+
+    >>> valid_json(['{"age": 4}', '```json\\n[1]\\n```', "<answer>{}</answer>", "{'age': 4}", "4"])
+    [1.0, 1.0, 1.0, 0.0, 0.0]
+    """
+    return [1.0 if found else 0.0 for found in map(_holds_json, completions)]
+
+
+def json_schema(completions: Sequence[str], schema: Sequence[Any] | None = None, **_: object) -> list[float]:
+    """1.0 where the JSON in a completion fits the JSON Schema in the column `schema`; needs the library `jsonschema`.
+
+    References to other documents are not followed: nothing is fetched.
+
+    >>> json_schema(['{"age": 4}', '{"age": "four"}'], schema=['{"properties": {"age": {"type": "integer"}}}'] * 2)
+    [1.0, 0.0]
+    """
+    library("json-schema", "jsonschema")
+    wanted = [json.dumps(from_json("json-schema", "schema", each)) for each in column("json-schema", "schema", schema)]
+    return [1.0 if _fits(text, each) else 0.0 for text, each in zip(completions, wanted, strict=True)]
+
+
+def json_fields(completions: Sequence[str], answer: Sequence[Any], **_: object) -> list[float]:
+    """The share of fields that are right, of all that the completion or the reference (JSON, in `answer`) has.
+
+        |fields equal in both| / |fields of either|
+
+    A field is a path to a value, list items by their place; one that is missing or made up counts as wrong. Texts are
+    compared without case, numbers as numbers.
+
+    >>> json_fields(['{"name": "ann", "age": 4}', '{"name": "Ann", "sex": "f"}'], ['{"name": "Ann", "age": 4}'] * 2)
+    [1.0, 0.3333333333333333]
+    """
+    wanted = [from_json("json-fields", "answer", each) for each in answer]
+    return [_share(text, right) for text, right in zip(completions, wanted, strict=True)]
+
+
+def read_json(text: str) -> Any:
+    """The JSON object or list in a completion.
+
+    Raises:
+        NoJSON: there is none, or it is not well-formed.
+    """
+    tagged, fenced = final_answer(text), FENCE.findall(text)
+    document = tagged if tagged is not None else fenced[-1] if fenced else text
+    try:
+        if len(document) > MAX_TEXT:
+            raise NoJSON(f"{len(document)} characters")
+        found = json.loads(document, parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        raise NoJSON(str(error)) from error
+    if not isinstance(found, (dict, list)):
+        raise NoJSON("neither an object nor a list")
+    return found
+
+
+def _refuse(constant: str) -> None:
+    raise NoJSON(f"{constant} is no JSON")
+
+
+def _holds_json(text: str) -> bool:
+    try:
+        read_json(text)
+    except NoJSON:
+        return False
+    return True
+
+
+def _fits(text: str, schema: str) -> bool:
+    validator = _validator(schema)
+    try:
+        return validator.is_valid(read_json(text))
+    except (NoJSON, RecursionError):
+        return False
+
+
+@functools.lru_cache(maxsize=64)
+def _validator(schema: str) -> Any:
+    from jsonschema import Draft202012Validator, SchemaError
+    from jsonschema.validators import validator_for
+    from referencing import Registry
+
+    wanted = json.loads(schema)
+    kind: Any = validator_for(wanted, default=Draft202012Validator)
+    try:
+        kind.check_schema(wanted)
+    except SchemaError as error:
+        raise ValueError(f"the column 'schema' holds no JSON Schema: {error.message[:200]}") from error
+    return kind(wanted, registry=Registry())
+
+
+def _share(text: str, right: Any) -> float:
+    try:
+        given = dict(_fields(read_json(text)))
+    except NoJSON:
+        return 0.0
+    wanted = dict(_fields(right))
+    equal = sum(_same(given[path], wanted[path]) for path in given.keys() & wanted.keys())
+    return equal / len(given.keys() | wanted.keys())
+
+
+def _same(one: Any, other: Any) -> bool:
+    texts = isinstance(one, str) and isinstance(other, str)
+    return same_value(one, other) or (texts and same_answer(one, other))
+
+
+def _fields(document: Any) -> Iterator[tuple[tuple[str | int, ...], Any]]:
+    """(path, value) of each leaf; an empty object or list is one. No recursion: models nest deep."""
+    todo: list[tuple[tuple[str | int, ...], Any]] = [((), document)]
+    while todo:
+        path, value = todo.pop()
+        below = _below(value)
+        todo += [((*path, key), each) for key, each in below]
+        if not below:
+            yield path, value
+
+
+def _below(value: Any) -> list[tuple[str | int, Any]]:
+    if isinstance(value, dict):
+        return list(value.items())
+    return list(enumerate(value)) if isinstance(value, list) else []

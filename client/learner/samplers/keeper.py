@@ -1,0 +1,40 @@
+"""Runs a command for as long as its parent lives: `python keeper.py COMMAND ...`.
+
+Its standard input is a pipe that the parent holds. When the parent closes it, or dies in whatever way, the command and
+all it has started are ended. Imports the standard library only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+GRACE_S = 15.0
+
+
+def main() -> int:
+    """Run the command, and return its exit status."""
+    process = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, start_new_session=True)
+    threading.Thread(target=_end_with_parent, args=(process,), daemon=True).start()
+    return process.wait()
+
+
+def _end_with_parent(process: subprocess.Popen[bytes]) -> None:
+    while os.read(0, 1):
+        pass
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(GRACE_S)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    for stop in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(stop, signal.SIG_IGN)  # the parent decides, by closing the pipe
+    sys.exit(main())

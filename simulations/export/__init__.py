@@ -1,0 +1,1 @@
+"""A trained adapter made into what others load: a PEFT folder, a merged model, a GGUF file; and its model card."""

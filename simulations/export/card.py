@@ -1,0 +1,83 @@
+"""README.md of an export: what it is, how it was trained, what it came to, how to load it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ...common import __version__
+from ...common.errors import ConfigError
+from .facts import run_facts
+from .source import Source
+
+TEMPLATE = Path(__file__).parent / "card.md.jinja"
+VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+RELATIONS = {"adapter": "adapter", "merged": "finetune", "gguf": "quantized"}
+
+
+def check_jinja() -> None:
+    """Say what to install where the template cannot be filled in.
+
+    Raises:
+        ConfigError: Jinja is not installed.
+    """
+    try:
+        import jinja2  # noqa: F401  # pyright: ignore[reportUnusedImport]
+    except ImportError as error:
+        raise ConfigError("Exporting writes a model card and needs Jinja: pip install 'fedgrpo[export]'.") from error
+
+
+def card(
+    source: Source,
+    to: str,
+    *,
+    kind: str = "",
+    file: str = "",
+    rank: int = 0,
+    repository: str = "",
+    differences: dict[str, str],
+    warnings: list[str],
+) -> str:
+    """The model card as Markdown, with the Hub's metadata on top.
+
+    Args:
+        kind: the type of the weights.
+        file: the GGUF file's name.
+        rank: of the PEFT adapter as it was written.
+        repository: where it will be on the Hub; empty is nowhere.
+    """
+    import jinja2
+
+    environment = jinja2.Environment(
+        trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True
+    )
+    facts: dict[str, Any] = {"to": to, "kind": kind, "file": file, "version": __version__}
+    text = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        **facts,
+        source=source,
+        base=source.base,
+        adapter=source.adapter,
+        run=run_facts(source),
+        relation=RELATIONS[to],
+        title=repository.rpartition("/")[2] or f"{source.base.public.rpartition('/')[2]}-fedgrpo",
+        loadable=_loadable(source),
+        place=repository or "FOLDER",
+        vllm_rank=next((size for size in VLLM_RANKS if size >= rank), rank),
+        differences=differences,
+        warnings=warnings,
+    )
+    return _tidy(text)
+
+
+def _loadable(source: Source) -> str:
+    base = source.base
+    return f"BUILTIN_POLICIES[{base.public!r}]" if base.built_in else repr(base.public)
+
+
+def _tidy(text: str) -> str:
+    """At most one empty line in a row: the template's branches leave more."""
+    lines: list[str] = []
+    for line in text.splitlines():
+        if line.strip() or (lines and lines[-1]):
+            lines.append(line.rstrip())
+    return "\n".join(lines).strip() + "\n"

@@ -1,0 +1,145 @@
+"""What a model card says of a run. Nothing by which an organisation could be told apart, and no path of a machine.
+
+Left out on purpose: names of clients, of their reward functions and of their classes, what one client alone reported,
+and the run's name.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...common.config import RunConfig
+from ...common.methods import METHODS
+from ...server.scores import points, score
+from ..results import ANSWERS, Evaluated, Run
+from ..summary import notes
+from .source import Source
+
+SETTINGS = (
+    "federation.seed",
+    "model.dtype",
+    "adapter.rank",
+    "adapter.alpha",
+    "adapter.target-modules",
+    "train.steps-per-round",
+    "train.seconds-per-round",
+    "train.prox",
+    "grpo.num-generations",
+    "grpo.per-device-train-batch-size",
+    "grpo.gradient-accumulation-steps",
+    "grpo.max-completion-length",
+    "grpo.learning-rate",
+    "grpo.lr-scheduler-type",
+    "grpo.beta",
+    "grpo.kl-reference",
+    "grpo.epsilon",
+    "grpo.epsilon-high",
+    "grpo.loss-type",
+    "grpo.scale-rewards",
+    "grpo.num-iterations",
+    "grpo.temperature",
+    "grpo.mask-truncated-completions",
+    "aggregation.rule",
+    "aggregation.server-optimizer",
+    "aggregation.server-learning-rate",
+    "compression.up",
+    "compression.down",
+    "intake.max-delta-norm",
+    "gate.enabled",
+)
+FEWEST = 2
+"""A mean over fewer organisations is one organisation's own figure."""
+
+
+def run_facts(source: Source) -> dict[str, Any] | None:
+    """What the card says of the run up to the exported round; None without a run."""
+    run, config, number = source.run, source.config, source.round
+    if run is None or config is None or number is None:
+        return None
+    rounds = [line for line in run.rounds if line["round"] <= number]
+    simulated = (run.folder / ANSWERS).is_file()
+    evaluated = next((e for e in reversed(run.sampled) if e.round == number), None)
+    open_to_all = evaluated is not None and (simulated or len(evaluated.clients) >= FEWEST)
+    return {
+        "simulated": simulated,
+        "round": number,
+        "rounds": config.federation.rounds,
+        "void": sum(line["event"] == "VOID" and line["round"] <= number for line in run.journal),
+        "clients": _clients(rounds),
+        "bytes_up": sum(line["bytes_up"] for line in rounds),
+        "bytes_down": sum(line["bytes_down"] for line in rounds),
+        "scores": _scores(run, evaluated) if evaluated and open_to_all else [],
+        "problems": evaluated.total.problems if evaluated else 0,
+        "evaluated_by": len(evaluated.clients) if evaluated else 0,
+        "unscored": _unscored(evaluated),
+        "notes": notes(config) if simulated else [],
+        "reward": _rewards(rounds, 1 if simulated else FEWEST),
+        "rewards": _reward_names(config.simulation.rewards),
+        "data": _data(config),
+        "method": config.aggregation.method,
+        "paper": METHODS[config.aggregation.method].source,
+        "weights": config.aggregation.weights,
+        "settings": [(name, config.flat()[name]) for name in SETTINGS],
+    }
+
+
+def _clients(rounds: list[dict[str, Any]]) -> str:
+    counts = [len(line["clients"]) for line in rounds]
+    fewest, most = min(counts, default=0), max(counts, default=0)
+    return f"{most}" if fewest == most else f"{fewest} to {most} in a round"
+
+
+def _scores(run: Run, evaluated: Evaluated) -> list[dict[str, str]]:
+    temperature = run.config.evaluation.temperature
+    rows = [_row(f"sampled at temperature {temperature:g}, strict", evaluated)]
+    before = next((e for e in run.sampled if e.round == 0), None)
+    if before is not None:
+        old, new = score(before.total), score(evaluated.total)
+        rows.append(
+            {"name": "the same, lenient", "before": f"{old.lenient:.1%}", "after": f"{new.lenient:.1%}", "gain": ""}
+        )
+        cut = {"before": f"{old.truncated:.1%}", "after": f"{new.truncated:.1%}", "gain": ""}
+        rows.append({"name": "completions cut off at the limit of length", **cut})
+    greedy = next((e for e in run.greedy if e.round == evaluated.round), None)
+    return [*rows, _row("greedy, strict", greedy)] if greedy else rows
+
+
+def _row(name: str, evaluated: Evaluated) -> dict[str, str]:
+    found = score(evaluated.total)
+    gain = f"{points(found.gain)} ({found.interval})"
+    return {"name": name, "before": f"{found.base:.1%}", "after": f"{found.strict:.1%}", "gain": gain}
+
+
+def _unscored(evaluated: Evaluated | None) -> str:
+    if evaluated is None:
+        return "There was no held-out evaluation after this round."
+    return "One organisation alone answered held-out problems; what it found is its own, and is left out here."
+
+
+def _rewards(rounds: list[dict[str, Any]], fewest: int) -> tuple[float, float] | None:
+    """Mean rewards of the first and of the last round; None where fewer clients tell theirs."""
+    told = [[c["reward/mean"] for c in line["clients"].values() if "reward/mean" in c] for line in rounds]
+    if not told or min(len(told[0]), len(told[-1])) < fewest:
+        return None
+    return sum(told[0]) / len(told[0]), sum(told[-1]) / len(told[-1])
+
+
+def _reward_names(spec: str) -> str:
+    """The reward sets of a simulation; of a file of one's own, no more than that it is one."""
+    sets = [
+        ", ".join(
+            "functions of an own file" if "/" in part or ".py" in part else f"`{part.strip()}`"
+            for part in one.split(",")
+        )
+        for one in spec.split(";")
+    ]
+    return "; ".join(dict.fromkeys(sets))
+
+
+def _data(config: RunConfig) -> str:
+    simulation = config.simulation
+    divided = simulation.partition
+    if divided in ("dirichlet", "size"):
+        divided += f", concentration {simulation.partition_alpha:g}"
+    taking_part = f"{len(simulation.taking_part)} of {simulation.clients} clients"
+    return f"`{simulation.dataset}`, divided over {taking_part} ({divided})"

@@ -1,0 +1,70 @@
+"""The adapter as a PEFT folder. No torch: an operator's server has none."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+
+from ...common.adapter import Adapter
+from ...common.errors import RunError
+from ...common.files import write_atomic
+from ...common.peft_files import CLOSE, CONFIG, SCHEMA, VECTOR, WEIGHTS, write_peft
+from .source import BaseModel
+
+LARGEST_VLLM_RANK = 512
+
+
+def write_adapter(adapter: Adapter, base: BaseModel, folder: Path) -> tuple[float, int, list[str]]:
+    """Write the adapter for PEFT, read it back, and compare what it does to every layer.
+
+    What lets fedgrpo itself read it again (schema, vector) comes along, but for a vector that holds a residual on whole
+    weight matrices: it would be as large as the model, and its product is in the factors.
+
+    Returns:
+        (the largest difference of a layer's change of weights, relative to the largest of that layer; the rank
+        as written; warnings)
+
+    Raises:
+        RunError: the file does to the model what the adapter does not.
+    """
+    write_peft(adapter, folder, base.public)
+    path = folder / CONFIG
+    described = json.loads(path.read_text(encoding="utf-8"))
+    if base.revision:
+        described["revision"] = base.revision
+        write_atomic(path, json.dumps(described, indent=2).encode())
+    if "W" in adapter.schema.holds:
+        (folder / SCHEMA).unlink()
+        (folder / VECTOR).unlink()
+    difference = _difference(adapter, folder, described)
+    if not difference <= CLOSE:
+        raise RunError(f"The PEFT folder changes a layer by {difference:.1e} (relative) other than the adapter does.")
+    return difference, described["r"], _warnings(described["r"], adapter.schema.rank)
+
+
+def _warnings(rank: int, own: int) -> list[str]:
+    if rank == own:
+        return []
+    more = f"The aggregation method's residual on the base's weights makes the rank {rank}, where {own} was trained"
+    limit = (
+        f"more than the {LARGEST_VLLM_RANK} that vLLM takes"
+        if rank > LARGEST_VLLM_RANK
+        else "set vLLM's --max-lora-rank"
+    )
+    return [f"{more}: {limit}. --to merged carries the same in no more than the base's own size."]
+
+
+def _difference(adapter: Adapter, folder: Path, described: dict[str, Any]) -> float:
+    stored = safetensors.numpy.load_file(folder / WEIGHTS)
+    scale = described["lora_alpha"] / described["r"]
+    worst = 0.0
+    for module in adapter.schema.modules:
+        a, b = (stored[f"base_model.model.{module.name}.lora_{factor}.weight"] for factor in "AB")
+        want = adapter.change(module)
+        largest = max(float(np.abs(want).max()), 1e-30)
+        worst = max(worst, float(np.abs(scale * (b.astype(np.float64) @ a) - want).max()) / largest)
+    return worst
