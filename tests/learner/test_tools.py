@@ -131,7 +131,7 @@ def test_a_tool_is_called_seen_by_rewards_and_no_loss_is_taken_on_what_it_says(f
 
     box = load_tools(str(folder / "tools.py"), "", 4)
     first = [CALL.format("add", '{"a": 20, "b": 22}'), "I give up."]
-    rewards = (Reward("listen", 1.0, listen, "test"), *load_rewards("correctness"))
+    rewards = (Reward("listen", 1.0, listen, "test"),)
     model, learner, script = learner_of(folder, box, rewards, first, "So it is 42.")
     seen.clear()  # the trial at construction
     update, batch = trained(model, learner)
@@ -147,7 +147,14 @@ def test_a_tool_is_called_seen_by_rewards_and_no_loss_is_taken_on_what_it_says(f
     assert SECRET not in learned
     assert SECRET in script.tokenizer.decode(batch["completion_ids"][0])
     assert update.delta.any()
-    assert update.metrics["reward/correctness/mean"] == 0  # the tool said the answer, not the model
+
+
+def test_an_answer_that_only_a_tool_gave_is_not_paid():
+    """As where the completion's tokens are used up before the model can say anything to it."""
+    (paid,) = load_rewards("correctness")
+    asked = [{"role": "assistant", "content": "I ask"}, {"role": "tool", "content": "<answer>7</answer>"}]
+    answered = [*asked, {"role": "assistant", "content": "<answer>7</answer>"}]
+    assert paid(completions=[asked, answered], answer=["7", "7"]) == [0.0, 2.0]
 
 
 def test_what_a_tool_says_does_not_leave(folder):
