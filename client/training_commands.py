@@ -46,7 +46,7 @@ def sft(
       fedgrpo sft shown.jsonl --model Qwen/Qwen2.5-0.5B-Instruct --system xml --out models/started
       fedgrpo sft shown.jsonl --model builtin --out started --steps 20 --learning-rate 2e-3
       fedgrpo simulate gsm8k --model models/started --data gsm8k/         then, in a simulation
-      [model] folder = "models/started"                                   or in an organisation's file
+      model.folder = models/started                                       or in an organisation's file
     """
     from .learner.data import read_jsonl
     from .learner.files import model_folder, must_be_new
