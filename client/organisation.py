@@ -80,6 +80,21 @@ class Rewards:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Tools:
+    """What the policy may use while it completes: the organisation's own Python. What a tool says never leaves."""
+
+    use: str = ""
+    """A Python file; every public function in it is a tool."""
+    environment: str = ""
+    """`env.py:CLASS`: each rollout has an instance of its own, whose public methods are tools."""
+    turns: int = 4
+    """Rounds of tool calls in one completion at most; 0 has no limit but the completion's length."""
+
+    def __post_init__(self) -> None:
+        at_least("tools.turns", self.turns, 0, "0 has no limit but the completion's length")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
     """The base model, as it lies on this machine."""
 
@@ -196,6 +211,7 @@ class Organisation:
     data: Data = field(default_factory=Data)
     prompt: Prompt = field(default_factory=Prompt)
     rewards: Rewards = field(default_factory=Rewards)
+    tools: Tools = field(default_factory=Tools)
     model: Model = field(default_factory=Model)
     backend: Backend = field(default_factory=Backend)
     learner: LearnerSettings = field(default_factory=LearnerSettings)

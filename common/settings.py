@@ -206,9 +206,15 @@ class Simulation:
     partition_label: str = "topic"
     """The column that dirichlet and label divide by."""
     system_prompt: str = "none"
-    """`none`, `xml` (<reasoning> and <answer>) or `think` (<think>)."""
+    """`none`, `xml` (<reasoning> and <answer>), `think` (<think>) or `hash` (#### before the answer)."""
     rewards: str = "gsm8k"
     """A reward set, `name=weight` pairs, or a Python file; `;` separates the sets of client 0, 1, ..."""
+    tools: str = ""
+    """A Python file whose public functions the policy may call while it completes."""
+    environment: str = ""
+    """`env.py:CLASS`: each rollout has an instance of its own, whose public methods are tools."""
+    tool_turns: int = 4
+    """Rounds of tool calls in one completion at most; 0 has no limit but the completion's length."""
     ranks: str = "0"
     """Ranks of the clients' adapters, `;` separates client 0, 1, ..., and they repeat: `4;8;16`. 0 is adapter.rank."""
     faults: str = ""
@@ -232,7 +238,8 @@ class Simulation:
             "it is the concentration of a Dirichlet distribution",
             open_low=True,
         )
-        one_of("simulation.system-prompt", self.system_prompt, ("none", "xml", "think"))
+        one_of("simulation.system-prompt", self.system_prompt, ("none", "xml", "think", "hash"))
+        at_least("simulation.tool-turns", self.tool_turns, 0, "0 has no limit but the completion's length")
         if not re.fullmatch(r"\d+(;\d+)*", self.ranks):
             raise ConfigError(f"simulation.ranks is {self.ranks!r}. Write whole numbers, as in 4;8;16.")
         self._check_faults()

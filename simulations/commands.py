@@ -24,7 +24,9 @@ class Engine(StrEnum):
     superlink = "superlink"
 
 
-ScenarioArgument = Annotated[str, typer.Argument(help="builtin, split, gsm8k, or the path of a scenario .toml.")]
+ScenarioArgument = Annotated[
+    str, typer.Argument(help="builtin, split, gsm8k, a recipe (docs/recipes.md), or the path of a scenario .toml.")
+]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="Any setting: --set grpo.beta=0.04. May be repeated.")
 ]
@@ -41,12 +43,20 @@ def simulate(
     rounds: Annotated[int | None, typer.Option(help="Rounds to play.")] = None,
     seed: SeedOption = None,
     model: Annotated[str | None, typer.Option(help="builtin, a Hub name, or a local folder.")] = None,
+    source: Annotated[str | None, typer.Option(help="Where a named model comes from: hub or modelscope.")] = None,
     data: DataOption = None,
     partition: PartitionOption = None,
     alpha: AlphaOption = None,
     rewards: Annotated[
         str | None, typer.Option(help="gsm8k, think, name=weight pairs, or a file; ';' separates clients.")
     ] = None,
+    tools: Annotated[
+        str | None, typer.Option(help="Python file whose functions the policy may call (docs/training.md).")
+    ] = None,
+    environment: Annotated[str | None, typer.Option(help="FILE.py:CLASS; each rollout has an instance.")] = None,
+    central: Annotated[
+        bool, typer.Option("--central", help="One client with all problems takes the steps of all, one after another.")
+    ] = False,
     workers: Annotated[int | None, typer.Option(help="Worker processes; default: one per core.")] = None,
     engine: Annotated[
         Engine, typer.Option(help="processes: workers on this machine. superlink: the real deployment, on loopback.")
@@ -66,6 +76,9 @@ def simulate(
       fedgrpo simulate --clients 8 --rounds 20 --seed 1
       fedgrpo simulate gsm8k --data gsm8k/                real problems, Qwen2.5-0.5B-Instruct
       fedgrpo simulate gsm8k --data gsm8k/ --model builtin --rounds 2
+      fedgrpo simulate qwen0.5b-think --data gsm8k/       a recipe of the field, by four clients
+      fedgrpo simulate qwen0.5b-think --data gsm8k/ --central      the same by one, at equal rollouts
+      fedgrpo simulate gsm8k --model Qwen/Qwen2.5-0.5B-Instruct --source modelscope
       fedgrpo simulate --rewards "gsm8k;gsm8k;think;mine.py"
       fedgrpo simulate --engine superlink --clients 2 --rounds 3     SuperLink, TLS, registered nodes, learners
       fedgrpo simulate --resume runs/builtin-20260101-120000
@@ -74,8 +87,22 @@ def simulate(
     from .report import write_report
 
     if resume is not None:
-        fixed = (clients, rounds, seed, model, data, partition, alpha, rewards, settings, run)
-        if any(option is not None for option in fixed):
+        fixed = (
+            clients,
+            rounds,
+            seed,
+            model,
+            source,
+            data,
+            partition,
+            alpha,
+            rewards,
+            tools,
+            environment,
+            settings,
+            run,
+        )
+        if central or any(option is not None for option in fixed):
             raise ConfigError("--resume goes on with the run's own settings; of the options only --workers may change.")
         config = runner.resumed(resume).with_values({"simulation.workers": workers or 0})
     else:
@@ -84,15 +111,18 @@ def simulate(
             "federation.rounds": rounds,
             "federation.seed": seed,
             "model.name": model,
+            "backend.source": source,
             "simulation.data": data and str(Path(data).expanduser().resolve()),
             "simulation.partition": partition,
             "simulation.partition-alpha": alpha,
             "simulation.rewards": rewards and ";".join(absolute_paths(spec) for spec in rewards.split(";")),
+            "simulation.tools": tools and absolute_paths(tools),
+            "simulation.environment": environment and absolute_paths(environment),
             "simulation.workers": workers,
             "output.dir": str(out.expanduser().resolve()),
-            "output.run": run or f"{Path(scenario).stem}-{time.strftime('%Y%m%d-%H%M%S')}",
+            "output.run": run or f"{scenario_stem(scenario)}{'-central' * central}-{time.strftime('%Y%m%d-%H%M%S')}",
         }
-        config = runner.all_at_once(_with(runner.scenario(scenario), given, settings or []))
+        config = simulated_settings(with_options(runner.scenario(scenario), given, settings or []), central=central)
     if list_settings:
         print(config.to_toml() if output is Format.text else json.dumps(config.flat()))
         return
@@ -106,6 +136,22 @@ def simulate(
         print(json.dumps(found.result()))
     else:
         summary.print_summary(found, report_path)
+
+
+def simulated_settings(config: RunConfig, *, central: bool) -> RunConfig:
+    """The settings of a simulation that begins when all clients have joined.
+
+    Args:
+        central: one client with all problems takes the steps of all, as the arm `central` of a study.
+
+    Raises:
+        ConfigError: rounds go by time, which has no central counterpart.
+    """
+    from . import runner
+    from .study import arms
+
+    (config,) = arms.runs_of(arms.CENTRAL if central else arms.FEDERATED, config)
+    return runner.all_at_once(config)
 
 
 def partition(
@@ -138,7 +184,7 @@ def partition(
         "simulation.partition-label": label,
         "federation.seed": seed,
     }
-    config = _with(runner.scenario(scenario), given, settings or [])
+    config = with_options(runner.scenario(scenario), given, settings or [])
     split = split_view.Split.of(config)
     split.plot(plot)
     if output is Format.json:
@@ -171,7 +217,7 @@ def evaluate(
         "simulation.data": data and str(Path(data).expanduser().resolve()),
         "model.name": model,
     }
-    comparison = compare.compare(target, lambda config: _with(config, given, []), seed)
+    comparison = compare.compare(target, lambda config: with_options(config, given, []), seed)
     if output is Format.json:
         print(json.dumps(comparison.as_json()))
     else:
@@ -195,7 +241,12 @@ def report(
     print(json.dumps({"report": str(path)}) if output is Format.json else f"Wrote {path}")
 
 
-def _with(config: RunConfig, given: Mapping[str, Value | None], overrides: list[str]) -> RunConfig:
+def scenario_stem(scenario: str) -> str:
+    """A scenario's name without the end of a file's; a recipe's name may hold dots."""
+    return Path(scenario).name.removesuffix(".toml")
+
+
+def with_options(config: RunConfig, given: Mapping[str, Value | None], overrides: list[str]) -> RunConfig:
     """`config` with the options that were given, then the --set overrides."""
     values = {key: value for key, value in given.items() if value is not None}
     for text in overrides:

@@ -79,7 +79,7 @@ def compare(target: Path, adjust: Callable[[RunConfig], RunConfig], seed: int | 
     config = adjust(load_scenario(run / "config.resolved.toml"))
     adapter = read_peft(folder)
     _, problems = load_problems(config)
-    folder = resolve_model(config.model.name, config.model.revision)
+    folder = resolve_model(config.model.name, config.model.revision, config.backend.source)
     base = Base.load(folder, config.model.dtype, prepare_process())
     model = ResidentModel(base, config, problems[0])
     if model.schema.sha256 != adapter.schema.sha256:

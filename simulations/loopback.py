@@ -17,6 +17,7 @@ from pathlib import Path
 
 from ..client.learner.data import Problem
 from ..client.learner.files import file_hash
+from ..client.learner.rewards import absolute_paths
 from ..client.organisation import (
     Data,
     Flower,
@@ -28,6 +29,7 @@ from ..client.organisation import (
     Prompt,
     Rewards,
     Site,
+    Tools,
 )
 from ..client.services import run_client
 from ..common import keys, sections
@@ -102,7 +104,7 @@ def _sites(base: Path, server: ServerFolder, config: RunConfig, sockets: Path) -
     """Write each organisation's folder: data, file, key."""
     shards, held_out = divide(config)
     specs = config.simulation.rewards.split(";")
-    model = resolve_model(config.model.name, config.model.revision)
+    model = resolve_model(config.model.name, config.model.revision, config.backend.source)
     sites: list[Site] = []
     for number in config.simulation.taking_part:
         shard = shards[number]
@@ -116,6 +118,12 @@ def _sites(base: Path, server: ServerFolder, config: RunConfig, sockets: Path) -
             data=Data(train="train.jsonl", held_out="held_out.jsonl", labels=tuple(sorted(shard[0].labels))),
             prompt=Prompt(system=SYSTEM_PROMPTS[config.simulation.system_prompt]),
             rewards=Rewards(use=specs[number % len(specs)]),
+            tools=Tools(
+                use=absolute_paths(config.simulation.tools),
+                environment=absolute_paths(config.simulation.environment),
+                turns=config.simulation.tool_turns,
+            ),
+            backend=config.backend,
             model=Model(
                 name=config.model.name,
                 folder=str(model),

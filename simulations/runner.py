@@ -18,7 +18,7 @@ from ..server.main import app, run_folder
 from .grid import Lane, LocalGrid, NodeConfig
 from .reporter import keeping
 from .results import Run
-from .virtual import SYSTEM_PROMPTS, client_rewards, divide, resolve_model
+from .virtual import SYSTEM_PROMPTS, client_rewards, client_tools, divide, resolve_model
 from .worker import ProcessLane
 
 SCENARIOS = Path(__file__).parent / "scenarios"
@@ -67,7 +67,7 @@ def check(config: RunConfig) -> None:
             "Install the extra: pip install 'fedgrpo[simulation]'."
         )
     check_sampler(config.backend)
-    resolve_model(config.model.name, config.model.revision)
+    resolve_model(config.model.name, config.model.revision, config.backend.source)
     shards, _ = divide(config)
     prompt = SYSTEM_PROMPTS[config.simulation.system_prompt]
     for shard, rewards in zip(shards, client_rewards(config), strict=True):
@@ -82,7 +82,8 @@ def same_inputs(config: RunConfig) -> None:
     """
     shards, held_out = divide(config)
     digest = hashlib.sha256(repr((shards, held_out)).encode())
-    for source in sorted({r.source for rewards in client_rewards(config) for r in rewards} - {"built-in"}):
+    rewards = {reward.source for rewards in client_rewards(config) for reward in rewards}
+    for source in sorted({*rewards, *client_tools(config).sources} - {"built-in"}):
         digest.update(Path(source).expanduser().read_bytes())
     path = run_folder(config) / "inputs.sha256"
     if not path.exists():

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 from ..client.learner import Learner
 from ..client.learner.data import Problem
 from ..client.learner.files import model_folder
+from ..client.learner.prompts import SYSTEM_PROMPTS
 from ..client.learner.rewards import Reward, load_rewards
+from ..client.learner.tools import ToolBox, load_tools
 from ..client.rounding import RoundingLearner
 from ..common.config import RunConfig, Value
 from ..common.errors import ConfigError
@@ -26,17 +28,6 @@ BUILTIN_POLICY = Path(__file__).parent / "builtin" / "policy"
 SPLIT_POLICY = Path(__file__).parent / "builtin" / "policy_split"
 BUILTIN_POLICIES = {"builtin": BUILTIN_POLICY, "builtin-split": SPLIT_POLICY}
 """Shipped with the package; `builtin/recipes.py` says what each was taught."""
-SYSTEM_PROMPTS = {
-    "none": "",
-    "xml": (
-        "Respond in the following format:\n<reasoning>\nyour reasoning, step by step\n</reasoning>\n"
-        "<answer>\nthe final number and nothing else\n</answer>"
-    ),
-    "think": (
-        "First reason step by step inside <think> and </think>. "
-        "Then give the final number, and nothing else, inside <answer> and </answer>."
-    ),
-}
 
 
 def simulated_learner(node_config: dict[str, Value], config: RunConfig) -> Learner:
@@ -103,18 +94,24 @@ def divide(config: RunConfig) -> tuple[list[list[Problem]], list[Problem]]:
 
 
 def client_rewards(config: RunConfig) -> list[tuple[Reward, ...]]:
-    """Each client's reward set."""
-    specs = config.simulation.rewards.split(";")
-    return [load_rewards(specs[k % len(specs)]) for k in range(config.simulation.clients)]
+    """Each client's reward set, and the environment's own reward."""
+    specs, own = config.simulation.rewards.split(";"), client_tools(config).rewards()
+    return [load_rewards(specs[k % len(specs)]) + own for k in range(config.simulation.clients)]
 
 
-def resolve_model(name: str, revision: str) -> Path:
-    """The local folder of a model: a built-in one, a folder, or a snapshot from the Hub.
+def client_tools(config: RunConfig) -> ToolBox:
+    """What the policy may use at every simulated client."""
+    settings = config.simulation
+    return load_tools(settings.tools, settings.environment, settings.tool_turns)
+
+
+def resolve_model(name: str, revision: str, source: str = "hub") -> Path:
+    """The local folder of a model: a built-in one, a folder, or a snapshot from where models are kept.
 
     Raises:
-        ConfigError: there is no such folder, or the Hub cannot be reached or has no such model.
+        ConfigError: there is no such folder, or the source cannot be reached or has no such model.
     """
-    return BUILTIN_POLICIES.get(name) or model_folder(name, revision)
+    return BUILTIN_POLICIES.get(name) or model_folder(name, revision, source)
 
 
 def client_rank(config: RunConfig, number: int) -> int:
@@ -130,5 +127,6 @@ def _resident(config: RunConfig, rank: int) -> ResidentModel:
     from ..client.learner.resident import Base, ResidentModel, prepare_process
 
     device = prepare_process()
-    base = Base.load(resolve_model(config.model.name, config.model.revision), config.model.dtype, device)
-    return ResidentModel(base, config, divide(config)[0][0][0], rank)
+    folder = resolve_model(config.model.name, config.model.revision, config.backend.source)
+    base = Base.load(folder, config.model.dtype, device)
+    return ResidentModel(base, config, divide(config)[0][0][0], rank, box=client_tools(config))

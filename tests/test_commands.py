@@ -34,7 +34,7 @@ def gsm8k(folder, train=GOOD_LINE * 40, test=GOOD_LINE * 4):
 def test_help_shows_the_commands_and_each_has_examples(run):
     status, out, _ = run("--help")
     assert status == 0
-    for command in ("simulate", "partition", "evaluate", "export", "report", "study"):
+    for command in ("simulate", "partition", "evaluate", "export", "report", "study", "sft", "finetune"):
         assert command in out
         assert "Example" in run(command, "--help")[1]
 

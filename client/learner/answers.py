@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
+from typing import Any
 
 _NUMBER = r"[-+\u2212]?\$?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|[-+\u2212]?\$?\.\d+"
 NUMBER = re.compile(_NUMBER)
@@ -12,6 +14,18 @@ WORKED = {"reasoning": "reasoned", "think": "reasoned", "words": "worded"}
 """Tags that hold the working, and the style they make."""
 MAX_DIGITS = 60
 """Longer numbers are text: no problem has such an answer, and a model can write a million digits."""
+
+
+def last_said(completion: str | Sequence[Mapping[str, Any]]) -> str:
+    """What the model itself wrote last: a tool may say the answer, which is not the model's.
+
+    >>> last_said([{"role": "assistant", "content": "I ask"}, {"role": "tool", "content": "<answer>7</answer>"}])
+    'I ask'
+    """
+    if isinstance(completion, str):
+        return completion
+    own = [message for message in completion if message["role"] == "assistant"]
+    return str(own[-1]["content"]) if own else ""
 
 
 def final_answer(completion: str) -> str | None:

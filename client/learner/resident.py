@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 import warnings
@@ -30,9 +31,11 @@ from .evaluate import Answered, answer_all, count, prompt_texts
 from .model import Base, adapter_schema
 from .rewards import Reward, try_rewards
 from .samplers import Sampling
+from .tools import ToolBox
 from .trainer import LocalRound, LocalTrainer
 from .watcher import Watcher
 
+LOGGER = logging.getLogger("fedgrpo.learner")
 MEASURED_TOKENS = 16
 KEPT_ANSWERS = 4
 
@@ -51,17 +54,22 @@ class ClientData:
 class ResidentModel:
     """A base model with adapter and trainer for one run's settings."""
 
-    def __init__(self, base: Base, config: RunConfig, example: Problem, rank: int = 0) -> None:
+    def __init__(
+        self, base: Base, config: RunConfig, example: Problem, rank: int = 0, *, box: ToolBox | None = None
+    ) -> None:
         """Adapt a base model.
 
         Args:
             rank: a smaller one than the federation's (`adapter_schema`).
+            box: what the policy may use while it completes.
         """
         self.config = config
         self.sha256 = base.sha256
         self.tokenizer = base.tokenizer
         self.schema: AdapterSchema = adapter_schema(base.model, config, rank)
-        self.trainer = LocalTrainer(base, self.schema, config, example.row(""))
+        if box:
+            LOGGER.warning("tools are there in training only: held-out problems are answered without them")
+        self.trainer = LocalTrainer(base, self.schema, config, example.row(""), box or ToolBox())
 
     def measure(self, example: Problem, system_prompt: str) -> tuple[str, int, float]:
         """(kind of device, its memory in bytes, tokens sampled per second in a batch as large as a training step's)."""

@@ -29,6 +29,7 @@ from .jobs import Job
 from .rewards import Reward, load_rewards, try_rewards
 from .samplers.available import check_sampler
 from .tables import fingerprint, read_site
+from .tools import ToolBox, load_tools
 from .watcher import Watcher
 
 if TYPE_CHECKING:
@@ -49,7 +50,8 @@ class SiteLearner:
         self.site = site
         check_sampler(site.settings.backend)
         self.train, self.held_out = read_site(site)
-        self.rewards = site_rewards(site)
+        self.tools = site_tools(site)
+        self.rewards = site_rewards(site) + self.tools.rewards()
         try_rewards(self.rewards, self.train[0].row(site.settings.prompt.system))
         self.folder = site_model(site)
         self.ready = False
@@ -96,7 +98,7 @@ class SiteLearner:
         """Hash of all that a result depends on besides the request: the organisation's file, data and reward files."""
         digest = hashlib.sha256(repr(self.site.settings).encode())
         digest.update(fingerprint([*self.train, *self.held_out]).encode())
-        for source in sorted({reward.source for reward in self.rewards} - {"built-in"}):
+        for source in sorted({*self.tools.sources, *(reward.source for reward in self.rewards)} - {"built-in"}):
             digest.update(Path(source).read_bytes())
         return digest.hexdigest()
 
@@ -171,7 +173,7 @@ class SiteLearner:
         from .resident import ClientData, ResidentLearner, ResidentModel
 
         base = self.base(config.model.dtype)
-        self._model = ResidentModel(base, config, self.train[0], self.site.settings.model.rank)
+        self._model = ResidentModel(base, config, self.train[0], self.site.settings.model.rank, box=self.tools)
         data = ClientData(
             organisation=self.site.name,
             shard=self.train,
@@ -230,12 +232,19 @@ def site_rewards(site: Site) -> tuple[Reward, ...]:
     return load_rewards(",".join(str(site.path(part)) if ".py" in part else part for part in parts))
 
 
+def site_tools(site: Site) -> ToolBox:
+    """The organisation's tools; paths are relative to its file."""
+    own = site.settings.tools
+    use, environment = (str(site.path(text)) if text else "" for text in (own.use, own.environment))
+    return load_tools(use, environment, own.turns)
+
+
 def site_model(site: Site) -> Path:
-    """The folder of the organisation's base model: its own, the built-in one, or the Hub's cache."""
+    """The folder of the organisation's base model: its own, the built-in one, or one of `backend.source`."""
     own = site.settings.model
     if own.folder:
         return model_folder(str(site.path(own.folder)))
-    return built_in_model(own.name) or model_folder(own.name, own.revision)
+    return built_in_model(own.name) or model_folder(own.name, own.revision, site.settings.backend.source)
 
 
 def built_in_model(name: str) -> Path | None:

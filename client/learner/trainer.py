@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import math
 import os
+import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -24,17 +25,20 @@ from datasets import Dataset
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback, get_scheduler, set_seed
 from trl import GRPOConfig, GRPOTrainer  # pyright: ignore[reportPrivateImportUsage]
+from trl.chat_template_utils import add_response_schema, supports_tool_calling
 
 from ...common.adapter import Adapter
 from ...common.config import RunConfig
+from ...common.errors import ConfigError
 from ...common.schema import AdapterSchema, Vector
-from .answers import final_answer, same_answer
+from .answers import final_answer, last_said, same_answer
 from .batches import take_as_old_policy, with_signal
 from .meter import Meter, effective_groups
 from .model import REFERENCE, AdaptedModel, Base, lora_config
 from .rewards import Reward
 from .samplers import Sampler, Sampling
 from .samplers.make import make_sampler
+from .tools import ToolBox
 
 NOT_FOR_TRL = ("max_prompt_length", "lr_scheduler_type", "warmup_ratio", "kl_reference", "off_policy_mask_threshold")
 """GRPO settings that are carried out here; all the others go to TRL as they are, under its own names."""
@@ -57,7 +61,7 @@ class LocalRound:
     """Told after each step: its number and the mean reward."""
 
 
-class _FederatedTrainer(GRPOTrainer):
+class FederatedTrainer(GRPOTrainer):
     """TRL's trainer with a schedule over the whole federation, frozen factors that stay frozen, and a clock."""
 
     adapted: AdaptedModel
@@ -91,7 +95,12 @@ class _FederatedTrainer(GRPOTrainer):
         sampling = Sampling(
             max_tokens=grpo.max_completion_length, temperature=grpo.temperature, top_p=grpo.top_p, top_k=grpo.top_k
         )
-        groups = self.sampler.sample(prompt_ids[::num_generations], sampling, count=num_generations)
+        starts = range(0, len(prompt_ids), num_generations)
+        alike = all(
+            prompt_ids[i] == prompt_ids[start] for start in starts for i in range(start, start + num_generations)
+        )
+        size = num_generations if alike else 1  # an environment may begin each rollout of a group in its own way
+        groups = self.sampler.sample(prompt_ids[::size], sampling, count=size)
         completions = [completion for group in groups for completion in group]
         logprobs = [completion.logprobs for completion in completions if completion.logprobs is not None]
         return [completion.tokens for completion in completions], logprobs or None
@@ -110,7 +119,7 @@ class _FederatedTrainer(GRPOTrainer):
             rewards_per_func = super()._calculate_rewards(rows, prompts, completions, completion_ids_list)
         finally:
             self.meter.reward_s += time.perf_counter() - start
-        texts = [c if isinstance(c, str) else c[-1]["content"] for c in completions]
+        texts = [last_said(completion) for completion in completions]
         right = [same_answer(final_answer(t), row["answer"]) for t, row in zip(texts, inputs, strict=True)]
         self.effective = effective_groups(rewards_per_func, self.reward_weights, self.run_config.grpo)
         self.meter.count(self.effective, right)
@@ -158,7 +167,7 @@ class _FederatedTrainer(GRPOTrainer):
         return scored
 
 
-class _Log(TrainerCallback):
+class StepLog(TrainerCallback):
     """Keeps what TRL logs at each step, and tells whoever watches."""
 
     def __init__(self) -> None:
@@ -166,6 +175,7 @@ class _Log(TrainerCallback):
         self.on_step: Callable[[int, float], None] = lambda step, reward: None
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        """TRL has logged something."""
         # Once per step. What generation measured is missing where a batch of completions is used again.
         if logs and "grad_norm" in logs:
             self.lines.append({k: float(v) for k, v in logs.items() if isinstance(v, (int, float))})
@@ -198,12 +208,18 @@ class LocalTrainer:
         schema: AdapterSchema,
         config: RunConfig,
         row: dict[str, Any],
+        box: ToolBox,
     ) -> None:
+        """Adapt a base model and make its trainer.
+
+        Raises:
+            ConfigError: there are tools, and the model's chat template has no place for them.
+        """
         self.config = config
-        self.log = _Log()
+        self.log = StepLog()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            self.trainer = _FederatedTrainer(
+            self.trainer = FederatedTrainer(
                 model=base.model,
                 reward_funcs=[lambda completions, **_: [0.0] * len(completions)],
                 args=trl_config(config, base.model.device),
@@ -211,7 +227,9 @@ class LocalTrainer:
                 processing_class=base.tokenizer,
                 peft_config=lora_config(schema),
                 callbacks=[self.log, _Budget(config.train.seconds_per_round)],
+                **_tools(box, base),
             )
+        self.trainer.max_tool_calling_iterations = box.turns or sys.maxsize
         self.trainer.remove_callback(PrinterCallback)
         self.trainer.remove_callback(ProgressCallback)
         self.adapted = AdaptedModel(self.trainer.model, schema)  # pyright: ignore[reportArgumentType]
@@ -295,14 +313,35 @@ class LocalTrainer:
         return metrics
 
 
-def trl_config(config: RunConfig, device: torch.device) -> GRPOConfig:
-    """The settings as TRL's configuration, without anything that writes files or calls home."""
+def _tools(box: ToolBox, base: Base) -> dict[str, Any]:
+    """What the trainer gets of a tool box."""
+    if not box:
+        return {}
+    try:
+        if not supports_tool_calling(base.tokenizer):
+            raise ValueError("it does not render tool calls and their results.")
+        if getattr(base.tokenizer, "response_template", None) is None:
+            add_response_schema(base.tokenizer)
+    except ValueError as error:
+        raise ConfigError(
+            f"There are tools, but the chat template of the model in {base.folder} is none they work with: {error} "
+            "Those of Qwen2.5 and Qwen3 do; or give the tokenizer a response_template."
+        ) from error
+    return {"tools": list(box.tools), "environment_factory": box.environment}
+
+
+def trl_config(config: RunConfig, device: torch.device, checkpoints: Path | None = None) -> GRPOConfig:
+    """The settings as TRL's configuration, without anything that calls home.
+
+    Args:
+        checkpoints: where a run of all rounds in one writes TRL's own, after each round; None: one round, no file.
+    """
     on_cpu = device.type == "cpu"
     return GRPOConfig(
-        output_dir=str(Path(gettempdir()) / f"fedgrpo-trl-{os.getpid()}"),
+        output_dir=str(checkpoints or Path(gettempdir()) / f"fedgrpo-trl-{os.getpid()}"),
         **{f.name: getattr(config.grpo, f.name) for f in fields(config.grpo) if f.name not in NOT_FOR_TRL},
         off_policy_mask_threshold=config.grpo.off_policy_mask_threshold or None,
-        max_steps=config.train.steps_per_round,
+        max_steps=config.total_steps if checkpoints else config.train.steps_per_round,
         lr_scheduler_type="constant",
         shuffle_dataset=False,
         seed=config.federation.seed,
@@ -314,6 +353,8 @@ def trl_config(config: RunConfig, device: torch.device) -> GRPOConfig:
         logging_steps=1,
         logging_nan_inf_filter=False,
         report_to="none",
-        save_strategy="no",
+        save_strategy="steps" if checkpoints else "no",
+        save_steps=config.train.steps_per_round,
+        save_total_limit=2,
         disable_tqdm=True,
     )

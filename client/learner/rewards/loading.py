@@ -22,6 +22,7 @@ from types import ModuleType
 from typing import Any
 
 from ....common.errors import ConfigError, FedGRPOError, RewardError
+from ..answers import last_said
 from .catalogue import FUNCTIONS, SETS
 
 RewardFunction = Callable[..., Sequence[float | None]]
@@ -53,7 +54,7 @@ class Reward:
                 text, and stays on this machine.
             ConfigError: a built-in function needs what is not installed here: a library, a sandbox.
         """
-        given = [_text(c) for c in completions] if self.source == "built-in" else completions
+        given = [last_said(c) for c in completions] if self.source == "built-in" else completions
         try:
             result = self.function(completions=given, **columns)
             found = asyncio.run(result) if inspect.isawaitable(result) else result  # pyright: ignore[reportArgumentType]
@@ -186,10 +187,6 @@ def _said(error: BaseException) -> str:
         return repr(error)[:300]
     except Exception:
         return type(error).__name__
-
-
-def _text(completion: Any) -> str:
-    return completion if isinstance(completion, str) else str(completion[-1]["content"])
 
 
 def _line_of(error: BaseException, source: str) -> str:

@@ -1,0 +1,143 @@
+"""Tools and environments that a policy may use while it completes: the organisation's own Python, as its rewards are.
+
+tools.py         every public function of a file is a tool: it has type hints, and a docstring with its arguments
+env.py:Shop      a class; each rollout has an instance, `reset(**row)` begins it, its public methods are tools, and
+                 `get_reward()`, if it has one, is a reward
+
+A tool runs in the learner's process, as a reward does. What it says is part of the conversation the rewards see; it
+stays here, and no loss is taken on it. No torch, no TRL.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ...common.errors import ConfigError
+from .rewards import Reward
+
+Tool = Callable[..., Any]
+NOT_TOOLS = ("reset", "get_reward")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolBox:
+    """What a policy may use."""
+
+    tools: tuple[Tool, ...] = ()
+    environment: Callable[[], Any] | None = None
+    turns: int = 0
+    """Rounds of tool calls in one completion at most; 0 has no limit but the completion's length."""
+    sources: tuple[str, ...] = ()
+    """Files it came from."""
+
+    def __bool__(self) -> bool:
+        return bool(self.tools) or self.environment is not None
+
+    def rewards(self) -> tuple[Reward, ...]:
+        """The environment's own reward, if it has one, under its class's name."""
+        if self.environment is None or not callable(getattr(self.environment, "get_reward", None)):
+            return ()
+        return (Reward(self.environment.__name__, 1.0, _paid, self.sources[-1]),)
+
+
+def load_tools(tools: str, environment: str, turns: int) -> ToolBox:
+    """The tools of a file, and the environment of one; empty texts name none.
+
+    Raises:
+        ConfigError: a file cannot be imported, or a function or method cannot be a tool; says which, and why.
+    """
+    found = _functions(Path(tools).expanduser()) if tools else ()
+    made = _environment(environment) if environment else None
+    methods = _methods(made, environment) if made else []
+    for source, function in [*((tools, f) for f in found), *((environment, m) for m in methods)]:
+        _check(source, function)
+    names = [tool.__name__ for tool in (*found, *methods)]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise ConfigError(f"There are two tools named {twice[0]}. A policy calls a tool by its name: rename one.")
+    sources = tuple(text.partition(":")[0] for text in (tools, environment) if text)
+    return ToolBox(tools=found, environment=made, turns=turns, sources=sources)
+
+
+def _paid(completions: Sequence[Any], environments: Sequence[Any] | None = None, **_: object) -> list[float]:
+    """What each rollout's environment pays; 0 where rewards are only tried, before there is one."""
+    if environments is None:
+        return [0.0] * len(completions)
+    return [environment.get_reward() for environment in environments]
+
+
+def _functions(path: Path) -> tuple[Tool, ...]:
+    module = _import(path)
+    own = [
+        function
+        for name, function in inspect.getmembers(module, inspect.isfunction)
+        if function.__module__ == module.__name__ and not name.startswith("_")
+    ]
+    if not own:
+        raise ConfigError(f"{path} defines no public function, so there is no tool in it.")
+    return tuple(sorted(own, key=lambda function: function.__code__.co_firstlineno))
+
+
+def _environment(spec: str) -> Callable[[], Any]:
+    file, mark, name = spec.rpartition(":")
+    if not mark or not file.endswith(".py"):
+        raise ConfigError(f"The environment {spec!r} is not of the form FILE.py:CLASS, as in shop.py:Shop.")
+    made = getattr(_import(Path(file).expanduser()), name, None)
+    if not inspect.isclass(made):
+        raise ConfigError(f"{file} has no class {name}. An environment is a class: each rollout has an instance.")
+    if not inspect.isfunction(getattr(made, "reset", None)):
+        raise ConfigError(f"The environment {name} in {file} has no method reset(self, **row), which begins a rollout.")
+    return made
+
+
+def _methods(environment: Callable[[], Any], source: str) -> list[Tool]:
+    """The tools of an instance, as the policy sees them."""
+    if inspect.iscoroutinefunction(getattr(environment, "get_reward", None)):
+        raise ConfigError(f"The environment {source} has an async get_reward. Make it a plain method.")
+    try:
+        instance = environment()
+    except Exception as error:
+        raise ConfigError(
+            f"The environment {source} cannot be made: {environment.__name__}() raised {error!r}."
+        ) from error
+    names = [name for name, _ in inspect.getmembers(environment, inspect.isfunction) if name not in NOT_TOOLS]
+    return [getattr(instance, name) for name in names if not name.startswith("_")]
+
+
+def _check(source: str, function: Tool) -> None:
+    """Have its schema made, which is how the policy learns of it."""
+    from transformers.utils.chat_template_utils import (
+        DocstringParsingException,
+        TypeHintParsingException,
+        get_json_schema,
+    )
+
+    try:
+        get_json_schema(function)
+    except (DocstringParsingException, TypeHintParsingException) as error:
+        raise ConfigError(
+            f"The tool {function.__name__} in {source} cannot be shown to the policy: {error} A tool needs a type hint "
+            "for every argument, and a docstring: what it does, then 'Args:' with a line 'name: meaning' for each."
+        ) from error
+
+
+def _import(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise ConfigError(f"There is no tool file {path}.")
+    spec = importlib.util.spec_from_file_location(f"organisation_tools_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses and pickle look a class's module up here
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        raise ConfigError(f"The tool file {path} cannot be imported: {error!r}.") from error
+    return module
