@@ -22,7 +22,8 @@ from pathlib import Path
 import torch
 from datasets import Dataset
 from fedgrpo.client.learner.data import reading_order
-from fedgrpo.client.learner.model import adapter_schema, load_base, load_tokenizer, lora_config
+from fedgrpo.client.learner.loading import load_base, load_tokenizer
+from fedgrpo.client.learner.model import adapter_schema, lora_config
 from fedgrpo.client.learner.resident import prepare_process
 from fedgrpo.client.learner.rewards import load_rewards
 from fedgrpo.client.main import app

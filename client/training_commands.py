@@ -59,7 +59,7 @@ def sft(
     must_be_new(out)
     shown = [(row[question], row[completion]) for row in read_jsonl(data, (question, completion))]
     folder = built_in_model(model) or model_folder(model, revision, source)
-    from .learner.model import Base
+    from .learner.loading import Base
     from .learner.resident import prepare_process
     from .learner.sft import SFT, teach  # TRL takes seconds, and what is wrong is found by now
 

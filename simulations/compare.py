@@ -72,7 +72,7 @@ def compare(target: Path, adjust: Callable[[RunConfig], RunConfig], seed: int | 
         ConfigError: `target` is neither, or the adapter does not fit the model.
     """
     from ..client.learner.evaluate import answer_all
-    from ..client.learner.model import Base
+    from ..client.learner.loading import Base
     from ..client.learner.resident import ResidentModel, prepare_process
 
     run, folder = _locate(target)

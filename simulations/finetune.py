@@ -26,7 +26,7 @@ from .virtual import client_name, client_rewards, divide, resolve_model
 if TYPE_CHECKING:
     from ..client.learner.evaluate import Answered
     from ..client.learner.full import FullTrainer
-    from ..client.learner.model import Base
+    from ..client.learner.loading import Base
 
 Watch = Callable[[str], None]
 METRICS, SETTINGS, MODEL = "metrics.jsonl", "config.resolved.toml", "model"
@@ -102,7 +102,7 @@ def finetune(config: RunConfig, say: Watch) -> Finetuned:
 
 def _play(config: RunConfig, folder: Path, say: Watch, started: float) -> Finetuned:
     from ..client.learner.full import FullTrainer
-    from ..client.learner.model import Base
+    from ..client.learner.loading import Base
     from ..client.learner.resident import prepare_process
 
     device = prepare_process()

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from fedgrpo.client.learner.files import file_hash
-from fedgrpo.client.learner.model import adapter_schema, load_base
+from fedgrpo.client.learner.loading import load_base
+from fedgrpo.client.learner.model import adapter_schema
 from fedgrpo.common.adapter import Adapter
 from fedgrpo.common.config import RunConfig
 from fedgrpo.server.store import Store

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from fedgrpo.client.learner.model import attach, load_base
+from fedgrpo.client.learner.loading import load_base
+from fedgrpo.client.learner.model import attach
 from fedgrpo.common import cli
 from fedgrpo.common.errors import ConfigError, RunError
 from fedgrpo.common.methods import METHODS

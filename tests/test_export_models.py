@@ -7,7 +7,8 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from fedgrpo.client.learner.model import attach, load_base, load_tokenizer
+from fedgrpo.client.learner.loading import load_base, load_tokenizer
+from fedgrpo.client.learner.model import attach
 from fedgrpo.common import cli
 from fedgrpo.common.errors import ConfigError
 from fedgrpo.simulations.export import gguf_file, gguf_vocabulary, merge

@@ -10,8 +10,9 @@ import pytest
 ROOT = Path(__file__).parent.parent
 HEAVY = {"torch", "trl", "transformers", "peft", "datasets", "vllm", "unsloth", "matplotlib", "pandas"}
 ONLY_IN = {
-    "trl": {"client/learner/trainer.py", "client/learner/sft.py"},
+    "trl": {"client/learner/grpo_trainer.py", "client/learner/sft.py"},
     "peft": {"client/learner/model.py"},
+    "vllm": {"client/learner/samplers/vllm_engine.py"},
 }
 
 

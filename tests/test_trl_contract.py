@@ -1,4 +1,4 @@
-"""The private names of TRL that `trainer.py` relies on. If one of these fails, read TRL's changes before all else."""
+"""The private names of TRL that `grpo_trainer.py` relies on. If one of these fails, read TRL's changes first."""
 
 import inspect
 

@@ -48,8 +48,8 @@ def _from_hub(name: str, revision: str) -> Path:
 
 def _from_modelscope(name: str, revision: str) -> Path:
     try:
-        from modelscope.hub.errors import HubError
-        from modelscope.hub.snapshot_download import snapshot_download
+        from modelscope.hub.errors import HubError  # pyright: ignore[reportMissingImports]
+        from modelscope.hub.snapshot_download import snapshot_download  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ConfigError(
             f"backend.source is modelscope, but the package modelscope is not installed here ({error}). Install the "

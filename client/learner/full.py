@@ -20,12 +20,13 @@ from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, set
 from ...common.config import RunConfig
 from ...common.errors import ConfigError
 from .files import copy_tokenizer, file_hash, new_folder
+from .grpo_trainer import FederatedTrainer, StepLog, trl_config
+from .loading import Base
 from .meter import Meter
-from .model import AdaptedModel, Base
+from .model import AdaptedModel
 from .rewards import Reward
 from .samplers import Sampler
 from .samplers.own_model import OwnModelSampler
-from .trainer import FederatedTrainer, StepLog, trl_config
 
 WHOLE = "trainer_state.json"
 """What the Trainer writes last: a checkpoint without it was cut off."""

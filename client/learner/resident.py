@@ -28,7 +28,8 @@ from ...common.schema import AdapterSchema
 from ...common.seeds import derived_seed
 from .data import Problem, reading_order
 from .evaluate import Answered, answer_all, count, prompt_texts
-from .model import Base, adapter_schema
+from .loading import Base
+from .model import adapter_schema
 from .rewards import Reward, try_rewards
 from .samplers import Sampling
 from .tools import ToolBox

@@ -23,7 +23,8 @@ from ...common.checks import at_least, between
 from ...common.config import RunConfig
 from ...common.errors import DataError, DivergedError
 from .files import copy_tokenizer, file_hash, new_folder
-from .model import Base, adapter_schema, lora_config
+from .loading import Base
+from .model import adapter_schema, lora_config
 
 RECORD = "sft.json"
 

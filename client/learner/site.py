@@ -115,7 +115,7 @@ class SiteLearner:
 
     def base(self, dtype: str) -> Base:
         """The base model, loaded once; `auto` takes the type of its file."""
-        from .model import Base
+        from .loading import Base
         from .resident import prepare_process
 
         if self._base is None or dtype not in ("auto", self._base.dtype):

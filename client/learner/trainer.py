@@ -1,47 +1,34 @@
-"""Local GRPO: the only file that knows TRL.
+"""Local GRPO for one client after the other.
 
-One `GRPOTrainer` lives as long as its process and serves every client and round in it: its adapter, shard, rewards,
-seed and schedule are set before each round. The private names of TRL that this needs are pinned by
-`tests/test_trl_contract.py`.
+One trainer lives as long as its process and serves every client and round in it: its adapter, shard, rewards, seed and
+schedule are set before each round.
 """
 
 from __future__ import annotations
 
 import gc
-import math
-import os
 import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
-from pathlib import Path
-from tempfile import gettempdir
-from typing import Any, cast
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset
-from torch.optim.lr_scheduler import LambdaLR
-from transformers import PrinterCallback, ProgressCallback, TrainerCallback, get_scheduler, set_seed
-from trl import GRPOConfig, GRPOTrainer  # pyright: ignore[reportPrivateImportUsage]
-from trl.chat_template_utils import add_response_schema, supports_tool_calling
+from transformers import PrinterCallback, ProgressCallback, set_seed
 
 from ...common.adapter import Adapter
 from ...common.config import RunConfig
-from ...common.errors import ConfigError
 from ...common.schema import AdapterSchema, Vector
-from .answers import final_answer, last_said, same_answer
-from .batches import take_as_old_policy, with_signal
-from .meter import Meter, effective_groups
-from .model import REFERENCE, AdaptedModel, Base, lora_config
+from .grpo_trainer import FederatedTrainer, StepLog, TimeBudget, tool_arguments, trl_config
+from .loading import Base
+from .meter import Meter
+from .model import REFERENCE, AdaptedModel, lora_config
 from .rewards import Reward
-from .samplers import Sampler, Sampling
 from .samplers.make import make_sampler
 from .tools import ToolBox
-
-NOT_FOR_TRL = ("max_prompt_length", "lr_scheduler_type", "warmup_ratio", "kl_reference", "off_policy_mask_threshold")
-"""GRPO settings that are carried out here; all the others go to TRL as they are, under its own names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,144 +46,6 @@ class LocalRound:
     """Steps of the federation's schedule before this round."""
     on_step: Callable[[int, float], None] = field(default=lambda step, reward: None)
     """Told after each step: its number and the mean reward."""
-
-
-class FederatedTrainer(GRPOTrainer):
-    """TRL's trainer with a schedule over the whole federation, frozen factors that stay frozen, and a clock."""
-
-    adapted: AdaptedModel
-    run_config: RunConfig
-    first_step: int = 0
-    meter: Meter
-    sampler: Sampler
-    last_logps: torch.Tensor
-    """Log-probabilities of the last pass's tokens, shape (B, T)."""
-    effective: torch.Tensor
-    """Which groups of the last batch of completions have an advantage, shape (B,)."""
-    start: Sequence[tuple[torch.nn.Parameter, torch.Tensor]] = ()
-    """Trained factors, and what they were when the round began; only for train.prox."""
-
-    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LambdaLR:
-        """The part of the federation's schedule that belongs to this round."""
-        total, settings = self.run_config.total_steps, self.run_config.grpo
-        warmup = math.ceil(settings.warmup_ratio * total)
-        chosen = cast(torch.optim.Optimizer, optimizer or self.optimizer)
-        whole = cast(LambdaLR, get_scheduler(settings.lr_scheduler_type, chosen, warmup, total))
-        start, rules = self.first_step, whole.lr_lambdas
-        scheduler = LambdaLR(chosen, [lambda step, rule=rule: rule(start + step) for rule in rules])
-        self.lr_scheduler = scheduler
-        return scheduler
-
-    def _generate_single_turn(
-        self, prompt_ids: list[list[int]], images: Any, multimodal_fields: Any, num_generations: int, **_: Any
-    ) -> tuple[list[list[int]], list[list[float]] | None]:
-        """Completions from our sampler, which is given each prompt once; TRL repeats it for each completion."""
-        grpo = self.run_config.grpo
-        sampling = Sampling(
-            max_tokens=grpo.max_completion_length, temperature=grpo.temperature, top_p=grpo.top_p, top_k=grpo.top_k
-        )
-        starts = range(0, len(prompt_ids), num_generations)
-        alike = all(
-            prompt_ids[i] == prompt_ids[start] for start in starts for i in range(start, start + num_generations)
-        )
-        size = num_generations if alike else 1  # an environment may begin each rollout of a group in its own way
-        groups = self.sampler.sample(prompt_ids[::size], sampling, count=size)
-        completions = [completion for group in groups for completion in group]
-        logprobs = [completion.logprobs for completion in completions if completion.logprobs is not None]
-        return [completion.tokens for completion in completions], logprobs or None
-
-    def _generate(self, prompts: list[Any]) -> Any:
-        start = time.perf_counter()
-        try:
-            return super()._generate(prompts)
-        finally:
-            self.meter.generate_s += time.perf_counter() - start
-
-    def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Any:
-        start = time.perf_counter()
-        rows = [{**row, "truncated": self._cut_off(ids)} for row, ids in zip(inputs, completion_ids_list, strict=True)]
-        try:
-            rewards_per_func = super()._calculate_rewards(rows, prompts, completions, completion_ids_list)
-        finally:
-            self.meter.reward_s += time.perf_counter() - start
-        texts = [last_said(completion) for completion in completions]
-        right = [same_answer(final_answer(t), row["answer"]) for t, row in zip(texts, inputs, strict=True)]
-        self.effective = effective_groups(rewards_per_func, self.reward_weights, self.run_config.grpo)
-        self.meter.count(self.effective, right)
-        return rewards_per_func
-
-    def _cut_off(self, ids: Sequence[int]) -> bool:
-        """Whether a completion used all its tokens and none of them ended it: rewards get that as `truncated`."""
-        ends = cast(Any, self.adapted.model.generation_config).eos_token_id
-        known = {cast(Any, self.processing_class).eos_token_id, *(ends if isinstance(ends, list) else [ends])}
-        return len(ids) >= self.run_config.grpo.max_completion_length and ids[-1] not in known
-
-    def compute_loss(
-        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        """TRL's loss, and FedProx's: mu / 2 ||w - w_global||^2 over the trained factors (arXiv:1812.06127, eq. 2)."""
-        loss = self._policy_loss(model, inputs)
-        mu = self.run_config.train.prox
-        if mu and model.training:
-            distance = sum(((p - start) ** 2).sum() for p, start in self.start)
-            loss = loss + mu / 2 * distance / self.args.gradient_accumulation_steps
-        return loss
-
-    def _policy_loss(self, model: Any, inputs: Any) -> torch.Tensor:
-        """TRL's loss of the completions that have a gradient, as a share of the loss of all."""
-        part, share = with_signal(inputs, self.run_config.grpo)
-        if part is None:
-            return torch.stack([0 * p.sum() for p in model.parameters() if p.requires_grad]).sum()
-        loss = share * super().compute_loss(model, part)
-        if "sampling_per_token_logps" in part:
-            self.meter.compare(self.last_logps, part)
-        return loss
-
-    def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
-        found = super()._get_per_token_logps_and_entropies(*args, **kwargs)
-        self.last_logps = found[0].detach()
-        return found
-
-    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        scored = super()._generate_and_score_completions(inputs)
-        self.adapted.freeze()  # the reference pass switches adapters, which thaws every factor
-        size = self.run_config.grpo.num_generations
-        scored["advantages"] *= self.effective.repeat_interleave(size)  # float noise is no advantage
-        if self.run_config.backend.sampler_correction == "ratio":
-            take_as_old_policy(scored)
-        return scored
-
-
-class StepLog(TrainerCallback):
-    """Keeps what TRL logs at each step, and tells whoever watches."""
-
-    def __init__(self) -> None:
-        self.lines: list[dict[str, float]] = []
-        self.on_step: Callable[[int, float], None] = lambda step, reward: None
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        """TRL has logged something."""
-        # Once per step. What generation measured is missing where a batch of completions is used again.
-        if logs and "grad_norm" in logs:
-            self.lines.append({k: float(v) for k, v in logs.items() if isinstance(v, (int, float))})
-            self.on_step(state.global_step, self.lines[-1].get("reward", 0.0))
-
-
-class _Budget(TrainerCallback):
-    """Ends a round before a step that would not fit in its seconds, judged by the longest step so far."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._start = self._last = time.perf_counter()
-        self._longest = 0.0
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        now = time.perf_counter()
-        self._longest, self._last = max(self._longest, now - self._last), now
-        if self._seconds and now - self._start + self._longest > self._seconds:
-            control.should_training_stop = True
 
 
 class LocalTrainer:
@@ -226,8 +75,8 @@ class LocalTrainer:
                 train_dataset=Dataset.from_list([row]),
                 processing_class=base.tokenizer,
                 peft_config=lora_config(schema),
-                callbacks=[self.log, _Budget(config.train.seconds_per_round)],
-                **_tools(box, base),
+                callbacks=[self.log, TimeBudget(config.train.seconds_per_round)],
+                **tool_arguments(box, base),
             )
         self.trainer.max_tool_calling_iterations = box.turns or sys.maxsize
         self.trainer.remove_callback(PrinterCallback)
@@ -311,50 +160,3 @@ class LocalTrainer:
             for what in ("mean", "std"):
                 metrics[f"reward/{reward.name}/{what}"] = mean(f"rewards/{reward.name}/{what}")
         return metrics
-
-
-def _tools(box: ToolBox, base: Base) -> dict[str, Any]:
-    """What the trainer gets of a tool box."""
-    if not box:
-        return {}
-    try:
-        if not supports_tool_calling(base.tokenizer):
-            raise ValueError("it does not render tool calls and their results.")
-        if getattr(base.tokenizer, "response_template", None) is None:
-            add_response_schema(base.tokenizer)
-    except ValueError as error:
-        raise ConfigError(
-            f"There are tools, but the chat template of the model in {base.folder} is none they work with: {error} "
-            "Those of Qwen2.5 and Qwen3 do; or give the tokenizer a response_template."
-        ) from error
-    return {"tools": list(box.tools), "environment_factory": box.environment}
-
-
-def trl_config(config: RunConfig, device: torch.device, checkpoints: Path | None = None) -> GRPOConfig:
-    """The settings as TRL's configuration, without anything that calls home.
-
-    Args:
-        checkpoints: where a run of all rounds in one writes TRL's own, after each round; None: one round, no file.
-    """
-    on_cpu = device.type == "cpu"
-    return GRPOConfig(
-        output_dir=str(checkpoints or Path(gettempdir()) / f"fedgrpo-trl-{os.getpid()}"),
-        **{f.name: getattr(config.grpo, f.name) for f in fields(config.grpo) if f.name not in NOT_FOR_TRL},
-        off_policy_mask_threshold=config.grpo.off_policy_mask_threshold or None,
-        max_steps=config.total_steps if checkpoints else config.train.steps_per_round,
-        lr_scheduler_type="constant",
-        shuffle_dataset=False,
-        seed=config.federation.seed,
-        use_cpu=on_cpu,
-        bf16=not on_cpu and config.model.dtype == "bfloat16",
-        gradient_checkpointing={"on": True, "off": False, "auto": not on_cpu}[config.backend.gradient_checkpointing],
-        dataloader_num_workers=0,
-        dataloader_pin_memory=not on_cpu,
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        report_to="none",
-        save_strategy="steps" if checkpoints else "no",
-        save_steps=config.train.steps_per_round,
-        save_total_limit=2,
-        disable_tqdm=True,
-    )

@@ -19,7 +19,8 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from ...client.learner.files import file_hash
-from ...client.learner.model import attach, load_base, load_tokenizer
+from ...client.learner.loading import load_base, load_tokenizer
+from ...client.learner.model import attach
 from ...common.adapter import Adapter
 from ...common.errors import ConfigError, RunError
 from ..virtual import resolve_model

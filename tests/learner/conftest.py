@@ -1,7 +1,7 @@
 """A resident learner on the built-in policy, small enough for a test."""
 
 import pytest
-from fedgrpo.client.learner.model import Base
+from fedgrpo.client.learner.loading import Base
 from fedgrpo.client.learner.resident import ClientData, ResidentLearner, ResidentModel, prepare_process
 from fedgrpo.client.learner.rewards import load_rewards
 from fedgrpo.client.learner.watcher import Watcher

@@ -8,7 +8,7 @@ from datasets import Dataset
 from fedgrpo.client.learner.data import reading_order
 from fedgrpo.client.learner.files import file_hash
 from fedgrpo.client.learner.full import check_full
-from fedgrpo.client.learner.model import load_base, load_tokenizer
+from fedgrpo.client.learner.loading import load_base, load_tokenizer
 from fedgrpo.client.learner.rewards import load_rewards
 from fedgrpo.common.config import RunConfig
 from fedgrpo.common.errors import ConfigError

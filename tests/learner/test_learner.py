@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import PROBLEMS, make_config, make_learner, make_model
+from fedgrpo.client.learner.loading import load_tokenizer
 from fedgrpo.client.learner.meter import effective_groups
-from fedgrpo.client.learner.model import load_tokenizer
 from fedgrpo.client.learner.rewards import Reward, load_rewards
 from fedgrpo.client.learner.watcher import Watcher
 from fedgrpo.common.adapter import Adapter

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 import torch
-from fedgrpo.client.learner.model import load_base, load_tokenizer
+from fedgrpo.client.learner.loading import load_base, load_tokenizer
 from fedgrpo.common.errors import ConfigError
 from fedgrpo.simulations.virtual import BUILTIN_POLICY
 

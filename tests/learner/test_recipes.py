@@ -6,9 +6,9 @@ import random
 import pytest
 import tiny_qwen
 import torch
-from fedgrpo.client.learner.model import Base, load_tokenizer
+from fedgrpo.client.learner.grpo_trainer import trl_config
+from fedgrpo.client.learner.loading import Base, load_tokenizer
 from fedgrpo.client.learner.resident import prepare_process
-from fedgrpo.client.learner.trainer import trl_config
 from fedgrpo.client.main import app
 from fedgrpo.common.config import RunConfig
 from fedgrpo.common.errors import ConfigError

@@ -9,7 +9,7 @@ import torch
 from fedgrpo.client.learner import sft
 from fedgrpo.client.learner.answers import style
 from fedgrpo.client.learner.files import file_hash
-from fedgrpo.client.learner.model import Base, load_tokenizer
+from fedgrpo.client.learner.loading import Base, load_tokenizer
 from fedgrpo.client.learner.sft import SFT, teach
 from fedgrpo.common import cli
 from fedgrpo.common.errors import ConfigError, DataError

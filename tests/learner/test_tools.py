@@ -6,7 +6,7 @@ import torch
 from conftest import make_config, make_learner
 from fedgrpo.client import frames
 from fedgrpo.client.learner.data import Problem
-from fedgrpo.client.learner.model import Base
+from fedgrpo.client.learner.loading import Base
 from fedgrpo.client.learner.resident import ResidentModel
 from fedgrpo.client.learner.rewards import Reward, load_rewards
 from fedgrpo.client.learner.samplers import Sampled

@@ -6,7 +6,8 @@ import sys
 
 from ....common.config import RunConfig
 from ....common.schema import AdapterSchema
-from ..model import AdaptedModel, Base
+from ..loading import Base
+from ..model import AdaptedModel
 from . import Sampler
 from .hot_adapter import HotAdapter, vllm_rank
 from .own_model import OwnModelSampler
