@@ -97,5 +97,8 @@ def _shown(entry: Entry) -> str:
             return f"round {entry.get('round')} committed, adapter {str(entry.get('adapter'))[:12]}"
         case "VOID":
             return f"round {entry.get('round')} void: {entry.get('reason')}"
+        case "WARNED":
+            who = f"{entry.get('organisation')}: " if entry.get("organisation") else ""
+            return f"round {entry.get('round')}: WARNING, {entry.get('tripwire')}: {who}{entry.get('text')}"
         case event:
             return str(event).lower()

@@ -10,7 +10,9 @@ MODULES = [
     "fedgrpo.common.config",
     "fedgrpo.client.learner.answers",
     "fedgrpo.client.learner.builtin_rewards",
+    "fedgrpo.client.learner.habits",
     "fedgrpo.server.scores",
+    "fedgrpo.simulations.evaluation.chat_view",
     "fedgrpo.simulations.screen",
     "fedgrpo.simulations.study.comparison",
 ]

@@ -111,6 +111,7 @@ class _FederatedTrainer(GRPOTrainer):
         right = [same_answer(final_answer(t), row["answer"]) for t, row in zip(texts, args[0], strict=True)]
         self.effective = effective_groups(rewards_per_func, self.reward_weights, self.run_config.grpo)
         self.meter.count(self.effective, right)
+        self.meter.habits.add(texts, right, args[3])
         return rewards_per_func
 
     def compute_loss(
@@ -265,6 +266,7 @@ class LocalTrainer:
             "policy/grad-norm": mean("grad_norm"),
             "completion/mean-length": mean("completions/mean_length"),
             "completion/truncated-share": mean("completions/clipped_ratio"),
+            **meter.habits.shares(),
             "tokens/total": max(line.get("num_tokens", 0.0) for line in lines),
             "seconds/generate": meter.generate_s,
             "seconds/reward": meter.reward_s,
