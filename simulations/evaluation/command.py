@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import closing
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -144,7 +145,8 @@ def chat(
     )
     resident, adapter_sha256 = loaded(found, Problem("1+1?", "2"))
     sides = (BASE, ADAPTER) if adapter_sha256 else (BASE,)
-    talk(Chat(resident, how, seed, sides), ask, output)
+    with closing(resident.trainer.sampler):
+        talk(Chat(resident, how, seed, sides), ask, output)
 
 
 def _adjusted(target: Target, values: Mapping[str, Value | None], settings: list[str] | None) -> Target:

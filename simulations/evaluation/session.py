@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -92,10 +92,10 @@ def evaluate(
     questions = gather(target, asked)
     model, adapter_sha256 = loaded(target, questions.problems[0])
     plan = answering.cells(how, bool(adapter_sha256))
-    record = Record(save, answering.fingerprint(questions, how, model.sha256, adapter_sha256))
     total = sum(cell.count for cell in plan) * len(questions.problems)
     start = time.perf_counter()
-    with _progress(total) as progress:
+    with closing(model.trainer.sampler), _progress(total) as progress:
+        record = Record(save, answering.fingerprint(questions, how, model.sha256, adapter_sha256))
         answers = answering.answer_all(model, questions, how, plan, record, progress)
     return Evaluated(
         target=target,
