@@ -13,6 +13,7 @@ from fedgrpo.simulations.evaluation.estimates import (
     pass_at_k,
     proportion_interval,
 )
+from fedgrpo.simulations.evaluation.measures import figure
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -83,3 +84,20 @@ def test_bootstrap_intervals_hold_the_difference_and_mirror():
     assert difference_interval(before, after) == pytest.approx((-high, -low))
     se = after.std() / np.sqrt(200)
     assert mean_interval(after) == pytest.approx((after.mean() - 1.96 * se, after.mean() + 1.96 * se), abs=0.2 * se)
+
+
+def test_a_share_that_all_problems_agree_on_has_an_interval_still():
+    nothing, half = np.zeros(8), np.full(8, 0.5)
+    assert figure("strict", nothing, None, share=True).high > 0.3
+    both = figure("pass@4", nothing, nothing, share=True)
+    assert both.low < 0 < both.high
+    assert figure("reward/x", nothing, None).high == 0.0
+    assert figure("strict", half, half + 0.25, share=True).low == pytest.approx(0.25)
+
+
+def test_problems_that_one_side_has_no_reward_for_are_left_out():
+    base, adapter = np.array([1.0, np.nan, 3.0, 5.0]), np.array([2.0, 9.0, np.nan, 7.0])
+    found = figure("reward/x", base, adapter)
+    assert (found.problems, found.base, found.adapter, found.gain) == (2, 3.0, 4.5, 1.5)
+    empty = figure("reward/x", np.array([np.nan]), np.array([1.0]))
+    assert empty.as_json() == {"base": None, "interval": None, "problems": 0}

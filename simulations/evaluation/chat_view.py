@@ -39,7 +39,7 @@ def talk(chat: Chat, ask: str | None, output: Format) -> None:
             except ConfigError as error:
                 if not by_hand:
                     raise
-                console.print(str(error), style="yellow", markup=False)
+                console.print(str(error), style="yellow", markup=False, highlight=False)
             continue
         with console.status("answering"):
             replies = chat.ask(line)

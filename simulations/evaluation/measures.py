@@ -139,45 +139,44 @@ def _sides(answers: list[Answer], problems: int) -> dict[str, Answers]:
 def _figures(sides: dict[str, Answers], questions: Questions, pass_at: Sequence[int]) -> Iterator[Figure]:
     samples = sides[BASE].samples
     for name in (*SHARES, "tokens"):
-        one_bit = name in SHARES and samples == 1
-        yield _both(name, sides, lambda side, name=name: side.column(name), one_bit=one_bit)
+        yield _both(name, sides, lambda side, name=name: side.column(name), share=name in SHARES)
     for reward in questions.rewards:
         yield _both(f"reward/{reward.name}", sides, lambda side, reward=reward: side.paid({reward.name: 1.0}))
     if questions.one_set:
         weights = {reward.name: reward.weight for reward in questions.rewards}
         yield _both("reward/total", sides, lambda side: side.paid(weights))
     for k in (k for k in pass_at if samples > 1 and k <= samples):
-        yield _both(f"pass@{k}", sides, lambda side, k=k: _pass(side, k))
+        yield _both(f"pass@{k}", sides, lambda side, k=k: _pass(side, k), share=True)
         if k > 1:  # the vote of one is its answer
-            yield _both(f"maj@{k}", sides, lambda side, k=k: majority_at_k(*side.votes(), k))
+            yield _both(f"maj@{k}", sides, lambda side, k=k: majority_at_k(*side.votes(), k), share=True)
 
 
-def _both(
-    name: str, sides: dict[str, Answers], measure: Callable[[Answers], Floats], *, one_bit: bool = False
-) -> Figure:
+def _both(name: str, sides: dict[str, Answers], measure: Callable[[Answers], Floats], *, share: bool = False) -> Figure:
     adapter = sides.get(ADAPTER)
-    return figure(name, measure(sides[BASE]), None if adapter is None else measure(adapter), one_bit=one_bit)
+    return figure(name, measure(sides[BASE]), None if adapter is None else measure(adapter), share=share)
 
 
-def figure(name: str, base: Floats, adapter: Floats | None, *, one_bit: bool = False) -> Figure:
+def figure(name: str, base: Floats, adapter: Floats | None, *, share: bool = False) -> Figure:
     """A measure with its interval, over the problems that both sides have.
 
     Args:
         base, adapter: a value for each problem; NaN leaves the problem out.
-        one_bit: each value is 0 or 1: the interval is then one for proportions, which never has width 0.
+        share: of completions. Where each problem's is 0 or 1, the interval is one for proportions, which never has
+            width 0.
     """
     kept = ~np.isnan(base) if adapter is None else ~(np.isnan(base) | np.isnan(adapter))
     base, n = base[kept], int(kept.sum())
     if n == 0:
         nothing = float("nan")
         return Figure(name=name, base=nothing, adapter=None, low=nothing, high=nothing, problems=0)
+    bits = share and set(base.tolist()) | (set() if adapter is None else set(adapter[kept].tolist())) <= {0.0, 1.0}
     if adapter is None:
-        low, high = proportion_interval(int(base.sum()), n) if one_bit else mean_interval(base)
+        low, high = proportion_interval(int(base.sum()), n) if bits else mean_interval(base)
         return Figure(name=name, base=float(base.mean()), adapter=None, low=low, high=high, problems=n)
     after = adapter[kept]
     low, high = (
         paired_interval(n, int((after > base).sum()), int((after < base).sum()))
-        if one_bit
+        if bits
         else difference_interval(after, base)
     )
     return Figure(name=name, base=float(base.mean()), adapter=float(after.mean()), low=low, high=high, problems=n)
@@ -192,13 +191,12 @@ def _classes(
     sides: dict[str, Answers], problems: list[Problem], columns: Sequence[str]
 ) -> Iterator[tuple[str, Figure]]:
     values = {model: side.column("strict") for model, side in sides.items()}
-    one_bit = sides[BASE].samples == 1
     for column in columns:
         labels = np.array([problem.labels.get(column, "") for problem in problems])
         for label in sorted(set(labels.tolist()) - {""}):
             mine = labels == label
             after = values[ADAPTER][mine] if ADAPTER in values else None
-            yield f"{column}={label}", figure("strict", values[BASE][mine], after, one_bit=one_bit)
+            yield f"{column}={label}", figure("strict", values[BASE][mine], after, share=True)
 
 
 def _sum(rewards: Mapping[str, float | None], weights: Mapping[str, float]) -> float | None:
