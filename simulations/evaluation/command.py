@@ -75,11 +75,11 @@ def evaluate(
     [bold]Examples[/bold]
 
       fedgrpo evaluate runs/builtin-20260101-120000
-      fedgrpo evaluate runs/builtin-20260101-120000/adapters/0003 --limit 1000
-      fedgrpo evaluate runs/NAME --samples 16 --pass-at 1,4,16 --save answers.jsonl
-      fedgrpo evaluate --model Qwen/Qwen2.5-0.5B-Instruct --data gsm8k/ --system xml --backend vllm
-      fedgrpo evaluate --model builtin --problems mine.jsonl --question prompt --answer target --rewards mine.py
-      fedgrpo evaluate exported/adapter --model Qwen/Qwen2.5-0.5B-Instruct --data gsm8k/ --format json
+      fedgrpo evaluate runs/NAME/adapters/0003 --limit 1000
+      fedgrpo evaluate runs/NAME --samples 16 --pass-at 1,4,16 --save a.jsonl
+      fedgrpo evaluate --model Qwen/Qwen2.5-0.5B-Instruct --data gsm8k/
+      fedgrpo evaluate runs/NAME --problems mine.jsonl --rewards mine.py
+      fedgrpo evaluate PEFT_FOLDER --model MODEL --backend vllm --format json
     """
     from . import answering, session
     from .questions import Asked
