@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..common.errors import RunError
 from ..common.jsonl import Entry, read_lines
+from ..common.tripwires import Tripped
 from .flower import Flower
 from .run_status import RunStatus, is_busy, stop_reason
 
@@ -98,7 +99,7 @@ def _shown(entry: Entry) -> str:
         case "VOID":
             return f"round {entry.get('round')} void: {entry.get('reason')}"
         case "WARNED":
-            who = f"{entry.get('organisation')}: " if entry.get("organisation") else ""
-            return f"round {entry.get('round')}: WARNING, {entry.get('tripwire')}: {who}{entry.get('text')}"
+            said = {key: str(entry.get(key)) for key in ("tripwire", "organisation", "text")}
+            return str(Tripped(round=int(str(entry.get("round"))), **said))
         case event:
             return str(event).lower()
