@@ -87,7 +87,8 @@ def joining(schema: AdapterSchema, node: int) -> dict[str, int | float | str | b
 def update(header: wire.Header, delta: np.ndarray, config: RunConfig) -> RecordDict:
     echo = {k: header[k] for k in ("federation", "round", "attempt", "nonce", "schema-sha256", "config-sha256")}
     counts = {"num-steps": config.train.steps_per_round, "num-examples": config.prompts_per_round}
-    found = dict.fromkeys(METRICS, 0.5) | {"groups/effective": config.prompts_per_round / 2}
+    found = {name: 0.0 if name.startswith("completion/") else 0.5 for name in METRICS}
+    found |= {"groups/effective": config.prompts_per_round / 2}
     return wire.with_metrics(wire.pack({**echo, **counts}, array=wire.packed(delta)), found)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import cast
 
@@ -15,7 +15,12 @@ Entry = dict[str, object]
 
 
 def append_line(path: Path, line: Mapping[str, object]) -> None:
-    """Append one JSON line and flush it to the disk. A torn line of an earlier crash is cut off first.
+    """`append_lines` of one."""
+    append_lines(path, [line])
+
+
+def append_lines(path: Path, lines: Iterable[Mapping[str, object]]) -> None:
+    """Append JSON lines and flush them to the disk. A torn line of an earlier crash is cut off first.
 
     Raises:
         OSError: the disk is full; what stood in the file before still stands.
@@ -27,7 +32,7 @@ def append_line(path: Path, line: Mapping[str, object]) -> None:
             end = file.read().rfind(b"\n") + 1
             file.truncate(end)
         try:
-            data = as_line(line)
+            data = b"".join(as_line(line) for line in lines)
             while data:  # an unbuffered write may be short, and says so by nothing but its count
                 data = data[file.write(data) :]
             os.fsync(file.fileno())

@@ -11,6 +11,7 @@ import sys
 from dataclasses import dataclass
 from math import isnan
 
+from ..common.tripwires import Tripped
 from .ledger import LITTLE_SIGNAL, in_words, signal_of
 from .scores import Score
 
@@ -140,7 +141,19 @@ class Evaluated:
         return f"after round {self.round}: {self.decoding} accuracy {self.score}"
 
 
-Event = Joined | NotJoined | RoundStarted | UpdateTaken | UpdateRefused | RoundCommitted | RoundVoid | Evaluated
+@dataclass(frozen=True, slots=True)
+class Warned:
+    """A tripwire: the policy may be learning to please its rewards instead of answering."""
+
+    tripped: Tripped
+
+    def __str__(self) -> str:
+        return str(self.tripped)
+
+
+Event = (
+    Joined | NotJoined | RoundStarted | UpdateTaken | UpdateRefused | RoundCommitted | RoundVoid | Evaluated | Warned
+)
 
 
 def emit(event: Event) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..common.errors import RunError
 from ..common.jsonl import Entry, read_lines
+from ..common.tripwires import Tripped
 from .flower import Flower
 from .run_status import RunStatus, is_busy, stop_reason
 
@@ -97,5 +98,8 @@ def _shown(entry: Entry) -> str:
             return f"round {entry.get('round')} committed, adapter {str(entry.get('adapter'))[:12]}"
         case "VOID":
             return f"round {entry.get('round')} void: {entry.get('reason')}"
+        case "WARNED":
+            said = {key: str(entry.get(key)) for key in ("tripwire", "organisation", "text")}
+            return str(Tripped(round=int(str(entry.get("round"))), **said))
         case event:
             return str(event).lower()

@@ -166,7 +166,7 @@ def _check_metrics(metrics: Mapping[str, float], examples: int) -> None:
         raise ProtocolError("metric-value", f"{effective:g} effective groups of {examples}")
     if effective is not None and zero is not None and abs(effective - examples * (1 - zero)) > 1e-6 * examples:
         raise ProtocolError("metric-value", f"{effective:g} effective groups of {examples} and {zero:g} without signal")
-    for name in ("groups/all-right-share", "groups/all-wrong-share"):
+    for name in (name for name in TRAIN_METRICS if name.endswith("-share")):
         if not 0 <= metrics.get(name, 0.0) <= 1:
             raise ProtocolError("metric-value", f"{name} is {metrics[name]:g}, no share")
     for name in ("groups/effective", "tokens/total"):

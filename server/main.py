@@ -24,6 +24,7 @@ from ..common.config import RunConfig
 from ..common.errors import ConfigError, FedGRPOError, RunError
 from ..common.jsonl import read_lines
 from ..common.schema import AdapterSchema
+from .alarms import Alarms
 from .evaluation import Evaluator
 from .events import show_plain_lines
 from .exchange import Courier
@@ -100,9 +101,11 @@ def run_folder(config: RunConfig) -> Path:
 
 def _play_all(rounds: Rounds, state: State, config: RunConfig, store: Store) -> None:
     _evaluate_if_due(rounds, state, config, store)
+    alarms = Alarms(store)
     while state.round < config.federation.rounds:
         state = rounds.play(state)
         _evaluate_if_due(rounds, state, config, store)
+        alarms.look(state.round)
     if not any(line.get("event") == "FINISHED" for line in read_lines(store.journal)):
         store.log("FINISHED", round=state.round, adapter=state.adapter.sha256)
 

@@ -1,7 +1,7 @@
 """A run's folder: journal, metrics, adapters. Append-only or atomic, so any crash leaves a run that can go on.
 
 config.resolved.toml   every setting, also the defaults
-journal.jsonl          CREATED, then per attempt PLANNED -> COMMITTED | VOID, at last FINISHED
+journal.jsonl          CREATED, then per attempt PLANNED -> COMMITTED | VOID, and WARNED by a tripwire, at last FINISHED
 metrics.jsonl          one line per committed round and per evaluation
 adapters/0003/         the global adapter after round 3, in PEFT's format
 inbox/                 updates of the round under way

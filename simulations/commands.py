@@ -1,4 +1,4 @@
-"""The commands of the researcher: simulate, partition, evaluate, report."""
+"""The commands of the researcher: simulate, partition, report."""
 
 from __future__ import annotations
 
@@ -191,37 +191,6 @@ def partition(
         print(json.dumps({**split.as_json(), "plot": str(plot)}))
     else:
         split.print_table(plot)
-
-
-def evaluate(
-    target: Annotated[Path, typer.Argument(help="A run folder, or one of its adapters: runs/NAME/adapters/0003.")],
-    problems: Annotated[int | None, typer.Option(help="Held-out problems; default: as in the run.")] = None,
-    data: DataOption = None,
-    model: Annotated[str | None, typer.Option(help="Base model, where the run's is not here.")] = None,
-    seed: SeedOption = None,
-    samples: Annotated[int, typer.Option(help="Completions to print, base model beside adapter.")] = 3,
-    output: FormatOption = Format.text,
-) -> None:
-    """Answer held-out problems with an adapter and with its base model, and compare the two, paired.
-
-    [bold]Examples[/bold]
-
-      fedgrpo evaluate runs/builtin-20260101-120000
-      fedgrpo evaluate runs/builtin-20260101-120000/adapters/0003 --problems 1000
-      fedgrpo evaluate runs/gsm8k-20260101-120000 --data gsm8k/ --format json
-    """
-    from . import compare, summary
-
-    given = {
-        "evaluation.problems": problems,
-        "simulation.data": data and str(Path(data).expanduser().resolve()),
-        "model.name": model,
-    }
-    comparison = compare.compare(target, lambda config: with_options(config, given, []), seed)
-    if output is Format.json:
-        print(json.dumps(comparison.as_json()))
-    else:
-        summary.print_comparison(comparison, samples)
 
 
 def report(

@@ -55,6 +55,7 @@ def figures(run: Run) -> list[tuple[str, str]]:
             ),
             ("Each reward function, mean over clients", _svg(lambda axes: _reward_functions(axes, run))),
             ("Completion length", _svg(lambda axes: _per_client(axes, run, "completion/mean-length", "tokens"))),
+            ("Habits of the completions, mean over clients", _svg(lambda axes: _habits(axes, run))),
             ("Entropy", _svg(lambda axes: _per_client(axes, run, "policy/entropy", "nats per token"))),
             ("Bytes", _svg(lambda axes: _bytes(axes, run))),
             ("Aggregation error", _svg(lambda axes: _error(axes, run))),
@@ -115,6 +116,17 @@ def _reward_functions(axes: Any, run: Run) -> None:
         points = [(number, sum(values) / len(values)) for number, values in lines if values]
         axes.plot(*zip(*points, strict=True), "o-", markersize=3, label=key.split("/")[1])
     axes.set_ylabel("mean, in the function's own units")
+
+
+def _habits(axes: Any, run: Run) -> None:
+    for habit in ("answered", "truncated", "empty-reasoning", "repeated-answer", "loop"):
+        key = f"completion/{habit}-share"
+        lines = [(line["round"], [c[key] for c in line["clients"].values() if key in c]) for line in run.rounds]
+        points = [(number, sum(values) / len(values)) for number, values in lines if values]
+        if points:
+            axes.plot(*zip(*points, strict=True), "o-", markersize=3, label=habit)
+    axes.set_ylabel("share of completions")
+    axes.set_ylim(0, 1)
 
 
 def _bytes(axes: Any, run: Run) -> None:

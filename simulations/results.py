@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from math import nan
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ..common.config import RunConfig, load_scenario
 from ..common.errors import ConfigError, RunError
 from ..common.jsonl import read_lines
 from ..common.protocol import Tally
+from ..common.tripwires import Tripped, Tripwires
+from ..server.alarms import replayed
 from ..server.ledger import accounts
 from ..server.scores import Climb, Score, climb_by_style, score
 
@@ -101,6 +103,11 @@ class Run:
         mine = [line for line in lines if (line["round"], line["decoding"]) == (last, decoding)]
         return {i: mark == "1" for line in mine for i, mark in zip(line["problems"], line["right"], strict=True)}
 
+    def warnings(self) -> list[Tripped]:
+        """What the tripwires say of the run, from its metrics: also of one that was played before there were any."""
+        lines = read_lines(self.folder / "metrics.jsonl")
+        return replayed(cast("list[Line]", lines), Tripwires())
+
     def rewards(self) -> list[float]:
         """Mean reward over the clients, by round: each client's in its own units."""
         told = [[c["reward/mean"] for c in line["clients"].values() if "reward/mean" in c] for line in self.rounds]
@@ -145,6 +152,7 @@ class Run:
             "bytes_down": sum(line["bytes_down"] for line in self.rounds),
             "aggregation_error": [line.get("aggregation/error") for line in self.rounds],
             "ledger": [account.as_json() for account in accounts(self.rounds)],
+            "warnings": [asdict(tripped) for tripped in self.warnings()],
             "void_rounds": sum(line["event"] == "VOID" for line in self.journal),
             "finished": any(line["event"] == "FINISHED" for line in self.journal),
         }

@@ -93,7 +93,7 @@ class _LiveView(logging.Handler):
             self._doing[getattr(record, "organisation", "")] = f"step {step} of {steps}"
         elif (
             event is None
-            or isinstance(event, (events.NotJoined, events.UpdateRefused, events.RoundVoid))
+            or isinstance(event, (events.NotJoined, events.UpdateRefused, events.RoundVoid, events.Warned))
             or (isinstance(event, events.RoundCommitted) and not event.moved)
         ):
             self._notes = [*self._notes, _line(record)][-KEPT_NOTES:]

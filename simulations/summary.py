@@ -1,22 +1,16 @@
-"""What a person reads when a run or a comparison is done."""
+"""What a person reads when a run is done."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.panel import Panel
 from rich.table import Table
-from rich.text import Text
 
 from ..common.config import RunConfig
 from ..server.ledger import LITTLE_SIGNAL, accounts
 from ..server.scores import points
 from .results import Run
-
-if TYPE_CHECKING:
-    from .compare import Comparison
 
 
 def print_summary(run: Run, report: Path) -> None:
@@ -53,6 +47,8 @@ def print_summary(run: Run, report: Path) -> None:
     for account in accounts(run.rounds):
         if account.informative < LITTLE_SIGNAL:
             console.print(str(account), style="yellow")
+    for tripped in run.warnings():
+        console.print(str(tripped), style="yellow", markup=False)
     console.print(
         f"\n{result['rounds']} rounds, {result['seconds']:.0f} s, up {result['bytes_up'] / 1e6:.1f} MB, "
         f"down {result['bytes_down'] / 1e6:.1f} MB, {result['void_rounds']} void. "
@@ -86,32 +82,6 @@ STAND_IN = (
 )
 
 
-def print_comparison(comparison: Comparison, samples: int) -> None:
-    """Base model beside adapter."""
-    console = Console()
-    table = Table(title=f"{comparison.name}: {comparison.problems} held-out problems")
-    for heading in ("", "base model", "adapter", "gain", "95 % interval"):
-        table.add_column(heading, justify="left" if not heading else "right")
-    for decoding, (before, after) in comparison.scores.items():
-        interval = f"{100 * after.gain_low:+.1f} to {100 * after.gain_high:+.1f} points"
-        table.add_row(
-            f"{decoding}, strict", f"{before.strict:.1%}", f"{after.strict:.1%}", points(after.gain), interval
-        )
-        table.add_row(f"{decoding}, lenient", f"{before.lenient:.1%}", f"{after.lenient:.1%}", "", "")
-        table.add_row(f"{decoding}, truncated", f"{before.truncated:.1%}", f"{after.truncated:.1%}", "", "")
-        table.add_row(f"{decoding}, tokens", f"{before.mean_length:.1f}", f"{after.mean_length:.1f}", "", "")
-    console.print(table)
-    console.print("Sampled anew: figures differ from the run's own by sampling noise; greedy ones do not.", style="dim")
-    for sample in comparison.samples[:samples]:
-        console.print(Panel(Text(sample.question), title=f"answer {sample.answer}", title_align="left"))
-        pair = Table.grid(expand=True, padding=(0, 2))
-        pair.add_column(ratio=1)
-        pair.add_column(ratio=1)
-        pair.add_row(Text(f"base model {_mark(sample.right_before)}"), Text(f"adapter {_mark(sample.right_after)}"))
-        pair.add_row(Text(sample.before, style="dim"), Text(sample.after))
-        console.print(pair)
-
-
 def _class_table(run: Run) -> Table:
     table = Table(box=None, header_style="dim")
     for heading in ("class", "", "share before", "share after", "accuracy before", "accuracy after"):
@@ -143,7 +113,3 @@ def _share(value: float) -> str:
 
 def _percent(value: float | None) -> str:
     return "–" if value is None else f"{value:.1%}"
-
-
-def _mark(right: bool) -> str:
-    return "✓" if right else "✗"

@@ -34,7 +34,7 @@ def gsm8k(folder, train=GOOD_LINE * 40, test=GOOD_LINE * 4):
 def test_help_shows_the_commands_and_each_has_examples(run):
     status, out, _ = run("--help")
     assert status == 0
-    for command in ("simulate", "partition", "evaluate", "export", "report", "study", "sft", "finetune"):
+    for command in ("simulate", "partition", "evaluate", "chat", "export", "report", "study", "sft", "finetune"):
         assert command in out
         assert "Example" in run(command, "--help")[1]
 
@@ -70,6 +70,13 @@ def test_every_setting_can_be_listed(run):
         (["simulate", "--set", "simulation.clients=many"], "simulation.clients is 'many', but must be a whole number"),
         (["simulate", "--set", "evaluation.problems=3"], "3 held-out problems are too few for 4 clients"),
         (["evaluate", "nothing"], "neither a run folder nor one of its adapters"),
+        (["evaluate"], "Give a run folder, an adapter, or a model"),
+        (["evaluate", "--model", "builtin", "--problems", "nowhere.jsonl"], "There is no data file"),
+        (["evaluate", "--model", "builtin", "--system", "xlm"], "'xlm' is none of none, xml, think, and no text file"),
+        (["evaluate", "--model", "builtin", "--rewards", "corectness"], "Did you mean correctness?"),
+        (["evaluate", "--model", "builtin", "--samples", "4", "--pass-at", "1,8"], "from 1 to --samples, which is 4"),
+        (["evaluate", "--model", "builtin", "--temperature", "0"], "use --samples 0"),
+        (["chat", "nothing"], "neither a run folder nor one of its adapters"),
         (["report", "."], "holds no run"),
     ],
 )

@@ -16,7 +16,9 @@ MODULES = [
     "fedgrpo.client.learner.rewards.extraction",
     "fedgrpo.client.learner.rewards.gsm8k",
     "fedgrpo.client.learner.rewards.guards",
+    "fedgrpo.client.learner.habits",
     "fedgrpo.server.scores",
+    "fedgrpo.simulations.evaluation.chat_view",
     "fedgrpo.simulations.screen",
     "fedgrpo.simulations.study.comparison",
 ]

@@ -28,3 +28,11 @@ def test_the_methods_we_override_are_called_by_trl_itself():
     source = inspect.getsource(trl.GRPOTrainer)
     for call in ("self._generate(prompts", "self._calculate_rewards(", "self._generate_and_score_completions("):
         assert call in source, call
+
+
+def test_rewards_are_calculated_from_these_four_in_this_order():
+    given = list(inspect.signature(trl.GRPOTrainer._calculate_rewards).parameters)
+    assert given == ["self", "inputs", "prompts", "completions", "completion_ids_list"]
+    assert "self._calculate_rewards(inputs, prompts, completions, completion_ids_list)" in inspect.getsource(
+        trl.GRPOTrainer
+    )

@@ -96,6 +96,7 @@ class FederatedTrainer(GRPOTrainer):
         right = [same_answer(final_answer(t), row["answer"]) for t, row in zip(texts, inputs, strict=True)]
         self.effective = effective_groups(rewards_per_func, self.reward_weights, self.run_config.grpo)
         self.meter.count(self.effective, right)
+        self.meter.habits.add(texts, right, completion_ids_list)
         return rewards_per_func
 
     def _cut_off(self, ids: Sequence[int]) -> bool:

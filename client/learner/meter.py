@@ -1,13 +1,14 @@
-"""What a round adds up to: seconds by phase, and how many of its groups had anything to teach."""
+"""What a round adds up to: seconds by phase, how many groups had anything to teach, and how completions are alike."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
 from ...common.grpo_settings import GRPO
+from .habits import Habits
 
 EQUAL_REWARDS = 1e-6
 """Rewards of a group that differ by no more than this are equal: float noise is no signal."""
@@ -29,6 +30,7 @@ class Meter:
     gap: float = 0.0
     """Sum of |log-probability of the trainer - of the sampler| over the tokens compared, nats."""
     compared: int = 0
+    habits: Habits = field(default_factory=Habits)
 
     def count(self, effective: torch.Tensor, right: Sequence[bool]) -> None:
         """Count a batch of groups: which have an advantage (`effective_groups`), and which completions are right."""

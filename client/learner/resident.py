@@ -139,6 +139,7 @@ class ResidentLearner:
             on_step=self._watcher.step,
         )
         delta, steps, metrics = trainer.train(work)
+        self._watcher.trained(task.round, metrics)
         return Update(delta=delta, num_steps=steps, num_examples=config.prompts_in(steps), metrics=metrics)
 
     def evaluate(self, task: EvaluateTask) -> Evaluation:

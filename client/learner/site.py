@@ -9,7 +9,6 @@ import gc
 import hashlib
 import logging
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...common.config import RunConfig
 from ...common.errors import ConfigError, ProtocolError, SamplerError
-from ...common.protocol import Capabilities, EvaluateTask
+from ...common.protocol import Capabilities
 from .. import frames, policy
 from ..frames import Frame
 from ..guard import GuardedLearner
@@ -25,12 +24,12 @@ from ..organisation import Site
 from . import Learner
 from .data import Problem
 from .files import model_folder
+from .job_watcher import JobWatcher
 from .jobs import Job
 from .rewards import Reward, load_rewards, try_rewards
 from .samplers.available import check_sampler
 from .tables import fingerprint, read_site
 from .tools import ToolBox, load_tools
-from .watcher import Watcher
 
 if TYPE_CHECKING:
     from .resident import Base, ResidentLearner, ResidentModel
@@ -181,7 +180,7 @@ class SiteLearner:
             rewards=self.rewards,
             system_prompt=self.site.settings.prompt.system,
         )
-        learner = ResidentLearner(self._model, data, _JobWatcher(lambda: self._job, config))
+        learner = ResidentLearner(self._model, data, JobWatcher(lambda: self._job, config))
         self._proper = _Measured(learner, self._model.measure(self.train[0], self.site.settings.prompt.system))
         return self._proper
 
@@ -198,32 +197,6 @@ class _Measured:
         device, memory, speed = self._hardware
         can = self._learner.capabilities()
         return replace(can, device=device, memory_bytes=memory, tokens_per_second=speed)
-
-
-class _JobWatcher(Watcher):
-    """Tells the job under way how far it is, and the log what it earns."""
-
-    def __init__(self, job: Callable[[], Job | None], config: RunConfig) -> None:
-        self._job, self._steps = job, config.train.steps_per_round
-
-    def step(self, number: int, reward: float) -> None:
-        """A step is done. Ends the round if nobody waits for it."""
-        LOGGER.info("step %d of %d: reward %.3f", number, self._steps, reward)
-        self._tell(number, self._steps)
-
-    def batch(self, number: int, batches: int) -> None:
-        """A batch is answered. Ends the evaluation if nobody waits for it."""
-        self._tell(number, batches)
-
-    def answers(self, task: EvaluateTask, problems: Any, base: Any, now: Any) -> None:
-        """Held-out problems were answered."""
-        right = sum(answer.strict for answer in now)
-        LOGGER.info("round %d: %d of %d held-out answers right", task.round, right, len(now))
-
-    def _tell(self, number: int, of: int) -> None:
-        job = self._job()
-        if job is not None:
-            job.progress(number, of)
 
 
 def site_rewards(site: Site) -> tuple[Reward, ...]:

@@ -49,14 +49,28 @@ def read_site(site: Site) -> tuple[list[Problem], list[Problem]]:
     return [problem for _, problem in train], [problem for _, problem in held_out]
 
 
-def _problems(site: Site, source: str) -> list[tuple[str, Problem]]:
-    """(the question as it stands in the data, the problem) for each row."""
-    data, template = site.settings.data, site.settings.prompt.template
-    rows = _hub_rows(source) if source.startswith("hub:") else _file_rows(site.path(source))
+def read_table(source: str, data: Data, template: str = "{question}") -> list[tuple[str, Problem]]:
+    """(the question as it stands in the data, the problem) for each row of a file or of a dataset of the Hub.
+
+    Args:
+        source: an absolute path, or `hub:NAME[:CONFIG]:SPLIT`.
+        data: which columns are what.
+        template: the user's turn.
+
+    Raises:
+        ConfigError: the file cannot be read, or the template names a column that data.labels does not.
+        DataError: a row has no question or answer; file and row are named.
+    """
+    rows = _hub_rows(source) if source.startswith("hub:") else _file_rows(Path(source))
     problems = [_problem(where, row, data, template) for where, row in rows]
     if not problems:
         raise DataError(f"{source} holds no problems.")
     return problems
+
+
+def _problems(site: Site, source: str) -> list[tuple[str, Problem]]:
+    place = source if source.startswith("hub:") else str(site.path(source))
+    return read_table(place, site.settings.data, site.settings.prompt.template)
 
 
 def _problem(where: str, row: Mapping[str, Any], data: Data, template: str) -> tuple[str, Problem]:

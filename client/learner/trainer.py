@@ -150,6 +150,7 @@ class LocalTrainer:
             "policy/sampler-gap": meter.sampler_gap,
             "completion/mean-length": mean("completions/mean_length"),
             "completion/truncated-share": mean("completions/clipped_ratio"),
+            **meter.habits.shares(),
             "tokens/total": max(line.get("num_tokens", 0.0) for line in lines),
             "seconds/generate": meter.generate_s,
             "seconds/reward": meter.reward_s,

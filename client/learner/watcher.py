@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ...common.protocol import EvaluateTask
@@ -17,6 +17,9 @@ class Watcher:
 
     def step(self, number: int, reward: float) -> None:
         """A step of local training is done; its mean reward. May raise, to end the round."""
+
+    def trained(self, number: int, metrics: Mapping[str, float]) -> None:
+        """A round of local training is done; all of its metrics, whatever leaves of them."""
 
     def batch(self, number: int, batches: int) -> None:
         """A batch of held-out problems is answered. May raise, to end the evaluation."""

@@ -137,12 +137,12 @@ def test_a_resume_with_other_data_or_rewards_is_refused(finished, tmp_path):
 
 def test_a_run_and_one_of_its_adapters_can_be_evaluated(finished):
     folder = Path(result(finished[0])["run_dir"])
-    last = result(fedgrpo("evaluate", folder, "--format=json", "--problems=60"))
-    first = result(fedgrpo("evaluate", folder / "adapters" / "0000", "--format=json", "--problems=60"))
+    last = result(fedgrpo("evaluate", folder, "--format=json", "--limit=60"))
+    first = result(fedgrpo("evaluate", folder / "adapters" / "0000", "--format=json", "--limit=60"))
     assert last["adapter_sha256"] == result(finished[0])["adapter_sha256"]
-    assert last["sampled"]["after"]["gain_low"] > 0
-    assert first["sampled"]["after"]["gain"] == 0
-    assert first["greedy"]["before"] == first["greedy"]["after"]
+    assert last["sampled"]["strict"]["interval"][0] > 0
+    assert first["sampled"]["strict"]["gain"] == 0
+    assert first["greedy"]["tokens"]["base"] == first["greedy"]["tokens"]["adapter"]
 
 
 @pytest.mark.skipif(not GSM8K.is_dir(), reason="the real GSM8K lies beside the checkout only on our own machines")

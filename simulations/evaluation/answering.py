@@ -1,0 +1,185 @@
+"""Answering every problem, with the base model and with the adapter, by batches. What is saved is not asked again."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ...client.learner.answers import final_answer, last_number, same_answer, style
+from ...client.learner.data import Problem
+from ...client.learner.samplers import Sampled, Sampling
+from ...common.config import RunConfig
+from ...common.seeds import derived_seed
+from .questions import Questions, paid
+
+if TYPE_CHECKING:
+    from ...client.learner.resident import ResidentModel
+    from .record import Record
+
+BASE, ADAPTER = "base", "adapter"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Protocol:
+    """How completions are drawn: part of the result."""
+
+    samples: int
+    """Completions of each problem at `temperature`."""
+    temperature: float
+    greedy: bool
+    """Whether each problem is answered greedily besides."""
+    max_tokens: int
+    seed: int
+    batch_size: int
+    """Completions drawn at once. The random numbers of a completion depend on its batch."""
+    sampler: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """One completion of one problem, judged."""
+
+    decoding: str
+    """`greedy` or `sampled`."""
+    model: str
+    """BASE or ADAPTER; a model alone is BASE."""
+    problem: int
+    sample: int
+    completion: str
+    strict_answer: str | None
+    strict: bool
+    lenient: bool
+    style: str
+    truncated: bool
+    tokens: int
+    rewards: dict[str, float | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One way in which all problems are answered."""
+
+    decoding: str
+    model: str
+    count: int
+    temperature: float
+
+
+def protocol(config: RunConfig, samples: int, temperature: float | None, greedy: bool, seed: int | None) -> Protocol:
+    """The settings of an evaluation: the run's, where the command line names no other."""
+    return Protocol(
+        samples=samples,
+        temperature=config.evaluation.temperature if temperature is None else temperature,
+        greedy=greedy,
+        max_tokens=config.evaluation.max_completion_length or config.grpo.max_completion_length,
+        seed=derived_seed(config.federation.seed if seed is None else seed, "compare"),
+        batch_size=config.evaluation.batch_size,
+        sampler=config.backend.sampler,
+    )
+
+
+def cells(how: Protocol, with_adapter: bool) -> list[Cell]:
+    """Everything that is to be answered."""
+    greedy = [("greedy", 1, 0.0)] if how.greedy else []
+    decodings = [*greedy, *([("sampled", how.samples, how.temperature)] if how.samples else [])]
+    models = [BASE, ADAPTER] if with_adapter else [BASE]
+    return [Cell(name, model, count, t) for name, count, t in decodings for model in models]
+
+
+def answer_all(
+    model: ResidentModel,
+    questions: Questions,
+    how: Protocol,
+    plan: list[Cell],
+    record: Record,
+    on_batch: Callable[[int, bool], None],
+) -> list[Answer]:
+    """Every answer of the plan; those that the record holds are not asked again.
+
+    Args:
+        on_batch: told after each batch: its completions, and whether they were sampled now.
+
+    Raises:
+        RewardError, SamplerError: what was answered before is in the record.
+    """
+    from ...client.learner.evaluate import prompt_texts
+
+    prompts = prompt_texts(model.tokenizer, questions.problems, questions.system_prompt)
+    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
+    found: list[Answer] = []
+    for cell in plan:
+        size = max(1, how.batch_size // cell.count)
+        for number, start in enumerate(range(0, len(order), size)):
+            batch = order[start : start + size]
+            known = record.answers(cell.decoding, cell.model, batch, cell.count)
+            if known is None:
+                known = list(_answered(model, questions, how, cell, batch, number, prompts))
+                record.add(known, questions.problems)
+                on_batch(len(known), True)
+            else:
+                on_batch(len(known), False)
+            found += known
+    return found
+
+
+def _answered(
+    model: ResidentModel,
+    questions: Questions,
+    how: Protocol,
+    cell: Cell,
+    batch: list[int],
+    number: int,
+    prompts: list[str],
+) -> Iterator[Answer]:
+    sampling = Sampling(max_tokens=how.max_tokens, temperature=cell.temperature, seed=how.seed + number)
+    ids = model.tokenizer([prompts[i] for i in batch], add_special_tokens=False)["input_ids"]
+    groups = model.trainer.sampler.sample(ids, sampling, count=cell.count, base=cell.model == BASE)
+    whole = [(i, j, one) for i, group in zip(batch, groups, strict=True) for j, one in enumerate(group)]
+    tokens = [one.tokens for *_, one in whole]
+    texts = model.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+    rewards = paid(questions.rewards, [questions.row(i) for i, *_ in whole], texts, tokens)
+    for (i, j, one), text, payment in zip(whole, texts, rewards, strict=True):
+        yield judged(questions.problems[i], cell, (i, j), text, one, payment)
+
+
+def judged(
+    problem: Problem, cell: Cell, place: tuple[int, int], text: str, one: Sampled, rewards: dict[str, float | None]
+) -> Answer:
+    """A completion with what is to be said of it.
+
+    Args:
+        place: (problem, sample).
+    """
+    strict = final_answer(text)
+    return Answer(
+        decoding=cell.decoding,
+        model=cell.model,
+        problem=place[0],
+        sample=place[1],
+        completion=text,
+        strict_answer=strict,
+        strict=same_answer(strict, problem.answer),
+        lenient=same_answer(last_number(text), problem.answer),
+        style=style(text),
+        truncated=not one.ended,
+        tokens=len(one.tokens),
+        rewards=rewards,
+    )
+
+
+def fingerprint(questions: Questions, how: Protocol, base_sha256: str, adapter_sha256: str) -> dict[str, object]:
+    """All that answers depend on: two evaluations with the same one may share a file."""
+    sources = sorted({reward.source for reward in questions.rewards} - {"built-in"})
+    digest = hashlib.sha256("".join(Path(source).read_text(encoding="utf-8") for source in sources).encode())
+    return {
+        "base_model_sha256": base_sha256,
+        "adapter_sha256": adapter_sha256,
+        "problems_sha256": questions.sha256,
+        "system_prompt": questions.system_prompt,
+        "rewards": {reward.name: reward.weight for reward in questions.rewards},
+        "reward_files_sha256": digest.hexdigest() if sources else "",
+        **asdict(how),
+    }

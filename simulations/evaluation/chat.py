@@ -1,0 +1,130 @@
+"""Talking to a model before and after training: the same words to both, each with its own memory of the talk."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from ...client.learner.answers import final_answer, last_number, style
+from ...client.learner.samplers import Sampling
+from ...common.errors import ConfigError
+from .answering import ADAPTER, BASE
+from .questions import system_prompt
+
+if TYPE_CHECKING:
+    from ...client.learner.resident import ResidentModel
+
+HELP = """/greedy            answer greedily
+/temperature T     sample at temperature T
+/tokens N          at most N tokens an answer
+/system PROMPT     none, xml, think, or a text file; begins the talk anew
+/new               begin the talk anew
+/quit              end (so does Ctrl-D)"""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One side's answer."""
+
+    model: str
+    """`base` or `adapter`."""
+    text: str
+    _: KW_ONLY
+    strict_answer: str | None
+    """Where the format wants it."""
+    last_number: str | None
+    style: str
+    tokens: int
+    truncated: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class How:
+    """How the next answer is drawn."""
+
+    temperature: float
+    max_tokens: int
+    system: str
+    """The system prompt itself."""
+
+
+@dataclass(slots=True)
+class Chat:
+    """A talk with one or two sides."""
+
+    model: ResidentModel
+    how: How
+    seed: int
+    sides: tuple[str, ...] = (BASE, ADAPTER)
+    turns: int = 0
+    _said: dict[str, list[dict[str, str]]] = field(default_factory=dict[str, list[dict[str, str]]])
+
+    def ask(self, question: str) -> list[Reply]:
+        """Put a question to each side. Both draw the same random numbers."""
+        self.turns += 1
+        return [self._answer(side, question) for side in self.sides]
+
+    def command(self, line: str) -> str:
+        """Carry out a /command, and say what it did.
+
+        Raises:
+            ConfigError: there is no such command, or its value is wrong; nothing has changed.
+        """
+        name, _, value = line.strip().partition(" ")
+        match name:
+            case "/greedy":
+                self.how = replace(self.how, temperature=0.0)
+                return "greedy"
+            case "/temperature":
+                self.how = replace(self.how, temperature=_number(line, value, 10.0))
+                return f"temperature {self.how.temperature:g}"
+            case "/tokens":
+                self.how = replace(self.how, max_tokens=max(1, int(_number(line, value, 1e5))))
+                return f"at most {self.how.max_tokens} tokens"
+            case "/system":
+                self.how = replace(self.how, system=system_prompt(value.strip()))
+                self._said.clear()
+                return f"a new talk, {'with' if self.how.system else 'without'} a system prompt"
+            case "/new":
+                self._said.clear()
+                return "a new talk"
+            case "/help":
+                return HELP
+            case _:
+                raise ConfigError(f"There is no command {name}. /help lists them.")
+
+    def _answer(self, side: str, question: str) -> Reply:
+        tokenizer, asked = self.model.tokenizer, {"role": "user", "content": question}
+        said = [*self._said.get(side, []), asked]
+        system = [{"role": "system", "content": self.how.system}] if self.how.system else []
+        prompt = str(tokenizer.apply_chat_template([*system, *said], add_generation_prompt=True, tokenize=False))
+        ids = tokenizer([prompt], add_special_tokens=False)["input_ids"]
+        how = Sampling(max_tokens=self.how.max_tokens, temperature=self.how.temperature, seed=self.seed + self.turns)
+        found = self.model.trainer.sampler.sample(ids, how, base=side == BASE)[0][0]
+        text = tokenizer.batch_decode([found.tokens], skip_special_tokens=True)[0]
+        self._said[side] = [*said, {"role": "assistant", "content": text}]
+        return Reply(
+            model=side,
+            text=text,
+            strict_answer=final_answer(text),
+            last_number=last_number(text),
+            style=style(text),
+            tokens=len(found.tokens),
+            truncated=not found.ended,
+        )
+
+
+def as_json(chat: Chat, question: str, replies: list[Reply]) -> dict[str, Any]:
+    """A turn as one JSON object."""
+    how = {"temperature": chat.how.temperature, "max_tokens": chat.how.max_tokens, "system_prompt": chat.how.system}
+    return {"turn": chat.turns, "question": question, **how, "replies": {r.model: asdict(r) for r in replies}}
+
+
+def _number(line: str, text: str, most: float) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= most:
+        raise ConfigError(f"{line.strip()!r} needs a number from 0 to {most:g}, as in {line.split()[0]} 1.")
+    return value

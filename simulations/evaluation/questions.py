@@ -1,0 +1,140 @@
+"""What is asked: held-out problems of a run, of GSM8K or of any file, under a system prompt, with rewards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...client.learner.data import Problem
+from ...client.learner.rewards import Reward, load_rewards, try_rewards
+from ...client.learner.tables import fingerprint, read_table
+from ...client.organisation import Data
+from ...common.config import RunConfig
+from ...common.errors import ConfigError
+from ..datasets import load_problems
+from ..virtual import SYSTEM_PROMPTS
+from .target import Target
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What the command line says of the questions."""
+
+    file: str = ""
+    """A .jsonl, .parquet or .csv file, or hub:NAME:SPLIT; empty takes the dataset of the settings."""
+    question: str = "question"
+    answer: str = "answer"
+    answer_after: str = ""
+    classes: tuple[str, ...] = ()
+    system: str = ""
+    """none, xml, think, or a text file; empty takes the run's."""
+    rewards: str = ""
+    limit: int = 0
+    """0 takes as many as the settings say, and all of a file."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Questions:
+    """Problems with all that is needed to put and to judge them."""
+
+    source: str
+    problems: list[Problem]
+    classes: tuple[str, ...]
+    system_prompt: str
+    rewards: tuple[Reward, ...]
+    one_set: bool
+    """Whether the rewards are one client's, so that their weighted sum means something."""
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the problems, in order."""
+        return fingerprint(self.problems)
+
+    def row(self, index: int) -> dict[str, Any]:
+        """A problem as rewards and chat template want it."""
+        return self.problems[index].row(self.system_prompt)
+
+
+def gather(target: Target, asked: Asked) -> Questions:
+    """Read problems, system prompt and rewards, so that what is wrong with them is found before a model is loaded.
+
+    Raises:
+        ConfigError, DataError, RewardError: something is missing or wrong; says what and where.
+    """
+    config = target.config
+    source, problems, own = _problems(config, asked)
+    rewards, one_set = _rewards(target, asked.rewards)
+    found = Questions(
+        source=source,
+        problems=problems,
+        classes=asked.classes or own,
+        system_prompt=system_prompt(asked.system or config.simulation.system_prompt),
+        rewards=rewards,
+        one_set=one_set,
+    )
+    try_rewards(rewards, found.row(0))
+    return found
+
+
+def system_prompt(text: str) -> str:
+    """The system prompt of a name (none, xml, think), or what a text file holds.
+
+    Raises:
+        ConfigError: there is no such name or file.
+    """
+    if text in SYSTEM_PROMPTS:
+        return SYSTEM_PROMPTS[text]
+    try:
+        return Path(text).expanduser().read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        known = ", ".join(SYSTEM_PROMPTS)
+        raise ConfigError(f"The system prompt {text!r} is none of {known}, and no text file: {error}.") from error
+
+
+def _problems(config: RunConfig, asked: Asked) -> tuple[str, list[Problem], tuple[str, ...]]:
+    """(where they come from, the problems, the columns to split by)."""
+    if not asked.file:
+        if asked.limit:
+            config = config.with_values({"evaluation.problems": asked.limit})
+        source = config.simulation.data or config.simulation.dataset
+        return source, load_problems(config)[1], config.evaluation.class_columns
+    data = Data(question=asked.question, answer=asked.answer, answer_after=asked.answer_after, labels=asked.classes)
+    source = asked.file if asked.file.startswith("hub:") else str(Path(asked.file).expanduser().absolute())
+    problems = [problem for _, problem in read_table(source, data)]
+    return asked.file, problems[: asked.limit or None], ()
+
+
+def _rewards(target: Target, line: str) -> tuple[tuple[Reward, ...], bool]:
+    """(the rewards, whether they are one set): those named, else all of the run's clients, else correctness."""
+    sets = [line] if line else target.config.simulation.rewards.split(";") if target.of_run else ["correctness"]
+    found: dict[str, Reward] = {}
+    for reward in (reward for one in dict.fromkeys(sets) for reward in load_rewards(one)):
+        found.setdefault(reward.name, reward)
+    return tuple(found.values()), len(set(sets)) == 1
+
+
+def paid(
+    rewards: Sequence[Reward], rows: Sequence[dict[str, Any]], texts: Sequence[str], tokens: Sequence[list[int]]
+) -> list[dict[str, float | None]]:
+    """What each reward pays for each completion.
+
+    Raises:
+        RewardError: a reward function failed.
+    """
+    columns = {key: [row[key] for row in rows] for key in rows[0] if key != "prompt"}
+    chats = [[{"role": "assistant", "content": text}] for text in texts]
+    by_name = {
+        reward.name: reward(
+            prompts=[row["prompt"] for row in rows],
+            completions=chats,
+            completion_ids=list(tokens),
+            **columns,
+            trainer_state=None,
+            log_extra=lambda *_: None,
+            log_metric=lambda *_: None,
+        )
+        for reward in rewards
+    }
+    return [{name: values[i] for name, values in by_name.items()} for i in range(len(texts))]

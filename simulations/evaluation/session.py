@@ -1,0 +1,171 @@
+"""One evaluation from the command line's words to its figures: checks first, then the model, then the answers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from ...common.cli_options import say
+from ...common.config import RunConfig
+from ..virtual import resolve_model
+from . import answering
+from .answering import ADAPTER, BASE, Answer
+from .measures import Measured, measured
+from .questions import Asked, Questions, gather
+from .record import Record
+from .target import Target
+
+if TYPE_CHECKING:
+    from ...client.learner.data import Problem
+    from ...client.learner.resident import ResidentModel
+
+SAY_EVERY_S = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluated:
+    """What was evaluated, by which protocol, and what it came to."""
+
+    target: Target
+    questions: Questions
+    how: answering.Protocol
+    adapter_sha256: str
+    measured: Measured
+    answers: list[Answer]
+    seconds: float
+    sampled_now: int
+    """Completions that were drawn now, and not read from the file."""
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it but the completions."""
+        speed = self.sampled_now / self.seconds if self.sampled_now else None
+        return {
+            "target": self.target.name,
+            "model": self.target.config.model.name,
+            "adapter_sha256": self.adapter_sha256 or None,
+            "problems": len(self.questions.problems),
+            "source": self.questions.source,
+            "protocol": {"system_prompt": self.questions.system_prompt, **asdict(self.how)},
+            **self.measured.as_json(),
+            "completions": len(self.answers),
+            "sampled_now": self.sampled_now,
+            "seconds": round(self.seconds, 3),
+            "completions_per_second": speed and round(speed, 3),
+        }
+
+    def samples(self, count: int) -> Iterator[tuple[Problem, Answer, Answer | None]]:
+        """The first problems with a completion of each model, as sampled, or greedily where that was all."""
+        last = self.answers[-1].decoding
+        first = {(a.model, a.problem): a for a in self.answers if a.decoding == last and a.sample == 0}
+        for i, problem in enumerate(self.questions.problems[:count]):
+            yield problem, first[BASE, i], first.get((ADAPTER, i))
+
+
+class OnBatch(Protocol):
+    """Told after each batch: its completions, and whether they were sampled now."""
+
+    def __call__(self, completions: int, sampled: bool) -> None:
+        """A batch is answered."""
+        ...
+
+
+def evaluate(
+    target: Target,
+    asked: Asked,
+    how: answering.Protocol,
+    *,
+    pass_at: Sequence[int],
+    save: Path | None,
+) -> Evaluated:
+    """Answer, judge and count.
+
+    Raises:
+        FedGRPOError: problems, rewards, model or adapter are wrong; what was answered before is in `save`.
+    """
+    questions = gather(target, asked)
+    model, adapter_sha256 = loaded(target, questions.problems[0])
+    plan = answering.cells(how, bool(adapter_sha256))
+    total = sum(cell.count for cell in plan) * len(questions.problems)
+    start = time.perf_counter()
+    with closing(model.trainer.sampler), _progress(total) as progress:
+        record = Record(save, answering.fingerprint(questions, how, model.sha256, adapter_sha256))
+        answers = answering.answer_all(model, questions, how, plan, record, progress)
+    return Evaluated(
+        target=target,
+        questions=questions,
+        how=how,
+        adapter_sha256=adapter_sha256,
+        measured=measured(answers, questions, pass_at),
+        answers=answers,
+        seconds=time.perf_counter() - start,
+        sampled_now=progress.sampled,
+    )
+
+
+def loaded(target: Target, example: Problem) -> tuple[ResidentModel, str]:
+    """(the model with the target's adapter on it, the adapter's SHA-256; empty where there is none).
+
+    Raises:
+        ConfigError: the model cannot be loaded, or the adapter is not one of this model.
+    """
+    from ...client.learner.loading import Base
+    from ...client.learner.resident import ResidentModel, prepare_process
+
+    config: RunConfig = target.config
+    folder = resolve_model(config.model.name, config.model.revision, config.backend.source)
+    base = Base.load(folder, config.model.dtype, prepare_process())
+    model = ResidentModel(base, config, example)
+    adapter = target.adapter(model.schema)
+    if adapter is None:
+        return model, ""
+    model.trainer.adapted.load(adapter)
+    return model, adapter.sha256
+
+
+class _Counter:
+    """Counts completions and shows how far they are: a bar on a terminal, now and then a line elsewhere."""
+
+    def __init__(self, total: int, bar: Progress | None) -> None:
+        self.sampled = 0
+        self._total, self._bar, self._done = total, bar, 0
+        self._started = self._said = time.monotonic()
+        self._task = bar.add_task("answering", total=total, rate="") if bar else None
+
+    def __call__(self, completions: int, sampled: bool) -> None:
+        """A batch is answered, now or before."""
+        self._done += completions
+        self.sampled += completions if sampled else 0
+        now = time.monotonic()
+        rate = self.sampled / max(now - self._started, 1e-9)
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=self._done, rate=f"{rate:.1f}/s" if self.sampled else "")
+        elif now - self._said >= SAY_EVERY_S and self.sampled:
+            left = (self._total - self._done) / rate
+            say(f"{self._done} of {self._total} completions, {rate:.1f} a second, about {left:.0f} s to go")
+            self._said = now
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[_Counter]:
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _Counter(total, None)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TextColumn("to go"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        yield _Counter(total, bar)
