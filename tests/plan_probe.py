@@ -16,7 +16,8 @@ from fedgrpo.common.adapter import Adapter
 from fedgrpo.common.config import RunConfig, parse_override
 from fedgrpo.common.protocol import TrainTask
 from fedgrpo.simulations import virtual
-from fedgrpo.simulations.planning.memory import ALWAYS, Machine, memory_parts, peak
+from fedgrpo.simulations.planning.memory import memory_parts
+from fedgrpo.simulations.planning.parts import ALWAYS, Machine, peak
 from fedgrpo.simulations.planning.shapes import shape_of
 
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")

@@ -11,6 +11,10 @@ MODULES = [
     "fedgrpo.client.learner.answers",
     "fedgrpo.client.learner.builtin_rewards",
     "fedgrpo.server.scores",
+    "fedgrpo.simulations.doctor.gpu",
+    "fedgrpo.simulations.doctor.versions",
+    "fedgrpo.simulations.planning.command",
+    "fedgrpo.simulations.planning.view",
     "fedgrpo.simulations.screen",
     "fedgrpo.simulations.study.comparison",
 ]

@@ -90,7 +90,7 @@ def bytes_of(text: str) -> int:
 
 def _machine(config: RunConfig, gpu: str | None, *, cpu: bool):
     from ..doctor.gpu import gpus
-    from .memory import Machine, has_tiled_logits
+    from .parts import Machine, has_tiled_logits
 
     if cpu and gpu:
         raise ConfigError("--cpu and --gpu are two machines. Give one of them.")

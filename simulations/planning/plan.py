@@ -8,7 +8,8 @@ from ...common.config import RunConfig
 from ..runner import default_workers
 from ..virtual import client_rank
 from .advice import Turned, proposal
-from .memory import Machine, Part, memory_parts, peak
+from .memory import memory_parts
+from .parts import Machine, Part, peak
 from .shapes import Shape, shape_of
 from .traffic import Traffic, traffic
 from .work import Hours, Speed, Work, as_json, hours, work

@@ -90,7 +90,7 @@ def _update_bytes(config: RunConfig, number: int, schema: AdapterSchema, factors
 
 def _with_numbers(content: RecordDict, payload: int) -> int:
     """Bytes of a message, given one without its array's numbers and the bytes of these."""
-    return wire.wire_bytes(content) + payload + CHUNK_FRAME * (math.ceil(payload / CHUNK) - 1)
+    return wire.wire_bytes(content) + payload + CHUNK_FRAME * math.ceil(payload / CHUNK)
 
 
 def _echo(config: RunConfig, schema: AdapterSchema) -> dict[str, str | int]:

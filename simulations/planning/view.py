@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ...common.cli_options import plain
-from .memory import ALWAYS, EVALUATION, SAMPLING, UPDATE
+from .parts import ALWAYS, EVALUATION, SAMPLING, UPDATE
 from .plan import USABLE, Plan
 
 WHEN = {ALWAYS: "always", UPDATE: "in the update", SAMPLING: "while sampling", EVALUATION: "while evaluating"}
@@ -104,8 +104,8 @@ def _work(plan: Plan) -> list[str]:
     work = plan.work
     return [
         f"Work: {work.rounds} rounds of {work.clients} clients; {work.steps:,} steps of each, "
-        f"{work.completions_per_step} completions a step. In all {work.completions:,} completions to train on (at most {work.tokens:,} tokens) and "
-        f"{work.evaluated:,} held-out ones (at most {work.evaluated_tokens:,})."
+        f"{work.completions_per_step} completions a step. In all {work.completions:,} to train on "
+        f"(at most {work.tokens:,} tokens) and {work.evaluated:,} held-out ones (at most {work.evaluated_tokens:,})."
     ]
 
 
