@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,8 +16,8 @@ from ...common.schema import AdapterSchema, Vector
 from ..virtual import client_rank, client_rewards
 from .shapes import Shape
 
-CHUNK, CHUNK_FRAME = 5 * 1024 * 1024, 88
-"""Flower sends an array in chunks, and frames each with so many bytes."""
+CHUNK, FRAME, SEPARATOR = 5 * 1024 * 1024, 78, 3
+"""Flower sends an array in chunks. Each has a frame with its length in digits, and its hash in the array's list."""
 WIDTHS = {"fp32": 4, "bf16": 2}
 EXACT = tuple(WIDTHS)
 """Codecs whose bytes do not depend on the numbers."""
@@ -75,7 +74,9 @@ def _task_bytes(config: RunConfig, schema: AdapterSchema) -> int:
     codec = config.compression.down
     told = {"position": 0, "counted-round": 0, "counted-attempt": 0, "last-refusal": ""}
     content = wire.pack({**_echo(config, schema), **told}, array=wire.packed(NOTHING, codec))
-    return _with_numbers(content, most_bytes(schema.size, codec) if codec not in EXACT else WIDTHS[codec] * schema.size)
+    return _with_numbers(
+        content, schema.size, most_bytes(schema.size, codec) if codec not in EXACT else WIDTHS[codec] * schema.size
+    )
 
 
 def _update_bytes(config: RunConfig, number: int, schema: AdapterSchema, factors: tuple[str, ...]) -> int:
@@ -85,12 +86,14 @@ def _update_bytes(config: RunConfig, number: int, schema: AdapterSchema, factors
     content = wire.pack({**_echo(config, schema), **counts}, array=wire.packed(NOTHING, codec))
     content = wire.with_metrics(content, dict.fromkeys(names, 0.5))
     most = most_bytes(size, codec, config.compression.top_share)
-    return _with_numbers(content, most if codec not in EXACT else WIDTHS[codec] * size)
+    return _with_numbers(content, size, most if codec not in EXACT else WIDTHS[codec] * size)
 
 
-def _with_numbers(content: RecordDict, payload: int) -> int:
-    """Bytes of a message, given one without its array's numbers and the bytes of these."""
-    return wire.wire_bytes(content) + payload + CHUNK_FRAME * math.ceil(payload / CHUNK)
+def _with_numbers(content: RecordDict, size: int, payload: int) -> int:
+    """Bytes of a message, given one without its array's numbers, how many they are, and the bytes of these."""
+    chunks = [min(CHUNK, payload - start) for start in range(0, payload, CHUNK)]
+    frames = sum(FRAME + len(str(chunk)) for chunk in chunks) + SEPARATOR * (len(chunks) - 1)
+    return wire.wire_bytes(content) + payload + frames + len(str(size)) - 1
 
 
 def _echo(config: RunConfig, schema: AdapterSchema) -> dict[str, str | int]:

@@ -1,4 +1,4 @@
-"""The plan's shapes and formulas against models: those of transformers, the learner's adapter, tensors that are kept."""
+"""The plan's shapes and formulas against models of transformers, the learner's adapter, and tensors that are kept."""
 
 import pytest
 import torch
