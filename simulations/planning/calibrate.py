@@ -14,10 +14,10 @@ MEASURED_STEPS = 2
 
 
 def calibrate(config: RunConfig) -> Speed:
-    """Load the model, take one step to warm up and two that are timed, sampling and update separately.
+    """Load the model, play a round of two steps to warm up and one that is timed, sampling and update separately.
 
-    The steps are those of client 0 in round 1, with the scenario's rewards: what is measured holds for the lengths that
-    the base model's completions have. Nothing is written into a run folder.
+    They are those of the first client in round 1, with the scenario's rewards: what is measured holds for the lengths
+    that the base model's completions have. Nothing is written into a run folder.
 
     Raises:
         ConfigError: the model or the data cannot be loaded.

@@ -47,7 +47,7 @@ def plan(
       fedgrpo plan gsm8k --gpu 24GB
       fedgrpo plan gsm8k --gpu 16GB --model Qwen/Qwen2.5-7B-Instruct --set backend.quantization=4bit
       fedgrpo plan gsm8k --gpu 80GB --clients 8 --tokens-per-second 4000
-      fedgrpo plan builtin --cpu --calibrate            times three rounds' worth of steps here
+      fedgrpo plan builtin --cpu --calibrate            loads the model and times a few steps
       fedgrpo plan gsm8k --gpu 24GB --format json
     """
     from ..runner import scenario as read

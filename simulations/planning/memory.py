@@ -60,6 +60,11 @@ class _View:
         return grpo.per_device_train_batch_size * (grpo.max_prompt_length + grpo.max_completion_length)
 
     @property
+    def autocast(self) -> bool:
+        """Whether a pass computes in bfloat16 what is kept in float32; the trainer's rule."""
+        return self.machine.kind == "cuda" and self.config.model.dtype == "bfloat16"
+
+    @property
     def checkpointing(self) -> bool:
         """Whether activations are computed twice; `auto` is the trainer's: where there is a GPU."""
         wanted = self.config.backend.gradient_checkpointing
@@ -101,7 +106,7 @@ class _View:
         layer, layers = self._layer_bytes(), self.shape.layers
         n, width = self.pass_tokens, self.width
         yield Part("gradients", 4 * self.trained_numbers, UPDATE, "4 x trained numbers")
-        if self.machine.kind == "cuda" and self.config.model.dtype == "bfloat16":
+        if self.autocast:
             yield Part("adapter for autocast", 2 * self.lora_numbers, UPDATE, "2 x numbers of the adapter")
         if self.checkpointing:
             kept = layers * width * n * self.shape.hidden + layer
@@ -123,7 +128,8 @@ class _View:
         settings = self.config.evaluation
         length = settings.max_completion_length or self.config.grpo.max_completion_length
         if not self.config.backend.uses_vllm:
-            yield from self._generation(settings.batch_size, 1, length, EVALUATION)
+            problems = min(settings.batch_size, settings.problems)
+            yield from self._generation(problems, 1, length, EVALUATION)
 
     def _base(self) -> Part:
         linear, others = self.shape.linear_numbers, self.shape.parameters - self.shape.linear_numbers
@@ -170,14 +176,15 @@ class _View:
     def _kept_inputs(self, names: set[str]) -> int:
         """Bytes per token of the inputs of adapted layers, kept where A trains.
 
-        In float32 layers that read the same input share it. Else each has a copy of its own, since PEFT casts it.
+        In float32 layers that read the same input share it. Else each has a copy of its own, since PEFT casts it to
+        float32, and autocast back.
         """
         shape = self.shape
         if self.width == 4:
             groups = ({"q_proj", "k_proj", "v_proj"}, {"gate_proj", "up_proj"})
             wide = sum(shape.hidden for group in groups if group & names)
             return 4 * (wide + (shape.intermediate if "down_proj" in names else 0))
-        return 2 * sum(shape.linears[name][0] for name in names)
+        return (2 if self.autocast else 4) * sum(shape.linears[name][0] for name in names)
 
     def _work_bytes(self, tokens: int) -> int:
         """Bytes of what one layer's backward pass holds for a while; measured, see docs/planning.md."""
