@@ -52,7 +52,7 @@ def proposal(config: RunConfig, peak: Callable[[RunConfig], int], limit: int) ->
             if then >= now:
                 break
             chosen[knob.name], now = values, then
-    for name in list(chosen):
+    for name in reversed(list(chosen)):  # what costs most first
         without = {key: values for key, values in chosen.items() if key != name}
         if peak(_with(config, without)) <= limit:
             chosen = without

@@ -17,7 +17,8 @@ def print_plan(plan: Plan) -> None:
     console = Console()
     shape = plan.shape
     console.print(
-        f"\n[bold]{plain(plan.config.model.name)}[/bold]: {shape.parameters:,} parameters, {plain(shape.source)}"
+        f"\n[bold]{plain(plan.config.model.name)}[/bold]: {shape.parameters:,} parameters, {plain(shape.source)}",
+        soft_wrap=True,
     )
     console.print(_memory_table(plan))
     for line in _verdict(plan):
@@ -60,23 +61,31 @@ def _memory_table(plan: Plan) -> Table:
 
 
 def _verdict(plan: Plan) -> list[str]:
-    clients, machine = len(plan.config.simulation.taking_part), plan.machine
-    shared = "A real client has a learner of its own and needs the same; "
-    shared += f"the {clients} simulated clients share " + (
-        f"{plan.processes} processes with {plan.models} base models each"
-        if plan.processes * plan.models > 1
-        else "one base model in one process, in turn: another client adds megabytes of the machine's memory, none here"
-    )
+    machine, shared = plan.machine, _shared(plan)
     kind = "GPU" if machine.kind == "cuda" else "machine"
     if plan.fits is None:
-        return [shared + ".", "[yellow]Whether it fits is not said: no GPU was given (--gpu 24GB), and none is here."]
+        return [shared, "[yellow]Whether it fits is not said: no GPU was given (--gpu 24GB), and none is here."]
     usable = f"{size(plan.usable_bytes)} of the {kind}'s {size(machine.bytes)} ({USABLE:.0%})"
     if plan.fits:
-        return [shared + ".", f"[green]It fits:[/green] {size(plan.peak_bytes)} of the usable {usable}."]
+        return [shared, f"[green]It fits:[/green] {size(plan.peak_bytes)} of the usable {usable}."]
     return [
-        shared + ".",
+        shared,
         f"[red]It does not fit:[/red] {size(plan.peak_bytes)}, and usable are {usable}. Turn, in this order:",
     ]
+
+
+def _shared(plan: Plan) -> str:
+    """How many base models all the clients take."""
+    real = "A real client has a learner of its own; here"
+    clients, processes, models = len(plan.config.simulation.taking_part), plan.processes, plan.models
+    if processes * models == 1:
+        return (
+            f"{real}, {clients} simulated clients share one base model in one process, in turn: each further client "
+            "adds megabytes of the machine's memory, and nothing on a GPU."
+        )
+    many = "one process" if processes == 1 else f"{processes} processes"
+    each = "a base model" if models == 1 else f"{models} base models (one per rank of their adapters)"
+    return f"{real}, {clients} simulated clients share {many}, {each} in each, all counted in the peak."
 
 
 def _proposal_table(plan: Plan) -> Table:
