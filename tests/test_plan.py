@@ -139,6 +139,18 @@ def test_what_costs_only_time_is_turned_first():
     }
 
 
+def test_vllm_is_not_left_less_than_its_own_base_model():
+    large = {"model__name": "Qwen/Qwen2.5-14B-Instruct", "backend__quantization": "4bit", "backend__sampler": "vllm"}
+    made = make_plan(config(**large, backend__gpu_memory_utilization=0.6), GPU, None)
+    assert made.fits is False
+    kept = [t.values["backend.gpu-memory-utilization"] for t in made.turned if t.knob.name == "less for vLLM"]
+    assert all(share * 24e9 > part("base model", **large) for share in kept)
+    starved = make_plan(config(**large, backend__gpu_memory_utilization=0.2), Machine("cuda", 48 * 10**9), None)
+    assert starved.peak_bytes < starved.usable_bytes
+    assert starved.fits is False
+    assert starved.vllm_lacks > 0
+
+
 def test_a_plan_says_when_nothing_helps():
     made = make_plan(config(model__name="Qwen/Qwen2.5-32B-Instruct"), Machine("cuda", 6 * 10**9), None)
     assert made.fits is False

@@ -96,6 +96,11 @@ def _less_for_vllm(config: RunConfig) -> Values | None:
     return {"backend.gpu-memory-utilization": less} if wanted else None
 
 
+def _without_vllm(config: RunConfig) -> Values | None:
+    here = config.backend.uses_vllm and not config.backend.vllm_url
+    return {"backend.sampler": "transformers"} if here else None
+
+
 def _bfloat16(config: RunConfig) -> Values | None:
     dense = config.aggregation.method in ("fedex", "flora")
     return {"model.dtype": "bfloat16"} if config.model.dtype == "float32" and not dense else None
@@ -137,6 +142,7 @@ KNOBS = (
         "gradient checkpointing", "time: a third or so of the update, which computes activations twice", _checkpointing
     ),
     Knob("less for vLLM", "time: fewer completions are sampled at once", _less_for_vllm),
+    Knob("no vLLM", "time: transformers samples more slowly, from the model that trains", _without_vllm),
     Knob("bfloat16 weights", "precision of the base model, which most are published in anyway", _bfloat16),
     Knob("4-bit weights", "precision of the base model, and time", _quantized),
     Knob("shorter prompts", "the longer prompts: they are left out of the shards", _shorter_prompts),

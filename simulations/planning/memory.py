@@ -39,6 +39,17 @@ def memory_parts(config: RunConfig, shape: Shape, machine: Machine) -> list[Part
     return [*view.resident(), *view.update(), *view.sampling(), *view.evaluation()]
 
 
+def vllm_needs(config: RunConfig, shape: Shape, machine: Machine) -> int:
+    """Least bytes vLLM can work with: its own base model, and the KV cache of one group; 0 where it is not here."""
+    schema = run_schema(config, shape.modules(config.adapter.target_modules))
+    view = _View(config, shape, machine, schema)
+    if not config.backend.uses_vllm or config.backend.vllm_url:
+        return 0
+    grpo = config.grpo
+    cache = view.generation(grpo.num_generations, grpo.num_generations, grpo.max_completion_length, SAMPLING)
+    return next(iter(view.resident())).bytes + next(iter(cache)).bytes
+
+
 @dataclass(frozen=True, slots=True)
 class _View:
     """The settings, the model and the machine, as the formulas need them."""
@@ -121,7 +132,7 @@ class _View:
         grpo = self.config.grpo
         completions = grpo.per_device_train_batch_size * grpo.gradient_accumulation_steps
         if not self.config.backend.uses_vllm:
-            yield from self._generation(completions, grpo.num_generations, grpo.max_completion_length, SAMPLING)
+            yield from self.generation(completions, grpo.num_generations, grpo.max_completion_length, SAMPLING)
 
     def evaluation(self) -> Iterator[Part]:
         """What answering one batch of held-out problems adds."""
@@ -129,7 +140,7 @@ class _View:
         length = settings.max_completion_length or self.config.grpo.max_completion_length
         if not self.config.backend.uses_vllm:
             problems = min(settings.batch_size, settings.problems)
-            yield from self._generation(problems, 1, length, EVALUATION)
+            yield from self.generation(problems, 1, length, EVALUATION)
 
     def _base(self) -> Part:
         linear, others = self.shape.linear_numbers, self.shape.parameters - self.shape.linear_numbers
@@ -218,7 +229,7 @@ class _View:
         tiles = int((width + 4 * TILES_ON_CPU) * rows * min(TILE_WORDS, shape.vocabulary))  # the rest is never touched
         return Part("logits", tiles + hidden, UPDATE, "8 1/4 tiles of 4,096 x 32,768 x 4, gradient of the hidden")
 
-    def _generation(self, completions: int, group: int, length: int, when: str) -> Iterator[Part]:
+    def generation(self, completions: int, group: int, length: int, when: str) -> Iterator[Part]:
         """KV cache, prompts, and the logits of one token of each completion."""
         shape, width, prompt = self.shape, self.width, self.config.grpo.max_prompt_length
         per_token = 2 * width * shape.kv_heads * shape.head_dim

@@ -8,7 +8,7 @@ from ...common.config import RunConfig
 from ..runner import default_workers
 from ..virtual import client_rank
 from .advice import Turned, proposal
-from .memory import memory_parts
+from .memory import memory_parts, vllm_needs
 from .parts import Machine, Part, peak
 from .shapes import Shape, shape_of
 from .traffic import Traffic, traffic
@@ -16,6 +16,9 @@ from .work import Hours, Speed, Work, as_json, hours, work
 
 USABLE = 0.92
 """Share of a memory that a plan may fill. The rest is for the driver and what the allocator cannot use in one piece."""
+
+IMPOSSIBLE = 1 << 62
+"""Bytes of what cannot run at all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +54,14 @@ class Plan:
     @property
     def fits(self) -> bool | None:
         """Whether it fits; None where the machine's memory is not known."""
-        return self.peak_bytes <= self.usable_bytes if self.machine.bytes else None
+        if not self.machine.bytes:
+            return None
+        return self.peak_bytes <= self.usable_bytes and not self.vllm_lacks
+
+    @property
+    def vllm_lacks(self) -> int:
+        """Bytes by which vLLM's share is too small for its base model and one group; 0 is enough."""
+        return _vllm_lacks(self.config, self.shape, self.machine)
 
     @property
     def options(self) -> str:
@@ -76,6 +86,7 @@ class Plan:
                 "peak_bytes": self.peak_bytes,
                 "usable_bytes": self.usable_bytes,
                 "fits": self.fits,
+                "vllm_lacks_bytes": self.vllm_lacks,
                 "processes": self.processes,
                 "base_models": self.processes * self.models,
             },
@@ -99,11 +110,14 @@ def make_plan(config: RunConfig, machine: Machine, speed: Speed | None) -> Plan:
         ConfigError: the model's shape is not known, or no layer matches adapter.target-modules.
     """
     shape = shape_of(config.model.name, config.model.revision)
-    needed, limit = _peak(config, shape, machine), int(USABLE * machine.bytes)
-    turned: list[Turned] = []
-    fits = needed <= limit
+    limit, turned = int(USABLE * machine.bytes), list[Turned]()
+
+    def with_vllm(chosen: RunConfig) -> int:
+        return IMPOSSIBLE if _vllm_lacks(chosen, shape, machine) else _peak(chosen, shape, machine)
+
+    fits = with_vllm(config) <= limit
     if machine.bytes and not fits:
-        turned, fits = proposal(config, lambda c: _peak(c, shape, machine), limit)
+        turned, fits = proposal(config, with_vllm, limit)
     done, processes = work(config), process_count(config, machine)
     return Plan(
         config=config,
@@ -124,6 +138,11 @@ def process_count(config: RunConfig, machine: Machine) -> int:
     """Worker processes of a simulation: one where there is a GPU, else one per core, if the settings do not say."""
     usual = 1 if machine.kind == "cuda" else default_workers()
     return min(config.simulation.workers or usual, len(config.simulation.taking_part))
+
+
+def _vllm_lacks(config: RunConfig, shape: Shape, machine: Machine) -> int:
+    share = int(config.backend.gpu_memory_utilization * machine.bytes)
+    return max(0, vllm_needs(config, shape, machine) - share) if machine.bytes else 0
 
 
 def _models(config: RunConfig) -> int:

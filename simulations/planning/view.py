@@ -66,6 +66,10 @@ def _verdict(plan: Plan) -> list[str]:
     if plan.fits is None:
         return [shared, "[yellow]Whether it fits is not said: no GPU was given (--gpu 24GB), and none is here."]
     usable = f"{size(plan.usable_bytes)} of the {kind}'s {size(machine.bytes)} ({USABLE:.0%})"
+    if plan.vllm_lacks:
+        share = f"backend.gpu-memory-utilization {plan.config.backend.gpu_memory_utilization:g}"
+        least = f"{share} is {size(plan.vllm_lacks)} too little for vLLM's own base model and one group's KV cache"
+        return [shared, f"[red]It does not fit:[/red] {least}. Raise it, quantize, or sample with transformers."]
     if plan.fits:
         return [shared, f"[green]It fits:[/green] {size(plan.peak_bytes)} of the usable {usable}."]
     return [
@@ -91,7 +95,7 @@ def _shared(plan: Plan) -> str:
 def _proposal_table(plan: Plan) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("knob", "set", "peak then", "costs"):
-        table.add_column(name, justify="right" if name == "peak then" else "left")
+        table.add_column(name, justify="right" if name == "peak then" else "left", overflow="fold")
     for turned in plan.turned:
         pairs = ", ".join(f"{key} = {value}" for key, value in turned.values.items())
         table.add_row(turned.knob.name, pairs, size(turned.peak_bytes), turned.knob.costs)
