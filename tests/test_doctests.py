@@ -19,6 +19,10 @@ MODULES = [
     "fedgrpo.client.learner.habits",
     "fedgrpo.server.scores",
     "fedgrpo.simulations.evaluation.chat_view",
+    "fedgrpo.simulations.doctor.gpu",
+    "fedgrpo.simulations.doctor.versions",
+    "fedgrpo.simulations.planning.command",
+    "fedgrpo.simulations.planning.view",
     "fedgrpo.simulations.screen",
     "fedgrpo.simulations.study.comparison",
 ]

@@ -1,0 +1,154 @@
+"""Which knob to turn where a plan does not fit, from what costs least to what costs most.
+
+First what changes only time (the same completions, the same gradient up to rounding), then what changes how the base
+model is represented, then what changes the experiment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ...common.config import RunConfig, Value
+
+Values = dict[str, Value]
+Turn = Callable[[RunConfig], Values | None]
+"""The settings after one turn of a knob; None where it is at its end."""
+LEAST_COMPLETION, LEAST_PROMPT, LEAST_RANK, LEAST_VLLM = 128, 256, 8, 0.15
+
+
+@dataclass(frozen=True, slots=True)
+class Knob:
+    """A setting that saves memory, and what turning it costs."""
+
+    name: str
+    costs: str
+    turn: Turn
+
+
+@dataclass(frozen=True, slots=True)
+class Turned:
+    """A knob as the proposal turns it, and the peak with this and the ones before it."""
+
+    knob: Knob
+    values: Values
+    peak_bytes: int
+
+
+def proposal(config: RunConfig, peak: Callable[[RunConfig], int], limit: int) -> tuple[list[Turned], bool]:
+    """Settings with which the plan fits into `limit` bytes, or comes nearest: (knobs turned, whether it fits).
+
+    Knobs are turned in order, each as far as it helps and is needed; then those that turn out not to be needed are
+    turned back.
+    """
+    chosen: dict[str, Values] = {}
+    for knob in KNOBS:
+        now = peak(_with(config, chosen))
+        while now > limit:
+            values = knob.turn(_with(config, chosen))
+            if values is None:
+                break
+            then = peak(_with(config, {**chosen, knob.name: values}))
+            if then >= now:
+                break
+            chosen[knob.name], now = values, then
+    for name in reversed(list(chosen)):  # what costs most first
+        without = {key: values for key, values in chosen.items() if key != name}
+        if peak(_with(config, without)) <= limit:
+            chosen = without
+    return _steps(config, chosen, peak), peak(_with(config, chosen)) <= limit
+
+
+def _steps(config: RunConfig, chosen: dict[str, Values], peak: Callable[[RunConfig], int]) -> list[Turned]:
+    found: list[Turned] = []
+    for knob in KNOBS:
+        if knob.name in chosen:
+            config = config.with_values(chosen[knob.name])
+            found.append(Turned(knob, chosen[knob.name], peak(config)))
+    return found
+
+
+def _with(config: RunConfig, chosen: dict[str, Values]) -> RunConfig:
+    for values in chosen.values():
+        config = config.with_values(values)
+    return config
+
+
+def _smaller_passes(config: RunConfig) -> Values | None:
+    size, passes = config.grpo.per_device_train_batch_size, config.grpo.gradient_accumulation_steps
+    if size % 2:
+        return None
+    return {"grpo.per-device-train-batch-size": size // 2, "grpo.gradient-accumulation-steps": passes * 2}
+
+
+def _smaller_evaluation(config: RunConfig) -> Values | None:
+    size = config.evaluation.batch_size
+    return {"evaluation.batch-size": size // 2} if size > 1 else None
+
+
+def _checkpointing(config: RunConfig) -> Values | None:
+    return None if config.backend.gradient_checkpointing == "on" else {"backend.gradient-checkpointing": "on"}
+
+
+def _less_for_vllm(config: RunConfig) -> Values | None:
+    less = round(config.backend.gpu_memory_utilization - 0.05, 2)
+    wanted = config.backend.uses_vllm and not config.backend.vllm_url and less >= LEAST_VLLM
+    return {"backend.gpu-memory-utilization": less} if wanted else None
+
+
+def _without_vllm(config: RunConfig) -> Values | None:
+    here = config.backend.uses_vllm and not config.backend.vllm_url
+    return {"backend.sampler": "transformers"} if here else None
+
+
+def _bfloat16(config: RunConfig) -> Values | None:
+    dense = config.aggregation.method in ("fedex", "flora")
+    return {"model.dtype": "bfloat16"} if config.model.dtype == "float32" and not dense else None
+
+
+def _quantized(config: RunConfig) -> Values | None:
+    dense = config.aggregation.method in ("fedex", "flora")
+    return {"backend.quantization": "4bit"} if config.backend.quantization != "4bit" and not dense else None
+
+
+def _shorter_prompts(config: RunConfig) -> Values | None:
+    length = config.grpo.max_prompt_length // 2
+    return {"grpo.max-prompt-length": length} if length >= LEAST_PROMPT else None
+
+
+def _shorter_completions(config: RunConfig) -> Values | None:
+    length = config.grpo.max_completion_length // 2
+    return {"grpo.max-completion-length": length} if length >= LEAST_COMPLETION else None
+
+
+def _fewer_completions(config: RunConfig) -> Values | None:
+    passes = config.grpo.gradient_accumulation_steps
+    fewer = config.grpo.per_device_train_batch_size * (passes // 2)
+    whole = passes > 1 and passes % 2 == 0 and fewer % config.grpo.num_generations == 0
+    return {"grpo.gradient-accumulation-steps": passes // 2} if whole else None
+
+
+def _smaller_rank(config: RunConfig) -> Values | None:
+    rank, alpha = config.adapter.rank, config.adapter.alpha
+    if rank // 2 < LEAST_RANK or rank % 2 or alpha % 2 or config.simulation.ranks.strip("0;"):
+        return None
+    return {"adapter.rank": rank // 2, "adapter.alpha": alpha // 2}
+
+
+KNOBS = (
+    Knob("smaller passes", "nothing but a little time: the same completions make the same step", _smaller_passes),
+    Knob("evaluation in smaller batches", "nothing but a little time", _smaller_evaluation),
+    Knob(
+        "gradient checkpointing", "time: a third or so of the update, which computes activations twice", _checkpointing
+    ),
+    Knob("less for vLLM", "time: fewer completions are sampled at once", _less_for_vllm),
+    Knob("no vLLM", "time: transformers samples more slowly, from the model that trains", _without_vllm),
+    Knob("bfloat16 weights", "precision of the base model, which most are published in anyway", _bfloat16),
+    Knob("4-bit weights", "precision of the base model, and time", _quantized),
+    Knob("shorter prompts", "the longer prompts: they are left out of the shards", _shorter_prompts),
+    Knob(
+        "shorter completions", "long answers: they are cut off, and get no reward for correctness", _shorter_completions
+    ),
+    Knob("fewer completions a step", "noisier steps: half the groups", _fewer_completions),
+    Knob("smaller rank", "capacity of the adapter", _smaller_rank),
+)

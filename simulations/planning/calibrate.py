@@ -1,0 +1,45 @@
+"""A short calibration: the scenario's own learner trains a step on its own data, and is timed. Loads torch."""
+
+from __future__ import annotations
+
+from tempfile import TemporaryDirectory
+
+from ...common.adapter import Adapter
+from ...common.config import RunConfig, Value
+from ...common.protocol import TrainTask
+from ..virtual import simulated_learner
+from .work import Speed
+
+MEASURED_STEPS = 2
+
+
+def calibrate(config: RunConfig) -> Speed:
+    """Load the model, play a round of two steps to warm up and one that is timed, sampling and update separately.
+
+    They are those of the first client in round 1, with the scenario's rewards: what is measured holds for the lengths
+    that the base model's completions have. Nothing is written into a run folder.
+
+    Raises:
+        ConfigError: the model or the data cannot be loaded.
+    """
+    number = config.simulation.taking_part[0]
+    node: dict[str, Value] = {"partition-id": number, "num-partitions": config.simulation.clients}
+    steps = MEASURED_STEPS * config.grpo.num_iterations
+    with TemporaryDirectory() as folder:
+        learner = simulated_learner(
+            node, config.with_values({"train.steps-per-round": steps, "output.dir": folder, "output.run": ""})
+        )
+        schema = learner.capabilities().schema
+        task = TrainTask(federation="plan", round=1, attempt=1, adapter=Adapter.initial(schema), position=0)
+        learner.train(task)
+        update = learner.train(task)
+    found = update.metrics
+    per_step = config.grpo.per_device_train_batch_size * config.grpo.gradient_accumulation_steps
+    length = found["completion/mean-length"]
+    tokens = length * per_step * MEASURED_STEPS
+    return Speed(
+        tokens_per_second=tokens / found["seconds/generate"],
+        update_seconds=(found["seconds/total"] - found["seconds/generate"]) / update.num_steps,
+        mean_length=length,
+        source=f"{update.num_steps} steps measured here, of {per_step} completions of {length:.0f} tokens on average",
+    )
