@@ -9,8 +9,8 @@ from pathlib import Path
 
 from flwr.app import Context, RecordDict
 
+from ..client.learner.available import check_backend
 from ..client.learner.rewards import try_rewards
-from ..client.learner.samplers.available import check_sampler
 from ..common.config import RunConfig, load_scenario
 from ..common.errors import ConfigError, RunError
 from ..common.files import write_atomic
@@ -66,7 +66,7 @@ def check(config: RunConfig) -> None:
             f"A simulation needs {', '.join(missing)}, which the base installation leaves out. "
             "Install the extra: pip install 'fedgrpo[simulation]'."
         )
-    check_sampler(config.backend)
+    check_backend(config.backend)
     resolve_model(config.model.name, config.model.revision, config.backend.source)
     shards, _ = divide(config)
     prompt = SYSTEM_PROMPTS[config.simulation.system_prompt]

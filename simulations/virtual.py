@@ -14,6 +14,7 @@ from ..client.learner.files import model_folder
 from ..client.learner.prompts import SYSTEM_PROMPTS
 from ..client.learner.rewards import Reward, load_rewards
 from ..client.learner.tools import ToolBox, load_tools
+from ..client.learner.unsloth_backend import import_unsloth
 from ..client.rounding import RoundingLearner
 from ..common.config import RunConfig, Value
 from ..common.errors import ConfigError
@@ -124,9 +125,10 @@ def client_rank(config: RunConfig, number: int) -> int:
 def _resident(config: RunConfig, rank: int) -> ResidentModel:
     """One resident model for all clients of the same rank."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    import_unsloth(config.backend)
     from ..client.learner.resident import Base, ResidentModel, prepare_process
 
     device = prepare_process()
     folder = resolve_model(config.model.name, config.model.revision, config.backend.source)
-    base = Base.load(folder, config.model.dtype, device)
+    base = Base.load(folder, config.model.dtype, device, config.backend)
     return ResidentModel(base, config, divide(config)[0][0][0], rank, box=client_tools(config))

@@ -12,6 +12,7 @@ HEAVY = {"torch", "trl", "transformers", "peft", "datasets", "vllm", "unsloth", 
 ONLY_IN = {
     "trl": {"client/learner/grpo_trainer.py", "client/learner/sft.py"},
     "peft": {"client/learner/model.py"},
+    "unsloth": {"client/learner/unsloth_backend.py"},
     "vllm": {"client/learner/samplers/vllm_engine.py"},
 }
 

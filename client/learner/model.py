@@ -96,6 +96,13 @@ class _Core(nn.Module):
         return value.new_zeros((value.shape[1], value.shape[1]) if self.bases is None else self.bases.shape[:1])
 
 
+def _in_float32(model: PeftModel) -> None:
+    """TRL rounds the adapter of a quantised base to bfloat16, where a step at GRPO's learning rates is lost."""
+    for name, parameter in model.named_parameters():
+        if ".lora_" in name:
+            parameter.data = parameter.data.float()
+
+
 class AdaptedModel:
     """A PEFT model whose adapters are set and read as flat vectors."""
 
@@ -104,6 +111,7 @@ class AdaptedModel:
         self.schema = schema
         self.trains: tuple[str, ...] = schema.holds
         """Factors that train."""
+        _in_float32(model)
         self._loaded: Adapter | None = None
         self._pristine: dict[str, torch.Tensor] = {}
         if "W" in schema.holds:
@@ -144,6 +152,11 @@ class AdaptedModel:
         """Add the frozen second adapter that TRL measures the KL from."""
         self.model.add_adapter(REFERENCE, self.model.peft_config["default"])
         self.freeze()
+
+    def drop_reference(self) -> None:
+        """Remove the second adapter that TRL adds by itself to a model that it is given adapted."""
+        if REFERENCE in self.model.peft_config:
+            self.model.delete_adapter(REFERENCE)
 
     def freeze(self) -> None:
         """Let only the factors train that are to. Switching adapters, PEFT thaws all of them."""

@@ -22,14 +22,15 @@ from ..frames import Frame
 from ..guard import GuardedLearner
 from ..organisation import Site
 from . import Learner
+from .available import check_backend
 from .data import Problem
 from .files import model_folder
 from .job_watcher import JobWatcher
 from .jobs import Job
 from .rewards import Reward, load_rewards, try_rewards
-from .samplers.available import check_sampler
 from .tables import fingerprint, read_site
 from .tools import ToolBox, load_tools
+from .unsloth_backend import import_unsloth
 
 if TYPE_CHECKING:
     from .resident import Base, ResidentLearner, ResidentModel
@@ -47,7 +48,7 @@ class SiteLearner:
             ConfigError, DataError, RewardError: the organisation's file, a data row or a reward is wrong.
         """
         self.site = site
-        check_sampler(site.settings.backend)
+        check_backend(site.settings.backend)
         self.train, self.held_out = read_site(site)
         self.tools = site_tools(site)
         self.rewards = site_rewards(site) + self.tools.rewards()
@@ -114,6 +115,8 @@ class SiteLearner:
 
     def base(self, dtype: str) -> Base:
         """The base model, loaded once; `auto` takes the type of its file."""
+        backend = self.site.settings.backend
+        import_unsloth(backend)
         from .loading import Base
         from .resident import prepare_process
 
@@ -121,7 +124,7 @@ class SiteLearner:
             self._base = None  # first, so that two of them need not fit
             started = time.perf_counter()
             device = prepare_process(self.site.settings.model.device)
-            base = Base.load(self.folder, dtype, device)
+            base = Base.load(self.folder, dtype, device, backend)
             pinned = self.site.settings.model.sha256
             if base.sha256 != pinned:
                 raise ConfigError(

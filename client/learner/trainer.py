@@ -29,6 +29,7 @@ from .model import REFERENCE, AdaptedModel, lora_config
 from .rewards import Reward
 from .samplers.make import make_sampler
 from .tools import ToolBox
+from .unsloth_backend import adapt_with_unsloth
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,15 +67,19 @@ class LocalTrainer:
         """
         self.config = config
         self.log = StepLog()
+        arguments = trl_config(config, base.model.device)
+        model, peft_config = base.model, lora_config(schema)
+        if base.loader == "unsloth":
+            model, peft_config = adapt_with_unsloth(model, schema, checkpointing=arguments.gradient_checkpointing), None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             self.trainer = FederatedTrainer(
-                model=base.model,
+                model=model,
                 reward_funcs=[lambda completions, **_: [0.0] * len(completions)],
-                args=trl_config(config, base.model.device),
+                args=arguments,
                 train_dataset=Dataset.from_list([row]),
                 processing_class=base.tokenizer,
-                peft_config=lora_config(schema),
+                peft_config=peft_config,
                 callbacks=[self.log, TimeBudget(config.train.seconds_per_round)],
                 **tool_arguments(box, base),
             )
@@ -82,6 +87,7 @@ class LocalTrainer:
         self.trainer.remove_callback(PrinterCallback)
         self.trainer.remove_callback(ProgressCallback)
         self.adapted = AdaptedModel(self.trainer.model, schema)  # pyright: ignore[reportArgumentType]
+        self.adapted.drop_reference()
         self.trainer.adapted, self.trainer.run_config = self.adapted, config
         self.sampler = self.trainer.sampler = make_sampler(config, base, self.adapted)
         if config.grpo.kl_reference == "global":

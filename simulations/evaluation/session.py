@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from ...client.learner.unsloth_backend import import_unsloth
 from ...common.cli_options import say
 from ...common.config import RunConfig
 from ..virtual import resolve_model
@@ -115,12 +116,13 @@ def loaded(target: Target, example: Problem) -> tuple[ResidentModel, str]:
     Raises:
         ConfigError: the model cannot be loaded, or the adapter is not one of this model.
     """
+    import_unsloth(target.config.backend)
     from ...client.learner.loading import Base
     from ...client.learner.resident import ResidentModel, prepare_process
 
     config: RunConfig = target.config
     folder = resolve_model(config.model.name, config.model.revision, config.backend.source)
-    base = Base.load(folder, config.model.dtype, prepare_process())
+    base = Base.load(folder, config.model.dtype, prepare_process(), config.backend)
     model = ResidentModel(base, config, example)
     adapter = target.adapter(model.schema)
     if adapter is None:
