@@ -36,5 +36,5 @@ def _end_with_parent(process: subprocess.Popen[bytes]) -> None:
 
 if __name__ == "__main__":
     for stop in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(stop, signal.SIG_IGN)  # the parent decides, by closing the pipe
+        signal.signal(stop, lambda *_: None)  # the parent decides. SIG_IGN would be inherited by the command
     sys.exit(main())
