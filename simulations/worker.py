@@ -90,6 +90,7 @@ def _work(pipe: Connection, node_configs: Mapping[int, NodeConfig], run_config: 
     """A worker's whole life: answer until the parent goes away."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides what ends
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     logger = logging.getLogger("fedgrpo")
     logger.setLevel(logging.INFO)
     logger.addHandler(_SendRecords(pipe))

@@ -72,7 +72,10 @@ def test_every_setting_can_be_listed(run):
         (["evaluate", "nothing"], "neither a run folder nor one of its adapters"),
         (["evaluate"], "Give a run folder, an adapter, or a model"),
         (["evaluate", "--model", "builtin", "--problems", "nowhere.jsonl"], "There is no data file"),
-        (["evaluate", "--model", "builtin", "--system", "xlm"], "'xlm' is none of none, xml, think, hash, and no text file"),
+        (
+            ["evaluate", "--model", "builtin", "--system", "xlm"],
+            "'xlm' is none of none, xml, think, hash, and no text file",
+        ),
         (["evaluate", "--model", "builtin", "--rewards", "corectness"], "Did you mean correctness?"),
         (["evaluate", "--model", "builtin", "--samples", "4", "--pass-at", "1,8"], "from 1 to --samples, which is 4"),
         (["evaluate", "--model", "builtin", "--temperature", "0"], "use --samples 0"),
