@@ -1,4 +1,4 @@
-"""Where completions come from: the model itself, and vLLM as far as its interfaces go (tests/vllm has the real one)."""
+"""Where completions come from: the model itself, and vLLM as far as its interfaces go (tests/with_vllm has the real one)."""
 
 import json
 import math
@@ -121,7 +121,8 @@ class FakeEngine:
     """Completes prompt i with [i, END], and keeps what it was asked."""
 
     def __init__(self, **made):
-        self.made, self.asked = made, []
+        self.made, self.asked, self.loaded = made, [], []
+        self.llm_engine = types.SimpleNamespace(add_lora=self.loaded.append)
 
     def generate(self, inputs, parameters, use_tqdm, lora_request):
         self.asked.append((inputs, parameters, lora_request))
@@ -142,7 +143,7 @@ class FakeEngine:
 @pytest.fixture
 def vllm(monkeypatch):
     record = lambda **values: types.SimpleNamespace(**values)  # noqa: E731
-    request = lambda name, number, path, load_inplace: record(name=name, number=number, path=path, again=load_inplace)  # noqa: E731
+    request = lambda name, number, path, load_inplace=False: record(number=number, path=path, again=load_inplace)  # noqa: E731
     vllm, lora, requests = (
         types.ModuleType("vllm"),
         types.ModuleType("vllm.lora"),
@@ -174,8 +175,9 @@ def test_the_engine_loads_an_adapter_over_the_last_one_and_never_uses_what_anoth
     sampler.sample([[1, 2]], sampling)
     sampler.sample([[1, 2]], sampling, base=True)
     requests = [request for _, _, request in engine.asked]
-    assert [request and request.again for request in requests] == [True, False, True, None]
-    assert len({request.number for request in requests if request}) == 1
+    assert [request and request.again for request in requests] == [False, False, False, None]  # read once, not per step
+    assert [(load.again, load.path) for load in engine.loaded] == [(True, requests[0].path), (True, requests[2].path)]
+    assert len({request.number for request in [*requests[:3], *engine.loaded]}) == 1
     salts = [inputs[0]["cache_salt"] for inputs, _, _ in engine.asked]
     assert salts[0] == salts[1]
     assert len(set(salts)) == 3
@@ -264,13 +266,14 @@ def test_a_server_gets_the_adapter_when_it_has_changed_and_one_request_a_prompt(
     sampler.sample([[1, 2]], sampling, base=True)
     paths = [path for path, _, _ in server.asked]
     assert paths.count("/v1/load_lora_adapter") == 2
-    loads = [body for path, body, _ in server.asked if "load_lora" in path]
-    assert all(body["load_inplace"] for body in loads)
-    assert len({body["lora_name"] for body in loads}) == 1
-    assert len({body["lora_path"] for body in loads}) == 2
+    loads = [body for path, body, _ in server.asked if path == "/v1/load_lora_adapter"]
+    unloads = [body["lora_name"] for path, body, _ in server.asked if "unload_lora" in path]
+    assert not any(body.get("load_inplace") for body in loads)  # it would be read again at every decoding step
+    assert len({(body["lora_name"], body["lora_path"]) for body in loads}) == 2
+    assert unloads == [loads[0]["lora_name"]]
     asked = [body for path, body, _ in server.asked if path == "/v1/completions"]
     assert sorted(len(body["prompt"]) for body in asked) == [1, 2, 2, 2]
-    assert [body["model"] == "base" for body in asked] == [False, False, False, True]
+    assert [body["model"] for body in asked] == [loads[0]["lora_name"]] * 2 + [loads[1]["lora_name"], "base"]
     assert len({body["seed"] for body in asked[:2]}) == 2
     assert len({body["cache_salt"] for body in asked}) == 3
     assert all("/" not in body["cache_salt"] for body in asked)

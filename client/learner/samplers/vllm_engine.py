@@ -79,12 +79,18 @@ class VllmEngine:
         return [[_sampled(output) for output in one.outputs] for one in found]
 
     def _lora(self) -> tuple[Any, str]:
-        """(vLLM's request for the adapter as it stands now, the salt of its prefix cache)."""
+        """(vLLM's request for the adapter as it stands now, the salt of its prefix cache).
+
+        A changed adapter is loaded over the last one here, once. A request that says `load_inplace` itself would have
+        vLLM read the files again at every decoding step.
+        """
         from vllm.lora.request import LoRARequest  # pyright: ignore[reportMissingImports]
 
         folder, changed = self._adapter.folder()
         name = f"policy-{self._number}"
-        return LoRARequest(name, self._number, str(folder), load_inplace=changed), cache_salt(folder)
+        if changed:
+            self._llm.llm_engine.add_lora(LoRARequest(name, self._number, str(folder), load_inplace=True))
+        return LoRARequest(name, self._number, str(folder)), cache_salt(folder)
 
     def close(self) -> None:
         """The engine stays with the process, for the next run."""

@@ -41,7 +41,7 @@ class VllmServer:
             SamplerError: it does not answer.
         """
         self._adapter, self._ends, self._process = adapter, ends, process
-        self._name = f"policy-{os.getpid()}-{secrets.token_hex(3)}"
+        self._prefix, self._name = f"policy-{os.getpid()}-{secrets.token_hex(3)}", ""
         key = process.key if process else os.environ.get(KEY, "")
         self._http = httpx.Client(
             base_url=url,
@@ -61,9 +61,9 @@ class VllmServer:
         self, prompts: Sequence[list[int]], sampling: Sampling, *, count: int = 1, base: bool = False
     ) -> list[list[Sampled]]:
         """See `Sampler.sample`. One request a prompt; the server batches them."""
-        model, salt = (self._base, "base") if base else (self._name, self._loaded())
+        salt = "base" if base else self._loaded()
         asked = {
-            "model": model,
+            "model": self._base if base else self._name,
             "n": count,
             "max_tokens": sampling.max_tokens,
             "temperature": sampling.temperature,
@@ -80,8 +80,7 @@ class VllmServer:
 
     def close(self) -> None:
         """Take the adapter off the server. One that is ours ends with this process."""
-        with contextlib.suppress(SamplerError):
-            self._ask("POST", "/v1/unload_lora_adapter", {"lora_name": self._name})
+        self._unload(self._name)
         self._threads.shutdown(cancel_futures=True)
         self._http.close()
 
@@ -90,12 +89,22 @@ class VllmServer:
         return next(model["id"] for model in models if not model.get("parent"))
 
     def _loaded(self) -> str:
-        """Have the server load the adapter as it stands now; returns the salt of its prefix cache."""
+        """Have the server load the adapter as it stands now; returns the salt of its prefix cache.
+
+        Under a new name each time: a server keeps `load_inplace` with a name it was given for, and then reads the files
+        again at every decoding step.
+        """
         folder, changed = self._adapter.folder()
         if changed:
-            adapter = {"lora_name": self._name, "lora_path": str(folder), "load_inplace": True}
-            self._ask("POST", "/v1/load_lora_adapter", adapter)
+            last, self._name = self._name, f"{self._prefix}-{folder.name}"
+            self._ask("POST", "/v1/load_lora_adapter", {"lora_name": self._name, "lora_path": str(folder)})
+            self._unload(last)
         return cache_salt(folder)
+
+    def _unload(self, name: str) -> None:
+        if name:
+            with contextlib.suppress(SamplerError):
+                self._ask("POST", "/v1/unload_lora_adapter", {"lora_name": name})
 
     def _complete(self, request: dict[str, Any]) -> list[Sampled]:
         choices = self._ask("POST", "/v1/completions", request)["choices"]
