@@ -9,7 +9,7 @@ import gc
 import hashlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -29,6 +29,7 @@ from .jobs import Job
 from .rewards import Reward, load_rewards, try_rewards
 from .samplers.available import check_sampler
 from .tables import fingerprint, read_site
+from .tracking import SiteTracking
 from .watcher import Watcher
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class SiteLearner:
         """
         self.site = site
         check_sampler(site.settings.backend)
+        self.tracking = SiteTracking(site)
         self.train, self.held_out = read_site(site)
         self.rewards = site_rewards(site)
         try_rewards(self.rewards, self.train[0].row(site.settings.prompt.system))
@@ -179,7 +181,7 @@ class SiteLearner:
             rewards=self.rewards,
             system_prompt=self.site.settings.prompt.system,
         )
-        learner = ResidentLearner(self._model, data, _JobWatcher(lambda: self._job, config))
+        learner = ResidentLearner(self._model, data, _JobWatcher(lambda: self._job, config, self.tracking))
         self._proper = _Measured(learner, self._model.measure(self.train[0], self.site.settings.prompt.system))
         return self._proper
 
@@ -199,14 +201,16 @@ class _Measured:
 
 
 class _JobWatcher(Watcher):
-    """Tells the job under way how far it is, and the log what it earns."""
+    """Tells the job under way how far it is, and the log and the organisation's trackers what it earns."""
 
-    def __init__(self, job: Callable[[], Job | None], config: RunConfig) -> None:
-        self._job, self._steps = job, config.train.steps_per_round
+    def __init__(self, job: Callable[[], Job | None], config: RunConfig, tracking: SiteTracking) -> None:
+        self._job, self._steps, self._tracking = job, config.train.steps_per_round, tracking
 
-    def step(self, number: int, reward: float) -> None:
+    def step(self, number: int, figures: Mapping[str, float]) -> None:
         """A step is done. Ends the round if nobody waits for it."""
-        LOGGER.info("step %d of %d: reward %.3f", number, self._steps, reward)
+        LOGGER.info("step %d of %d: reward %.3f", number, self._steps, figures.get("reward", 0.0))
+        if job := self._job():  # a rehearsal has none, and is tracked nowhere
+            self._tracking.step(job.frame.get("federation", str), figures)
         self._tell(number, self._steps)
 
     def batch(self, number: int, batches: int) -> None:

@@ -12,7 +12,7 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from tempfile import gettempdir
@@ -53,8 +53,8 @@ class LocalRound:
     seed: int
     first_step: int
     """Steps of the federation's schedule before this round."""
-    on_step: Callable[[int, float], None] = field(default=lambda step, reward: None)
-    """Told after each step: its number and the mean reward."""
+    on_step: Callable[[int, Mapping[str, float]], None] = field(default=lambda step, figures: None)
+    """Told after each step: its number and what TRL logged."""
 
 
 class _FederatedTrainer(GRPOTrainer):
@@ -163,13 +163,13 @@ class _Log(TrainerCallback):
 
     def __init__(self) -> None:
         self.lines: list[dict[str, float]] = []
-        self.on_step: Callable[[int, float], None] = lambda step, reward: None
+        self.on_step: Callable[[int, Mapping[str, float]], None] = lambda step, figures: None
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         # Once per step. What generation measured is missing where a batch of completions is used again.
         if logs and "grad_norm" in logs:
             self.lines.append({k: float(v) for k, v in logs.items() if isinstance(v, (int, float))})
-            self.on_step(state.global_step, self.lines[-1].get("reward", 0.0))
+            self.on_step(state.global_step, self.lines[-1])
 
 
 class _Budget(TrainerCallback):

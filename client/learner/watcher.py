@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ...common.protocol import EvaluateTask
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 class Watcher:
     """Told what a learner does, on this machine only. This one looks away."""
 
-    def step(self, number: int, reward: float) -> None:
-        """A step of local training is done; its mean reward. May raise, to end the round."""
+    def step(self, number: int, figures: Mapping[str, float]) -> None:
+        """A step of local training is done; what TRL logged, by its names. May raise, to end the round."""
 
     def batch(self, number: int, batches: int) -> None:
         """A batch of held-out problems is answered. May raise, to end the evaluation."""
