@@ -54,7 +54,8 @@ class Opened:
 
 def open_tensorboard(place: Place, known: str) -> Opened:
     """Event files, through tensorboardX, which needs no torch and no TensorFlow."""
-    writer: Any = import_module("tensorboardX").SummaryWriter(str(place.folder))
+    own = f".{time.time_ns()}"  # a file is named after the second: one of the same second would be written over
+    writer: Any = import_module("tensorboardX").SummaryWriter(str(place.folder), filename_suffix=own)
 
     def log(step: int, figures: Figures) -> None:
         for name, value in figures.items():
