@@ -74,6 +74,7 @@ def open_wandb(place: Place, known: str) -> Opened:
         base_url=place.url or "https://api.wandb.ai",
         mode="online" if place.url else "offline",
         root_dir=str(place.folder),
+        host="-",
         console="off",
         silent=True,
         symlink=False,
