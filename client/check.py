@@ -80,6 +80,7 @@ def _try_all(found: Checked, scenario: RunConfig | None, samples: int) -> None:
             f"{min(0.9, policy_share(here)):.2f} or more, give more problems, or set policy.evaluate = false."
         )
     found.steps.append(("rewards", ", ".join(f"{r.name} (weight {r.weight:g})" for r in here.rewards)))
+    found.steps.append(("trackers", "; ".join(map(str, site.settings.tracking.uses)) or "none"))
     started = time.perf_counter()
     base = here.base("auto")
     seconds = time.perf_counter() - started

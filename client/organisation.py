@@ -15,6 +15,7 @@ from ..common import sections
 from ..common.backend_settings import Backend
 from ..common.checks import at_least, between, one_of
 from ..common.errors import ConfigError
+from ..common.tracker_names import Use, read_uses
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 MAX_SOCKET_PATH = 100
@@ -134,6 +135,32 @@ class LearnerSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Tracking:
+    """Trackers of this organisation's own: what its learner measures at each step. Nothing of it goes to the server,
+    and nothing of the server's changes it."""
+
+    use: str = ""
+    """`tensorboard`, `wandb`, `trackio`, `mlflow`, separated by commas. Each keeps to this machine, unless an address
+    says where it sends: `mlflow=https://mlflow.clinic.example`. Tokens: from the learner's environment."""
+    project: str = "fedgrpo"
+    """What the trackers file the runs under."""
+    folder: str = ""
+    """Of their files; empty is `tracking` in the learner's folder."""
+
+    def __post_init__(self) -> None:
+        read_uses("tracking.use", self.use)
+        if not NAME.fullmatch(self.project):
+            raise ConfigError(
+                f"tracking.project is {self.project!r}. Use at most 64 English letters, digits, dots and hyphens."
+            )
+
+    @property
+    def uses(self) -> tuple[Use, ...]:
+        """The trackers, read."""
+        return read_uses("tracking.use", self.use)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Flower:
     """How to reach the federation."""
 
@@ -215,6 +242,7 @@ class Organisation:
     model: Model = field(default_factory=Model)
     backend: Backend = field(default_factory=Backend)
     learner: LearnerSettings = field(default_factory=LearnerSettings)
+    tracking: Tracking = field(default_factory=Tracking)
     flower: Flower = field(default_factory=Flower)
     policy: Policy = field(default_factory=Policy)
 
@@ -274,6 +302,12 @@ class Site:
         """The learner's socket."""
         named = self.settings.learner.socket
         return self.path(named) if named else self.folder / "learner.sock"
+
+    @property
+    def tracking_folder(self) -> Path:
+        """Where the trackers keep their files."""
+        named = self.settings.tracking.folder
+        return self.path(named) if named else self.folder / "tracking"
 
     @property
     def egress_record(self) -> Path:

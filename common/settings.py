@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from .checks import at_least, between, one_of
 from .errors import ConfigError
+from .tracker_names import Use, read_uses
 
 FAULTS = ("saturated", "straggler", "sign-flip", "scale", "inverted-reward")
 
@@ -284,3 +285,14 @@ class Output:
     nodes: str = ""
     """File that says which node is which organisation (`fedgrpo keys register` writes it): no other may take part, and
     none under another's name. Without it every node is taken at its word."""
+    trackers: str = ""
+    """Where metrics.jsonl goes besides: `tensorboard`, `wandb`, `trackio`, `mlflow`, separated by commas. Each keeps to
+    this machine, unless an address says where it sends: `wandb=https://api.wandb.ai`. Tokens: from the environment."""
+
+    def __post_init__(self) -> None:
+        read_uses("output.trackers", self.trackers)
+
+    @property
+    def tracker_uses(self) -> tuple[Use, ...]:
+        """The trackers, read."""
+        return read_uses("output.trackers", self.trackers)

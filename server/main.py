@@ -24,6 +24,7 @@ from ..common.config import RunConfig
 from ..common.errors import ConfigError, FedGRPOError, RunError
 from ..common.jsonl import read_lines
 from ..common.schema import AdapterSchema
+from ..common.tracker_names import check_uses
 from .alarms import Alarms
 from .evaluation import Evaluator
 from .events import show_plain_lines
@@ -31,6 +32,7 @@ from .exchange import Courier
 from .roster import Roster, Terms
 from .rounds import Rounds
 from .store import STOPPED_FILE, BusyError, State, Store
+from .tracking import following
 
 app = ServerApp()
 
@@ -63,9 +65,11 @@ def run_federation(grid: Grid, config: RunConfig) -> None:
     """Play all rounds that are still to be played.
 
     Raises:
+        ConfigError: a tracker's library or token is missing.
         RunError: the run cannot go on, or was asked to stop; what was committed is safe.
     """
     store = Store(run_folder(config))
+    check_uses("output.trackers", config.output.tracker_uses)
     with _stop_on_signals(store) as stop, _explain_disk(store), store.locked():
         (store.folder / STOPPED_FILE).unlink(missing_ok=True)
         known = None if store.is_new else store.recover(config)
@@ -100,12 +104,16 @@ def run_folder(config: RunConfig) -> Path:
 
 
 def _play_all(rounds: Rounds, state: State, config: RunConfig, store: Store) -> None:
-    _evaluate_if_due(rounds, state, config, store)
-    alarms = Alarms(store)
-    while state.round < config.federation.rounds:
-        state = rounds.play(state)
+    with following(config, store, state.federation) as tell_trackers:
         _evaluate_if_due(rounds, state, config, store)
-        alarms.look(state.round)
+        tell_trackers()
+        alarms = Alarms(store)
+        while state.round < config.federation.rounds:
+            state = rounds.play(state)
+            tell_trackers()
+            _evaluate_if_due(rounds, state, config, store)
+            tell_trackers()
+            alarms.look(state.round)
     if not any(line.get("event") == "FINISHED" for line in read_lines(store.journal)):
         store.log("FINISHED", round=state.round, adapter=state.adapter.sha256)
 

@@ -39,8 +39,9 @@ class Reporter(Watcher):
         self._organisation = organisation
         self._held_out = held_out
 
-    def step(self, number: int, reward: float) -> None:
+    def step(self, number: int, figures: Mapping[str, float]) -> None:
         """A record with `organisation`, `step` and `reward`."""
+        reward = figures.get("reward", 0.0)
         LOGGER.info("", extra={"organisation": self._organisation, "step": number, "reward": reward})
 
     def answers(

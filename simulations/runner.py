@@ -14,6 +14,7 @@ from ..client.learner.rewards import try_rewards
 from ..common.config import RunConfig, load_scenario
 from ..common.errors import ConfigError, RunError
 from ..common.files import write_atomic
+from ..common.tracker_names import check_uses
 from ..server.main import app, run_folder
 from .grid import Lane, LocalGrid, NodeConfig
 from .reporter import keeping
@@ -67,6 +68,7 @@ def check(config: RunConfig) -> None:
             "Install the extra: pip install 'fedgrpo[simulation]'."
         )
     check_backend(config.backend)
+    check_uses("output.trackers", config.output.tracker_uses)
     resolve_model(config.model.name, config.model.revision, config.backend.source)
     shards, _ = divide(config)
     prompt = SYSTEM_PROMPTS[config.simulation.system_prompt]

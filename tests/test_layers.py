@@ -9,6 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 HEAVY = {"torch", "trl", "transformers", "peft", "datasets", "vllm", "unsloth", "matplotlib", "pandas"}
+HEAVY |= {"tensorboardX", "wandb", "trackio", "mlflow"}
 ONLY_IN = {
     "trl": {"client/learner/grpo_trainer.py", "client/learner/sft.py"},
     "peft": {"client/learner/model.py"},

@@ -55,7 +55,11 @@ def serve(site: Site) -> None:
     """
     prepare_folder(site)
     with _only_one(site.folder):
-        serve_jobs(site, SiteLearner(site))
+        learner = SiteLearner(site)
+        try:
+            serve_jobs(site, learner)
+        finally:
+            learner.tracking.close()
 
 
 class DoesJobs(Protocol):

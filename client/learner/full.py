@@ -127,7 +127,7 @@ class FullTrainer:
         Raises:
             RewardError: a reward function failed; the last checkpoint stands.
         """
-        self.log.on_step = lambda step, reward: on_step(step, self.log.lines[-1])
+        self.log.on_step = lambda step, figures: on_step(step, dict(figures))
         set_seed(self.trainer.args.seed)
         done = self.steps_done
         for path in self._checkpoints.glob("checkpoint-*"):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from tempfile import gettempdir
@@ -146,14 +146,14 @@ class StepLog(TrainerCallback):
 
     def __init__(self) -> None:
         self.lines: list[dict[str, float]] = []
-        self.on_step: Callable[[int, float], None] = lambda step, reward: None
+        self.on_step: Callable[[int, Mapping[str, float]], None] = lambda step, figures: None
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         """TRL has logged something."""
         # Once per step. What generation measured is missing where a batch of completions is used again.
         if logs and "grad_norm" in logs:
             self.lines.append({k: float(v) for k, v in logs.items() if isinstance(v, (int, float))})
-            self.on_step(state.global_step, self.lines[-1].get("reward", 0.0))
+            self.on_step(state.global_step, self.lines[-1])
 
 
 class TimeBudget(TrainerCallback):

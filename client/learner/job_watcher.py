@@ -10,24 +10,27 @@ from ...common.config import RunConfig
 from ...common.protocol import EvaluateTask, Tally
 from ...common.tripwires import Tripwires
 from .jobs import Job
+from .tracking import SiteTracking
 from .watcher import Watcher
 
 LOGGER = logging.getLogger("fedgrpo.learner")
 
 
 class JobWatcher(Watcher):
-    """Tells the job under way how far it is, and the log what it earns and what looks like reward hacking.
+    """Tells the job under way how far it is, and log and trackers what it earns and what looks like reward hacking.
 
     What it has seen lasts as long as the learner's process: after a restart the tripwires begin anew.
     """
 
-    def __init__(self, job: Callable[[], Job | None], config: RunConfig) -> None:
-        self._job, self._steps = job, config.train.steps_per_round
+    def __init__(self, job: Callable[[], Job | None], config: RunConfig, tracking: SiteTracking) -> None:
+        self._job, self._steps, self._tracking = job, config.train.steps_per_round, tracking
         self._tripwires = Tripwires()
 
-    def step(self, number: int, reward: float) -> None:
+    def step(self, number: int, figures: Mapping[str, float]) -> None:
         """A step is done. Ends the round if nobody waits for it."""
-        LOGGER.info("step %d of %d: reward %.3f", number, self._steps, reward)
+        LOGGER.info("step %d of %d: reward %.3f", number, self._steps, figures.get("reward", 0.0))
+        if job := self._job():  # a rehearsal has none, and is tracked nowhere
+            self._tracking.step(job.frame.get("federation", str), figures)
         self._tell(number, self._steps)
 
     def batch(self, number: int, batches: int) -> None:

@@ -30,6 +30,7 @@ from .jobs import Job
 from .rewards import Reward, load_rewards, try_rewards
 from .tables import fingerprint, read_site
 from .tools import ToolBox, load_tools
+from .tracking import SiteTracking
 from .unsloth_backend import import_unsloth
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class SiteLearner:
         """
         self.site = site
         check_backend(site.settings.backend)
+        self.tracking = SiteTracking(site)
         self.train, self.held_out = read_site(site)
         self.tools = site_tools(site)
         self.rewards = site_rewards(site) + self.tools.rewards()
@@ -183,7 +185,7 @@ class SiteLearner:
             rewards=self.rewards,
             system_prompt=self.site.settings.prompt.system,
         )
-        learner = ResidentLearner(self._model, data, JobWatcher(lambda: self._job, config))
+        learner = ResidentLearner(self._model, data, JobWatcher(lambda: self._job, config, self.tracking))
         self._proper = _Measured(learner, self._model.measure(self.train[0], self.site.settings.prompt.system))
         return self._proper
 

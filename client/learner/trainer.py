@@ -10,7 +10,7 @@ import gc
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,8 +45,8 @@ class LocalRound:
     seed: int
     first_step: int
     """Steps of the federation's schedule before this round."""
-    on_step: Callable[[int, float], None] = field(default=lambda step, reward: None)
-    """Told after each step: its number and the mean reward."""
+    on_step: Callable[[int, Mapping[str, float]], None] = field(default=lambda step, figures: None)
+    """Told after each step: its number and what TRL logged."""
 
 
 class LocalTrainer:

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 class Watcher:
     """Told what a learner does, on this machine only. This one looks away."""
 
-    def step(self, number: int, reward: float) -> None:
-        """A step of local training is done; its mean reward. May raise, to end the round."""
+    def step(self, number: int, figures: Mapping[str, float]) -> None:
+        """A step of local training is done; what TRL logged, by its names. May raise, to end the round."""
 
     def trained(self, number: int, metrics: Mapping[str, float]) -> None:
         """A round of local training is done; all of its metrics, whatever leaves of them."""

@@ -1,4 +1,4 @@
-"""Where completions come from: the model itself, and vLLM as far as its interfaces go (tests/with_vllm has the real one)."""
+"""Where completions come from: the model itself, and vLLM as far as its interfaces go; with_vllm has the real one."""
 
 import json
 import math

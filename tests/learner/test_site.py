@@ -1,6 +1,7 @@
 """An organisation's learner from its own file: one resident base model, run after run."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,9 @@ from fedgrpo.client.frames import Frame
 from fedgrpo.client.learner.files import file_hash
 from fedgrpo.client.learner.jobs import Job
 from fedgrpo.client.learner.site import SiteLearner
+from fedgrpo.client.learner.tracking import SiteTracking
+from fedgrpo.client.organisation import Tracking
+from fedgrpo.common import tracker_libraries, tracker_names
 from fedgrpo.common.adapter import Adapter
 from fedgrpo.common.config import RunConfig
 from fedgrpo.common.errors import ConfigError, PolicyError
@@ -103,6 +107,25 @@ def test_a_round_by_time_takes_the_steps_that_fit_and_says_how_many(learner):
     assert (long.num_steps, long.num_examples) == (4, 16)
     unlimited = train(learner, config.with_values({"train.seconds-per-round": 0.0}))
     assert (unlimited.delta == long.delta).all()
+
+
+def test_each_step_goes_to_the_organisations_own_tracker_and_changes_nothing(learner, monkeypatch):
+    given = []
+    opened = tracker_libraries.Opened("id", lambda step, figures: given.append((step, figures)), lambda: None)
+    monkeypatch.setitem(tracker_libraries.OPENERS, "tensorboard", lambda place, known: opened)
+    monkeypatch.setattr(tracker_names, "find_spec", lambda name: name)
+    plain = train(learner, CONFIG)
+    own = replace(learner.site, settings=replace(learner.site.settings, tracking=Tracking(use="tensorboard")))
+    monkeypatch.setattr(learner, "tracking", SiteTracking(own))
+    train(learner, CONFIG.with_values({"federation.seed": 3}))  # sets the run up anew, with the tracker
+    tracked = train(learner, CONFIG)
+    learner.tracking.close()
+    assert (tracked.delta == plain.delta).all()
+    assert [step for step, _ in given] == [1, 2, 3, 4]
+    wanted = {"train/reward", "train/loss", "train/entropy", "train/grad_norm", "train/completions/mean_length"}
+    assert wanted <= set(given[0][1])
+    rewards = [figures["train/reward"] for _, figures in given[2:]]
+    assert tracked.metrics["reward/mean"] == pytest.approx(sum(rewards) / 2)
 
 
 def test_a_model_that_is_not_the_pinned_one_is_not_used(tmp_path):

@@ -1,4 +1,4 @@
-"""The real vLLM, on the built-in policy: `pytest -m vllm tests/with_vllm` in an environment that has it (docs/backends.md).
+"""The real vLLM, on the built-in policy: `pytest -m vllm tests/with_vllm`, where it is installed (docs/backends.md).
 
 One engine serves all tests of the process, so this folder is run by itself.
 """
