@@ -76,8 +76,8 @@ def _try_all(found: Checked, scenario: RunConfig | None, samples: int) -> None:
     if len(here.held_out) < site.policy.min_class_problems and site.policy.evaluate:
         found.problems.append(
             f"{len(here.held_out)} held-out problems are fewer than policy.min-class-problems = "
-            f"{site.policy.min_class_problems}, so no counts of yours would leave. Raise data.held-out-share to "
-            f"{min(0.9, policy_share(here)):.2f} or more, give more problems, or set policy.evaluate = false."
+            f"{site.policy.min_class_problems}, so no counts of yours would leave. {_how_to_have_more(here)}, or "
+            "set policy.evaluate = false."
         )
     found.steps.append(("rewards", ", ".join(f"{r.name} (weight {r.weight:g})" for r in here.rewards)))
     found.steps.append(("trackers", "; ".join(map(str, site.settings.tracking.uses)) or "none"))
@@ -97,9 +97,14 @@ def _try_all(found: Checked, scenario: RunConfig | None, samples: int) -> None:
     found.leaving += list(rehearse(site, learner, config))
 
 
-def policy_share(here: Any) -> float:
-    """About the share of the problems that makes as many held-out ones as the policy wants."""
-    return 1.3 * here.site.policy.min_class_problems / (len(here.train) + len(here.held_out))
+def _how_to_have_more(here: Any) -> str:
+    """A larger share is advice only where one helps and leaves something to train on."""
+    share = 1.3 * here.site.policy.min_class_problems / (len(here.train) + len(here.held_out))
+    return (
+        f"Raise data.held-out-share to {share:.2f} or more, give more problems"
+        if share <= 0.9
+        else "Give more problems"
+    )
 
 
 def _machine(device: str, memory: int, speed: float) -> str:

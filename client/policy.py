@@ -112,7 +112,8 @@ def check_prompts(policy: Policy, kept: int, left_out: int) -> None:
     A server that could choose the length freely would choose single prompts, and count the others by their lengths.
     """
     if kept < policy.min_groups:
-        _refuse("grpo.max-prompt-length", f"leaves {kept} prompts", "min-groups", policy.min_groups)
+        what = f"leaves {kept} of {kept + left_out} prompts"
+        _refuse("grpo.max-prompt-length", what, "min-groups", policy.min_groups)
     share = left_out / (kept + left_out)
     if not share <= policy.max_left_out_share:
         what = f"leaves {share:.0%} of the prompts out"

@@ -12,8 +12,9 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from ..common.cli_options import Format, FormatOption, plain
+from ..common.cli_options import Format, FormatOption, plain, say
 from ..common.errors import ConfigError, DataError
 from ..common.keys import write_new
 from .learner.data import json_lines
@@ -79,7 +80,10 @@ def score(
         rows = [{"completion": completion, "answer": answer, **_columns(column or [])}]
     else:
         rows = [_row(where, row) for where, row in json_lines(data)]
+        if not rows:
+            raise DataError(f"{data} holds no completions.")
     chosen = load_rewards(spec)
+    _note_missing_answers(chosen, rows)
     found = [_scores(chosen, row) for row in rows]
     if output is Format.json:
         print(json.dumps({"rewards": {r.name: r.weight for r in chosen}, "rows": found}))
@@ -127,6 +131,16 @@ def _row(where: str, row: Mapping[str, Any]) -> Row:
     return {"answer": "", **row}
 
 
+def _note_missing_answers(chosen: tuple[Reward, ...], rows: list[Row]) -> None:
+    without = sum(row["answer"] == "" for row in rows)
+    wanting = [r.name for r in chosen if "answer" in inspect.signature(r.function).parameters]
+    if without and wanting:
+        say(
+            f"{without} of {len(rows)} completions have no reference answer to compare with, which "
+            f"{', '.join(wanting)} may need. Give --answer, or an 'answer' in each line of --data."
+        )
+
+
 def _scores(chosen: tuple[Reward, ...], row: Row) -> dict[str, float | None]:
     """What each reward pays, by name, and `total`, in which each counts by its weight."""
     message = [{"role": "assistant", "content": row["completion"]}]
@@ -140,7 +154,8 @@ def _scores(chosen: tuple[Reward, ...], row: Row) -> dict[str, float | None]:
 
 
 def _show_scores(chosen: tuple[Reward, ...], completion: str, paid: dict[str, float | None]) -> None:
-    table = Table("reward", "pays", "weight", "counts", caption=plain(completion[:200]), caption_justify="left")
+    caption = Text("\n").join(plain(line) for line in completion[:200].splitlines())
+    table = Table("reward", "pays", "weight", "counts", caption=caption, caption_justify="left")
     for reward in chosen:
         value = paid[reward.name]
         counts = "left out" if value is None else f"{reward.weight * value:g}"

@@ -28,6 +28,11 @@ def load_problems(config: RunConfig) -> tuple[list[Problem], list[Problem]]:
     """
     settings = config.simulation
     if settings.dataset == "builtin":
+        if settings.data:
+            raise ConfigError(
+                f"simulation.data (--data) is {settings.data}, but this scenario makes its problems itself and "
+                "would not read it. Take a scenario with data, as in: fedgrpo simulate gsm8k --data DIR."
+            )
         count = settings.problems or BUILTIN_PROBLEMS
         train = world.problems("train", count, config.federation.seed)
         test = world.problems("test", config.evaluation.problems, TEST_SEED)
@@ -56,6 +61,10 @@ def gsm8k_problem(row: dict[str, str], where: str) -> Problem:
 def _gsm8k_rows(split: str, folder: str) -> list[tuple[str, dict[str, str]]]:
     if folder:
         path = Path(folder).expanduser() / f"{split}.jsonl"
+        if not path.is_file():
+            raise ConfigError(
+                f"There is no {path}. --data (simulation.data) wants a folder with train.jsonl and test.jsonl."
+            )
         rows = read_jsonl(path, ("question", "answer"))
         return [(f"{path}, problem {number}", row) for number, row in enumerate(rows, start=1)]
     from datasets import load_dataset  # heavy, and only this path needs it

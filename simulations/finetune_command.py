@@ -31,6 +31,7 @@ def finetune(
     source: Annotated[str | None, typer.Option(help="Where a named model comes from: hub or modelscope.")] = None,
     data: DataOption = None,
     seed: SeedOption = None,
+    rounds: Annotated[int | None, typer.Option(help="Rounds to train.")] = None,
     settings: SetOption = None,
     out: Annotated[Path, typer.Option(help="Folder of run folders.")] = Path("runs"),
     run: Annotated[str | None, typer.Option(help="Name of the run's folder; default: scenario and time.")] = None,
@@ -45,7 +46,7 @@ def finetune(
 
     [bold]Examples[/bold]
 
-      fedgrpo finetune --central --set grpo.learning-rate=1e-3 --set federation.rounds=3
+      fedgrpo finetune --central --set grpo.learning-rate=1e-3 --rounds 3
       fedgrpo finetune qwen0.5b-five-rewards --central --data gsm8k/
       fedgrpo finetune --resume runs/qwen0.5b-five-rewards-full-20260101-120000
     """
@@ -55,7 +56,7 @@ def finetune(
     from .study.play import Interrupted
 
     if resume is not None:
-        if central or any(option is not None for option in (model, source, data, seed, settings, run)):
+        if central or any(option is not None for option in (model, source, data, seed, rounds, settings, run)):
             raise ConfigError("--resume goes on with the run's own settings; no other option may change them.")
         config = settings_of(resume)
     else:
@@ -64,6 +65,7 @@ def finetune(
             "backend.source": source,
             "simulation.data": data and str(Path(data).expanduser().resolve()),
             "federation.seed": seed,
+            "federation.rounds": rounds,
             "output.dir": str(out.expanduser().resolve()),
             "output.run": run or f"{scenario_stem(scenario)}-full-{time.strftime('%Y%m%d-%H%M%S')}",
         }

@@ -50,9 +50,9 @@ def print_summary(run: Run, report: Path) -> None:
     for tripped in run.warnings():
         console.print(str(tripped), style="yellow", markup=False)
     console.print(
-        f"\n{result['rounds']} rounds, {result['seconds']:.0f} s, up {result['bytes_up'] / 1e6:.1f} MB, "
-        f"down {result['bytes_down'] / 1e6:.1f} MB, {result['void_rounds']} void. "
-        f"Adapter {result['adapter_sha256'][:12]}"
+        f"\n{result['rounds']} round{'s' * (result['rounds'] != 1)}, {result['seconds']:.0f} s, "
+        f"up {result['bytes_up'] / 1e6:.1f} MB, down {result['bytes_down'] / 1e6:.1f} MB, "
+        f"{result['void_rounds']} void. Adapter {result['adapter_sha256'][:12]}"
     )
     console.print(f"Run folder  {run.folder}\nReport      {report}", soft_wrap=True, highlight=False)
 
@@ -99,9 +99,13 @@ def _ledger_table(run: Run) -> Table:
     """What each client learned from, weighed and sent."""
     table = Table(box=None, header_style="dim")
     headings = ("client", "informative", "all right", "all wrong", "mean weight", "up MB", "down MB")
+    told = accounts(run.rounds)
     for heading in headings:
-        table.add_column(heading, justify="left" if heading == "client" else "right")
-    for one in accounts(run.rounds):
+        if heading == "client":  # cut short, clients would look alike
+            table.add_column(heading, overflow="fold", min_width=min(20, max(len(a.organisation) for a in told)))
+        else:
+            table.add_column(heading, justify="right")
+    for one in told:
         shares = (_share(value) for value in (one.informative, one.all_right, one.all_wrong, one.share))
         table.add_row(one.organisation, *shares, f"{one.bytes_up / 1e6:.2f}", f"{one.bytes_down / 1e6:.2f}")
     return table

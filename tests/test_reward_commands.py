@@ -65,6 +65,19 @@ def test_a_new_file_passes_its_test_as_written_and_fails_it_when_spoiled(run, tm
     assert run("score", "mine.py", "--completion", "so 42", "--answer", "42", "--format", "json")[0] == 0
 
 
+def test_a_missing_reference_answer_is_said_where_a_reward_compares_with_one(run):
+    assert "1 of 1 completions have no reference answer" in run("score", "gsm8k", "--completion", "42")[2]
+    assert "correctness may need" in run("score", "gsm8k", "--completion", "42")[2]
+    assert "no reference answer" not in run("score", "guards", "--completion", "42")[2]
+    assert "no reference answer" not in run("score", "gsm8k", "--completion", "42", "--answer", "42")[2]
+
+
+def test_a_completion_is_shown_with_its_lines(run):
+    out = run("score", "guards", "--completion", "one\ntwo\x1b[31m")[1]
+    assert "one" in [line.strip() for line in out.splitlines()]
+    assert "\x1b" not in out
+
+
 def test_a_completion_is_scored_on_the_command_line(run):
     status, out, _ = run("score", "qwen14b-weighted", "--completion", "<answer>42</answer>!!", "--answer", "42")
     assert status == 0
@@ -101,6 +114,7 @@ def test_all_built_in_rewards_are_listed_with_what_they_pay(run):
         (["score", "gsm8k", "--data", "none.jsonl"], "Cannot read none.jsonl"),
         (["score", "gsm8", "--completion", "x"], "Did you mean gsm8k?"),
         (["score", "gsm8k", "--completion", "x", "--column", "a"], "--column a is not of the form NAME=VALUE"),
+        (["score", "gsm8k", "--data", "/dev/null"], "/dev/null holds no completions"),
         (["score", "json-schema", "--completion", "{}"], "needs a column 'schema'"),
         (["score", "multiple-choice", "--completion", "A", "--answer", "x"], "wants a letter from A to J"),
         (["list", "corectness"], "Did you mean correctness?"),

@@ -78,6 +78,10 @@ def test_a_file_that_fails_or_lacks_the_function_is_named(own, tmp_path):
     broken.write_text("x = 1\nraise ValueError('no')\n")
     with pytest.raises(ConfigError, match=r"broken.py cannot be imported: ValueError\('no'\), line 2"):
         load_rewards(str(broken))
+    typed = tmp_path / "typed.py"
+    typed.write_text("x = 1\ndef short(:\n")
+    with pytest.raises(ConfigError, match=r"imported: SyntaxError: invalid syntax \(typed.py, line 2\)\.$"):
+        load_rewards(str(typed))
     empty = tmp_path / "empty.py"
     empty.write_text("x = 1\n")
     with pytest.raises(ConfigError, match="defines no public function"):

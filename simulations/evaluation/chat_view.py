@@ -46,6 +46,8 @@ def talk(chat: Chat, ask: str | None, output: Format) -> None:
         if output is Format.json:
             print(json.dumps(as_json(chat, line, replies)), flush=True)
         else:
+            if ask is None and not by_hand:  # else nobody sees which question an answer is to
+                Console().print(Text(f"▸ {line}"))
             Console().print(side_by_side(replies))
 
 

@@ -67,6 +67,8 @@ def locate(target: Path | None, model: str | None) -> Target:
         return Target(model, RunConfig().with_values({"model.name": model}), None, False)
     found = _run(target) or _adapter(target)
     if found is None:
+        if (target / "config.json").is_file():
+            raise ConfigError(f"{target} is a model, not an adapter or a run. Give it as --model {target}.")
         raise ConfigError(
             f"{target} is neither a run folder nor one of its adapters (RUN/adapters/NUMBER), nor a PEFT adapter "
             f"({CONFIG})."

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import json
 import shutil
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,6 +73,7 @@ def merge(source: Source, model: str, say: Callable[[str], None]) -> Merged:
     """
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     folder = resolve_model(model or source.base.name, "" if model else source.base.revision)
     if source.base_sha256 and file_hash(folder) != source.base_sha256:
         raise ConfigError(

@@ -184,6 +184,8 @@ def _weight(part: str, text: str) -> float:
 def _said(error: BaseException) -> str:
     """What was raised, in at most 300 characters, whatever its own repr does."""
     try:
+        if isinstance(error, SyntaxError):  # its repr is a tuple of the file's text; this names file and line
+            return f"SyntaxError: {error}"[:300]
         return repr(error)[:300]
     except Exception:
         return type(error).__name__
