@@ -111,7 +111,7 @@ class Answer:
 
 def test_an_organisation_s_own_learner_logs_the_same(caplog, tmp_path):
     caplog.set_level(logging.INFO, logger="fedgrpo.learner")
-    watcher = JobWatcher(lambda: None, RunConfig())
+    watcher = JobWatcher(lambda: None, RunConfig(), None)  # type: ignore[arg-type]  # no step is taken
     answers = [Answer(i % 2 == 0) for i in range(100)]
 
     def evaluated(number, temperature):

@@ -15,8 +15,8 @@ import fedgrpo.server.main as main_module
 import pytest
 from federation import play, settings
 from fedgrpo.client.frames import Frame
-from fedgrpo.client.learner.jobs import Job
 from fedgrpo.client.learner.job_watcher import JobWatcher
+from fedgrpo.client.learner.jobs import Job
 from fedgrpo.client.learner.tracking import SiteTracking
 from fedgrpo.common import tracker_libraries, trackers
 from fedgrpo.common.config import RunConfig
