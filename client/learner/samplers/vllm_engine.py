@@ -74,8 +74,11 @@ class VllmEngine:
         inputs: list[Any] = [{"prompt_token_ids": ids, "cache_salt": salt} for ids in prompts]
         try:
             found = self._llm.generate(inputs, parameters, use_tqdm=False, lora_request=lora)
-        except (RuntimeError, ValueError) as error:
-            raise SamplerError(f"vLLM failed: {error}") from error
+        except BaseException as error:
+            self._adapter.forget()
+            if isinstance(error, (RuntimeError, ValueError)):
+                raise SamplerError(f"vLLM failed: {error}") from error
+            raise
         return [[_sampled(output) for output in one.outputs] for one in found]
 
     def _lora(self) -> tuple[Any, str]:

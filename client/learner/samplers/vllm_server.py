@@ -94,7 +94,11 @@ class VllmServer:
         folder, changed = self._adapter.folder()
         if changed:
             adapter = {"lora_name": self._name, "lora_path": str(folder), "load_inplace": True}
-            self._ask("POST", "/v1/load_lora_adapter", adapter)
+            try:
+                self._ask("POST", "/v1/load_lora_adapter", adapter)
+            except BaseException:  # Ctrl-C among them: else the next completions would be the last adapter's
+                self._adapter.forget()
+                raise
         return cache_salt(folder)
 
     def _complete(self, request: dict[str, Any]) -> list[Sampled]:
