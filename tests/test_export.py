@@ -72,6 +72,7 @@ def test_the_last_committed_round_is_taken_or_the_one_that_was_asked_for(run, ba
     (["run-7", "--public"], "there is no --push"),
     (["run-7", "--push", "name"], "not of the form ORG/NAME"),
     (["run-7", "--push", "org/name"], "HF_TOKEN; it is not set"),
+    (["run-7", "--push", "org/my--name"], "is no name that the Hub takes"),
     (["run-7", "--to", "gguf", "--type", "q4_k_m"], "llama-quantize is not on PATH"),
 ])  # fmt: skip
 def test_what_cannot_be_is_said_in_one_message(run, command, monkeypatch, tmp_path, words, says):
