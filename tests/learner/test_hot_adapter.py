@@ -52,7 +52,7 @@ def server():
 
 def test_an_adapter_that_could_not_be_loaded_is_loaded_before_the_next_completions(model, server, tmp_path):
     adapted = model.trainer.adapted
-    sampler = VllmServer((0,), HotAdapter(adapted, "builtin", tmp_path), url=server)
+    sampler = VllmServer((0,), HotAdapter(adapted, "builtin", tmp_path / "scratch"), url=server)
 
     def sample():
         return sampler.sample([[1, 2]], Sampling(max_tokens=1, temperature=1.0))[0][0].tokens
@@ -66,4 +66,6 @@ def test_an_adapter_that_could_not_be_loaded_is_loaded_before_the_next_completio
         sample()
     Fake.fails = False
     assert sample() == [3]  # asked for with the next number; without asking, the server still had folder 1
+    assert (tmp_path / "scratch").is_dir()
     sampler.close()
+    assert list(tmp_path.iterdir()) == []  # in /dev/shm it would be memory

@@ -90,7 +90,8 @@ class VllmEngine:
         return LoRARequest(name, self._number, str(folder), load_inplace=changed), cache_salt(folder)
 
     def close(self) -> None:
-        """The engine stays with the process, for the next run."""
+        """Remove the adapter's files. The engine stays with the process, for the next run."""
+        self._adapter.close()
 
 
 def _sampled(output: Any) -> Sampled:

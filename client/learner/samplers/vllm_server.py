@@ -84,6 +84,7 @@ class VllmServer:
             self._ask("POST", "/v1/unload_lora_adapter", {"lora_name": self._name})
         self._threads.shutdown(cancel_futures=True)
         self._http.close()
+        self._adapter.close()
 
     def _base_model(self) -> str:
         models = self._ask("GET", "/v1/models")["data"]
