@@ -82,7 +82,9 @@ def show(runs: dict[str, list[Run]], samplers: list[str]) -> None:
         means = [statistics.mean(one[point] for one in curves[sampler]) for point in points]
         pairs = zip(curves[sampler], curves[samplers[0]], strict=True)
         differences = [one[points[-1]] - other[points[-1]] for one, other in pairs]
-        half = T95[len(differences)] * statistics.stdev(differences) / len(differences) ** 0.5 if differences[1:] else 0.0
+        half = (
+            T95[len(differences)] * statistics.stdev(differences) / len(differences) ** 0.5 if differences[1:] else 0.0
+        )
         gap = max(value for run in runs[sampler] for value in gaps(run))
         figures[sampler] = {
             "curve": dict(zip(map(str, points), means, strict=True)),

@@ -62,6 +62,11 @@ class RunConfig:
                 f"{backend.sampler}, backend.loader {backend.loader} and backend.quantization {backend.quantization} "
                 "do not allow. Use transformers and no quantization, or another method."
             )
+        if 0 < backend.max_lora_rank < self.adapter.rank:
+            raise ConfigError(
+                f"backend.max-lora-rank is {backend.max_lora_rank}, less than adapter.rank = {self.adapter.rank}. "
+                "Set it to 0, which takes the adapter's."
+            )
 
     def _check_aggregation(self) -> None:
         method = METHODS[self.aggregation.method]

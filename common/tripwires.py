@@ -68,12 +68,22 @@ class Tripwires:
 
     def trained(self, organisation: str, number: int, metrics: Metrics) -> None:
         """An organisation's metrics of a round. A round that is played again takes the place of what was told of it."""
-        earlier = [(n, m) for n, m in self._told.get(organisation, []) if n < number]
-        self._told[organisation] = [*earlier, (number, metrics)]
+        told = self._told.get(organisation, [])
+        if told and told[-1][0] > number:
+            self._forget_after(number)
+        self._told[organisation] = [*((n, m) for n, m in told if n < number), (number, metrics)]
 
     def evaluated(self, number: int, total: Tally) -> None:
         """Counts over the held-out problems, sampled, with the adapter of a round; 0 is before the first."""
-        self._held_out[number] = total
+        if total.problems:
+            self._held_out[number] = total
+
+    def _forget_after(self, number: int) -> None:
+        """A run that goes back, or another one by the same settings, has none of the later rounds."""
+        self._told = {name: [(n, m) for n, m in told if n <= number] for name, told in self._told.items()}
+        self._told = {name: told for name, told in self._told.items() if told}
+        self._held_out = {n: total for n, total in self._held_out.items() if n < number}
+        self._standing = {key: n for key, n in self._standing.items() if n <= number}
 
     def sprung(self) -> list[Tripped]:
         """The warnings that are new since the last call."""

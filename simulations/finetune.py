@@ -92,12 +92,30 @@ def finetune(config: RunConfig, say: Watch) -> Finetuned:
     from ..client.learner.full import check_full
 
     check_full(config)
+    folder, started = run_folder(config), time.perf_counter()
+    _check_own(folder, config)
     runner.check(config)
     runner.same_inputs(config)
-    folder, started = run_folder(config), time.perf_counter()
     with Store(folder).locked():
         write_atomic(folder / SETTINGS, config.to_toml().encode())
         return _play(config, folder, say, started)
+
+
+def _check_own(folder: Path, config: RunConfig) -> None:
+    """Refuse a folder that holds another run: its settings and metrics would be written over.
+
+    Raises:
+        ConfigError: it holds a federated run, a finished one, or one of other settings.
+    """
+    if not (folder / SETTINGS).is_file():
+        return
+    before, now = settings_of(folder).flat(), config.flat()
+    other = sorted(key for key in now if before[key] != now[key] and not key.startswith("output."))
+    if other:
+        raise ConfigError(
+            f"{folder} holds a run whose {other[0]} is {before[other[0]]}, not {now[other[0]]}. Give --resume to go on "
+            "with it as it was, or another --run."
+        )
 
 
 def _play(config: RunConfig, folder: Path, say: Watch, started: float) -> Finetuned:

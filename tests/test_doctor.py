@@ -1,6 +1,7 @@
 """What the doctor finds, and that it says what to do."""
 
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from fedgrpo.common.backend_settings import Backend
 from fedgrpo.simulations.doctor import machine, outside, versions
 from fedgrpo.simulations.doctor.finding import BROKEN, NOTE, OK
 from fedgrpo.simulations.doctor.gpu import Gpu, parse
@@ -56,6 +58,8 @@ def test_what_does_not_go_together_is_broken_and_says_what_to_install(change, na
     (found,) = [f for f in findings if f.name == name]
     assert found.level == BROKEN
     assert "pip install" in found.to_do
+    named = re.findall(r"backend\.([a-z-]+)", found.to_do)
+    assert all(hasattr(Backend(), setting.replace("-", "_")) for setting in named)
 
 
 def test_missing_packages_matter_by_what_is_there():

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import export_runs
 import httpx
@@ -20,6 +21,7 @@ from fedgrpo.common.peft_files import read_peft
 from fedgrpo.simulations.export import push
 from fedgrpo.simulations.export.folder import RECORD, new_folder
 from fedgrpo.simulations.export.source import locate
+from fedgrpo.simulations.export.work import quantized_base
 from fedgrpo.simulations.results import ANSWERS
 from peft import PeftModel
 
@@ -72,6 +74,7 @@ def test_the_last_committed_round_is_taken_or_the_one_that_was_asked_for(run, ba
     (["run-7", "--public"], "there is no --push"),
     (["run-7", "--push", "name"], "not of the form ORG/NAME"),
     (["run-7", "--push", "org/name"], "HF_TOKEN; it is not set"),
+    (["run-7", "--push", "org/my--name"], "is no name that the Hub takes"),
     (["run-7", "--to", "gguf", "--type", "q4_k_m"], "llama-quantize is not on PATH"),
 ])  # fmt: skip
 def test_what_cannot_be_is_said_in_one_message(run, command, monkeypatch, tmp_path, words, says):
@@ -295,3 +298,13 @@ def test_a_change_is_the_product_and_the_residual(base):
     parts = adapter.parts()
     want = 2.0 * np.matmul(parts[module.name, "B"], parts[module.name, "A"]) + parts[module.name, "W"]
     np.testing.assert_allclose(adapter.change(module), want, atol=1e-5)
+
+
+@pytest.mark.parametrize("bits", ["none", "4bit"])
+def test_a_base_of_fewer_bits_than_the_one_merged_into_is_said(run, bits):
+    source = locate(run, None, False)
+    assert source.run
+    config = source.run.config.with_values({"backend.quantization": bits, "aggregation.method": "svd"})
+    found = quantized_base(replace(source, run=replace(source.run, config=config)))
+    assert len(found) == (bits != "none")
+    assert all("trained on the base model in 4bit" in text for text in found)

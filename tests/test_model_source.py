@@ -1,7 +1,7 @@
 """Where a model comes from that is named and is no folder."""
 
 import sys
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 from fedgrpo.client.learner.files import model_folder
@@ -9,6 +9,8 @@ from fedgrpo.client.learner.site import site_model
 from fedgrpo.common.config import RunConfig
 from fedgrpo.common.errors import ConfigError
 from fedgrpo.simulations import runner
+from fedgrpo.simulations.export.merge import merge
+from fedgrpo.simulations.export.source import BaseModel, Source
 from test_policy import site
 
 
@@ -68,3 +70,10 @@ def test_an_organisations_file_and_a_scenario_can_name_it(modelscope, tmp_path):
     values = {"model.name": "Qwen/here", "backend.source": "modelscope"}
     runner.check(RunConfig().with_values(values))
     assert [name for name, *_ in modelscope] == ["Qwen/here"] * 2
+
+
+def test_an_export_fetches_the_base_model_from_where_the_run_had_it(modelscope):
+    run = SimpleNamespace(config=RunConfig().with_values({"backend.source": "modelscope"}), journal=[])
+    source = Source(None, BaseModel("Qwen/gone", "", "Qwen/gone"), run)
+    with pytest.raises(ConfigError, match="from ModelScope"):
+        merge(source, "", print)

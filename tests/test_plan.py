@@ -127,6 +127,16 @@ def test_a_proposal_fits_and_holds_nothing_that_is_not_needed():
     assert made.turned[-1].peak_bytes <= made.usable_bytes < made.peak_bytes
 
 
+def test_smaller_passes_are_proposed_only_where_they_make_the_same_step():
+    wasteful = {"grpo__max_completion_length": 4096, "backend__gradient_checkpointing": "off"}
+
+    def knobs(loss):
+        return {turned.knob.name for turned in make_plan(config(grpo__loss_type=loss, **wasteful), GPU, None).turned}
+
+    assert "smaller passes" in knobs("grpo")
+    assert "smaller passes" not in knobs("bnpo")  # it divides by the tokens of a pass
+
+
 def test_what_costs_only_time_is_turned_first():
     wasteful = {"grpo__max_completion_length": 4096, "backend__gradient_checkpointing": "off"}
     made = make_plan(config(**wasteful), GPU, None)

@@ -145,3 +145,27 @@ def test_a_round_that_is_played_again_counts_once():
     for number in (1, 2, 2, 2):
         tripwires.trained("a", number, HEALTHY | {"completion/loop-share": 0.9})
     assert tripwires.sprung() == []
+
+
+def test_another_run_by_the_same_settings_is_followed_from_its_own_beginning():
+    """A learner that stays up sees the rounds begin again: nothing of the first run may hush or feed the second."""
+    tripwires, found = Tripwires(), []
+    for run in (1, 2):
+        tripwires.evaluated(0, Tally(problems=300, correct=120))
+        for number in range(1, 8):
+            looping = HEALTHY | {"completion/loop-share": 0.9 if number > 2 else 0.0}
+            tripwires.trained("", number, looping)
+            found += [(run, t.tripwire, t.round) for t in tripwires.sprung()]
+        tripwires.evaluated(7, Tally(problems=300, correct=120))
+    assert found == [(1, "loops", 3), (2, "loops", 3)]
+
+
+def test_an_organisation_without_held_out_problems_is_followed_all_the_same():
+    tripwires, found = Tripwires(), []
+    rising = [1.0, 1.0, 1.0, 1.1, 1.2, 1.4, 1.5, 1.6, 1.7]
+    for number, reward in enumerate(rising, start=1):
+        tripwires.evaluated(number - 1, Tally())
+        tripwires.trained("", number, HEALTHY | {"reward/mean": reward})
+        found += tripwires.sprung()
+    tripwires.evaluated(len(rising), Tally())
+    assert found + tripwires.sprung() == []

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -82,8 +84,8 @@ def new_folder(folder: Path) -> Iterator[Path]:
         ConfigError: the name is taken.
     """
     must_be_new(folder)
-    part = folder.with_name(f"{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
+    folder = folder.absolute()
+    part = folder.with_name(f".{folder.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
     part.mkdir(parents=True)
     try:
         yield part

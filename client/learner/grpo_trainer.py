@@ -65,8 +65,13 @@ class FederatedTrainer(GRPOTrainer):
     ) -> tuple[list[list[int]], list[list[float]] | None]:
         """Completions from our sampler, which is given each prompt once; TRL repeats it for each completion."""
         grpo = self.run_config.grpo
+        of_its_own = self.run_config.backend.uses_vllm  # vLLM draws its own random numbers, from a seed of ours
         sampling = Sampling(
-            max_tokens=grpo.max_completion_length, temperature=grpo.temperature, top_p=grpo.top_p, top_k=grpo.top_k
+            max_tokens=grpo.max_completion_length,
+            temperature=grpo.temperature,
+            top_p=grpo.top_p,
+            top_k=grpo.top_k,
+            seed=int(torch.randint(1 << 31, ())) if of_its_own else None,
         )
         starts = range(0, len(prompt_ids), num_generations)
         alike = all(

@@ -43,9 +43,10 @@ class Meter:
 
     def compare(self, logps: torch.Tensor, batch: dict[str, torch.Tensor]) -> None:
         """Compare the trainer's log-probabilities, shape (B, T), with those of the sampler."""
-        mask = batch["completion_mask"] * batch.get("tool_mask", 1)
-        self.gap += float(((logps - batch["sampling_per_token_logps"]).abs() * mask).sum())
-        self.compared += int(mask.sum())
+        sampled = batch["sampling_per_token_logps"]
+        known = (batch["completion_mask"] * batch.get("tool_mask", 1)).bool() & ~sampled.isnan()
+        self.gap += float((logps - sampled)[known].abs().sum())
+        self.compared += int(known.sum())
 
     @property
     def sampler_gap(self) -> float:

@@ -22,8 +22,6 @@ from ...common.errors import ConfigError
 from ...common.protocol import run_schema
 from ...common.schema import SHARED, AdapterSchema, Key, Module, Vector
 
-PROBE = "If 17 apples cost $34.50, what do 3 cost?\n<reasoning>\n"
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
 REFERENCE = "ref"  # the name TRL looks for
 
 

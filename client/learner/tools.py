@@ -10,17 +10,15 @@ stays here, and no loss is taken on it. No torch, no TRL.
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from ...common.errors import ConfigError
 from .rewards import Reward
+from .rewards.loading import import_file, own_functions
 
 Tool = Callable[..., Any]
 NOT_TOOLS = ("reset", "get_reward")
@@ -74,22 +72,17 @@ def _paid(completions: Sequence[Any], environments: Sequence[Any] | None = None,
 
 
 def _functions(path: Path) -> tuple[Tool, ...]:
-    module = _import(path)
-    own = [
-        function
-        for name, function in inspect.getmembers(module, inspect.isfunction)
-        if function.__module__ == module.__name__ and not name.startswith("_")
-    ]
+    own = tuple(function for _, function in own_functions(import_file(path, "tool")))
     if not own:
         raise ConfigError(f"{path} defines no public function, so there is no tool in it.")
-    return tuple(sorted(own, key=lambda function: function.__code__.co_firstlineno))
+    return own
 
 
 def _environment(spec: str) -> Callable[[], Any]:
     file, mark, name = spec.rpartition(":")
     if not mark or not file.endswith(".py"):
         raise ConfigError(f"The environment {spec!r} is not of the form FILE.py:CLASS, as in shop.py:Shop.")
-    made = getattr(_import(Path(file).expanduser()), name, None)
+    made = getattr(import_file(Path(file).expanduser(), "tool"), name, None)
     if not inspect.isclass(made):
         raise ConfigError(f"{file} has no class {name}. An environment is a class: each rollout has an instance.")
     if not inspect.isfunction(getattr(made, "reset", None)):
@@ -121,23 +114,9 @@ def _check(source: str, function: Tool) -> None:
 
     try:
         get_json_schema(function)
-    except (DocstringParsingException, TypeHintParsingException) as error:
+    except (DocstringParsingException, TypeHintParsingException, NameError, ValueError) as error:
+        # NameError: a type hint that is imported for type checkers only; ValueError: choices that are no JSON.
         raise ConfigError(
             f"The tool {function.__name__} in {source} cannot be shown to the policy: {error} A tool needs a type hint "
             "for every argument, and a docstring: what it does, then 'Args:' with a line 'name: meaning' for each."
         ) from error
-
-
-def _import(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise ConfigError(f"There is no tool file {path}.")
-    spec = importlib.util.spec_from_file_location(f"organisation_tools_{path.stem}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses and pickle look a class's module up here
-    try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        raise ConfigError(f"The tool file {path} cannot be imported: {error!r}.") from error
-    return module

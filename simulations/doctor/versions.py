@@ -157,7 +157,7 @@ def _beside_vllm(found: Mapping[str, str]) -> list[Finding]:
         return []
     said = f"fastapi {found['fastapi']}, as vLLM wants it; flwr 1.41 needs {FASTAPI_OF_FLWR} or newer"
     todo = f"pip install 'fastapi>={FASTAPI_OF_FLWR}' over vLLM's wish (it runs), or vLLM in an environment of its own"
-    return [Finding("vllm beside flwr", BROKEN, said, f"{todo} (backend.vllm-command)")]
+    return [Finding("vllm beside flwr", BROKEN, said, f"{todo} (backend.vllm-python)")]
 
 
 def _set(found: Mapping[str, str]) -> Finding:

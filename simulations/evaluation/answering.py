@@ -36,6 +36,10 @@ class Protocol:
     batch_size: int
     """Completions drawn at once. The random numbers of a completion depend on its batch."""
     sampler: str
+    dtype: str
+    """Of the base model as it was loaded: `model.dtype`."""
+    quantization: str
+    """Of the base model: `backend.quantization`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +82,8 @@ def protocol(config: RunConfig, samples: int, temperature: float | None, greedy:
         seed=derived_seed(config.federation.seed if seed is None else seed, "compare"),
         batch_size=config.evaluation.batch_size,
         sampler=config.backend.sampler,
+        dtype=config.model.dtype,
+        quantization=config.backend.quantization,
     )
 
 

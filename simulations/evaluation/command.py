@@ -116,7 +116,7 @@ def chat(
     temperature: TemperatureOption = None,
     max_tokens: TokensOption = None,
     backend: BackendOption = None,
-    seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=1 << 31, help="Seed of the sampling.")] = 0,
     settings: SetOption = None,
     output: FormatOption = Format.text,
 ) -> None:

@@ -20,8 +20,20 @@ from ...common.schema import AdapterSchema, Key, Vector
 from ...server.store import Store
 from ..results import Run
 
-ODD_KINDS = ("use_dora", "use_rslora", "modules_to_save", "rank_pattern", "alpha_pattern", "fan_in_fan_out")
+ODD_KINDS = (
+    "use_dora",
+    "use_rslora",
+    "use_qalora",
+    "modules_to_save",
+    "rank_pattern",
+    "alpha_pattern",
+    "fan_in_fan_out",
+    "alora_invocation_tokens",
+    "layer_replication",
+)
 """Options of PEFT that make something else of A and B than alpha / rank * B A."""
+MOVED_BASE = ("pissa", "olora", "corda", "loftq")
+"""Ways to begin (init_lora_weights) that change the base's weights, too: A and B fit no other base."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +131,10 @@ def _ours(schema: AdapterSchema) -> dict[str, object]:
 
 def _theirs(folder: Path, told: dict[str, Any]) -> dict[str, object]:
     odd = [name for name in ODD_KINDS if told.get(name)]
+    if str(told.get("init_lora_weights")).lower().startswith(MOVED_BASE):
+        odd.append("init_lora_weights")
+    if float(told["lora_alpha"]) % 1:
+        odd.append("lora_alpha")
     if told["peft_type"] != "LORA" or odd or told.get("bias", "none") != "none":
         what = odd[0] if odd else "bias or another type than LORA"
         raise ConfigError(

@@ -74,7 +74,8 @@ def merge(source: Source, model: str, say: Callable[[str], None]) -> Merged:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-    folder = resolve_model(model or source.base.name, "" if model else source.base.revision)
+    kept_at = source.config.backend.source if source.config else "hub"
+    folder = resolve_model(model or source.base.name, "" if model else source.base.revision, kept_at)
     if source.base_sha256 and file_hash(folder) != source.base_sha256:
         raise ConfigError(
             f"{folder} is not the base model of this run: its files have another hash than the members agreed on. Give "

@@ -22,12 +22,16 @@ def check_push(repository: str) -> None:
     """
     if not NAME.fullmatch(repository):
         raise ConfigError(f"--push {repository} is not of the form ORG/NAME.")
-    if not os.environ.get(TOKEN):
-        raise ConfigError(f"--push needs a token with write access in the environment variable {TOKEN}; it is not set.")
     try:
-        import huggingface_hub  # noqa: F401  # pyright: ignore[reportUnusedImport]
+        from huggingface_hub.utils import HFValidationError, validate_repo_id
     except ImportError as error:
         raise ConfigError("--push needs huggingface_hub: pip install 'fedgrpo[export]'.") from error
+    try:
+        validate_repo_id(repository)
+    except HFValidationError as error:
+        raise ConfigError(f"--push {repository} is no name that the Hub takes: {error}") from error
+    if not os.environ.get(TOKEN):
+        raise ConfigError(f"--push needs a token with write access in the environment variable {TOKEN}; it is not set.")
 
 
 def push(folder: Path, repository: str, *, public: bool, message: str) -> str:

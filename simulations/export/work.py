@@ -129,8 +129,19 @@ def _merged(source: Source, wanted: Wanted, folder: Path, say: Say) -> Made:
             f"read back as {wanted.kind} against merged in float32": str(written),
         },
         {"merged": sum_difference.as_json(), "read_back": written.as_json()},
-        [],
+        quantized_base(source),
     )
+
+
+def quantized_base(source: Source) -> list[str]:
+    """A warning where the clients of a simulation trained on a base with fewer bits than the one merged into."""
+    bits = source.config.backend.quantization if source.config else "none"
+    if bits == "none":
+        return []
+    return [
+        f"The adapter was trained on the base model in {bits}; it is merged into, and compared with, the base as it is "
+        "published. What the training made up for of the quantisation's error is not needed there: evaluate the result."
+    ]
 
 
 def _gguf(source: Source, wanted: Wanted, folder: Path, say: Say) -> Made:
@@ -166,6 +177,6 @@ def _gguf(source: Source, wanted: Wanted, folder: Path, say: Say) -> Made:
             "tokenizer read back": f"the same {tokens} tokens on the probes",
         },
         {"merged": merged.difference.as_json(), "read_back": found.as_json(), "tokens_compared": tokens},
-        words.warnings,
+        [*quantized_base(source), *words.warnings],
         file=path.name,
     )

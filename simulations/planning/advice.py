@@ -76,7 +76,7 @@ def _with(config: RunConfig, chosen: dict[str, Values]) -> RunConfig:
 
 def _smaller_passes(config: RunConfig) -> Values | None:
     size, passes = config.grpo.per_device_train_batch_size, config.grpo.gradient_accumulation_steps
-    if size % 2:
+    if size % 2 or config.grpo.loss_type == "bnpo":  # which divides by the tokens of a pass: other passes, another step
         return None
     return {"grpo.per-device-train-batch-size": size // 2, "grpo.gradient-accumulation-steps": passes * 2}
 

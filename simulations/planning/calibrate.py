@@ -25,10 +25,10 @@ def calibrate(config: RunConfig) -> Speed:
     number = config.simulation.taking_part[0]
     node: dict[str, Value] = {"partition-id": number, "num-partitions": config.simulation.clients}
     steps = MEASURED_STEPS * config.grpo.num_iterations
+    whole_round = {"train.steps-per-round": steps, "train.seconds-per-round": 0.0}
     with TemporaryDirectory() as folder:
-        learner = simulated_learner(
-            node, config.with_values({"train.steps-per-round": steps, "output.dir": folder, "output.run": ""})
-        )
+        apart = {"output.dir": folder, "output.run": "calibration"}
+        learner = simulated_learner(node, config.with_values({**whole_round, **apart}))
         schema = learner.capabilities().schema
         task = TrainTask(federation="plan", round=1, attempt=1, adapter=Adapter.initial(schema), position=0)
         learner.train(task)

@@ -109,6 +109,9 @@ def test_what_is_answered_is_not_answered_again(model, tmp_path, problems):
     assert again.measured == whole.measured
     with pytest.raises(ConfigError, match="another evaluation: temperature differs"):
         evaluate(file, temperature=0.5)
+    rounded = answering.protocol(target.config.with_values({"model.dtype": "bfloat16"}), 1, None, True, 0)
+    with pytest.raises(ConfigError, match="another evaluation: dtype differs"):
+        evaluate(file, **vars_of(rounded))
     for text, wrong in (("mine\n", RunError), ('{"mine": 1}\n', ConfigError), ("mine", ConfigError)):
         (tmp_path / "mine").write_text(text)
         with pytest.raises(wrong, match="is damaged|something else than answers"):
@@ -154,9 +157,11 @@ def test_an_adapter_that_peft_wrote_is_the_same_adapter(run, tmp_path, problems)
     with torch.no_grad():
         assert (found(ids).logits - wrapped.eval()(ids).logits).abs().max() < 1e-5
     config = json.loads((tmp_path / "theirs" / "adapter_config.json").read_text())
-    (tmp_path / "theirs" / "adapter_config.json").write_text(json.dumps(config | {"use_dora": True}))
-    with pytest.raises(ConfigError, match="no plain LoRA: adapter_config.json has use_dora"):
-        locate(tmp_path / "theirs", "builtin")
+    odd = {"use_dora": True, "layer_replication": [[0, 1]], "lora_alpha": 8.5, "init_lora_weights": "pissa_niter_16"}
+    for name, value in odd.items():
+        (tmp_path / "theirs" / "adapter_config.json").write_text(json.dumps(config | {name: value}))
+        with pytest.raises(ConfigError, match=f"no plain LoRA: adapter_config.json has {name}"):
+            locate(tmp_path / "theirs", "builtin")
 
 
 def test_an_adapter_of_another_model_is_refused(tmp_path, model):
@@ -206,6 +211,14 @@ def test_commands_change_the_talk_or_say_what_is_wrong(model):
     ):
         with pytest.raises(ConfigError, match=says):
             talk.command(wrong)
+
+
+def test_a_seed_that_is_none_is_refused_before_the_model_is_loaded(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["fedgrpo", "chat", "--model", "builtin", "--ask", "1+1?", "--seed", "-5"])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 2
+    assert "--seed" in capsys.readouterr().err
 
 
 def test_one_question_and_a_pipe_of_them(run, monkeypatch, tmp_path, model):

@@ -7,7 +7,7 @@ import torch
 from datasets import Dataset
 from fedgrpo.client.learner.data import reading_order
 from fedgrpo.client.learner.files import file_hash
-from fedgrpo.client.learner.full import check_full
+from fedgrpo.client.learner.full import FullTrainer, check_full
 from fedgrpo.client.learner.loading import load_base, load_tokenizer
 from fedgrpo.client.learner.rewards import load_rewards
 from fedgrpo.common.config import RunConfig
@@ -147,3 +147,39 @@ def test_the_kl_is_measured_from_the_model_it_began_with(tmp_path):
     finetune(config, lambda line: None)
     kls = [line["kl"] for line in read_lines(tmp_path / "run" / "metrics.jsonl") if line["kind"] == "step"]
     assert abs(kls[0]) < 1e-6 < kls[1]
+
+
+def test_a_folder_of_another_run_is_not_written_over(finished, tmp_path):
+    config = settings(tmp_path, federation__rounds=1, train__steps_per_round=1)
+    federated = tmp_path / "run"
+    federated.mkdir()
+    (federated / "config.resolved.toml").write_text(config.to_toml())
+    (federated / "journal.jsonl").write_text('{"event": "CREATED"}\n')
+    with pytest.raises(ConfigError, match="holds no run of fedgrpo finetune"):
+        finetune(config, print)
+    (federated / "journal.jsonl").unlink()
+    with pytest.raises(ConfigError, match="holds a run whose federation.seed is 0, not 1. Give --resume"):
+        finetune(config.with_values({"federation.seed": 1}), print)
+    assert (federated / "config.resolved.toml").read_text() == config.to_toml()
+    with pytest.raises(ConfigError, match="is finished"):
+        finetune(finished[0], print)
+
+
+def test_a_run_that_was_stopped_after_its_last_step_has_only_to_be_answered_and_written(
+    finished, tmp_path, monkeypatch
+):
+    def stop(self, folder):
+        raise Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FullTrainer, "save", stop)
+        with pytest.raises(Stop):
+            finetune(settings(tmp_path), lambda line: None)
+    said = []
+    again = finetune(settings_of(tmp_path / "run"), said.append)
+    assert said[1:] == []
+    assert (again.sha256, again.scores, again.rewards) == (
+        finished[1].sha256,
+        finished[1].scores,
+        finished[1].rewards,
+    )

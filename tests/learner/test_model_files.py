@@ -1,10 +1,12 @@
 """A broken model folder is refused with what is wrong in it."""
 
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
 from fedgrpo.client.learner.loading import load_base, load_tokenizer
+from fedgrpo.client.learner.samplers.own_model import OwnModelSampler
 from fedgrpo.common.errors import ConfigError
 from fedgrpo.simulations.virtual import BUILTIN_POLICY
 
@@ -37,3 +39,16 @@ def test_a_tokenizer_without_a_chat_template_is_refused(folder):
     (folder / "chat_template.jinja").unlink()
     with pytest.raises(ConfigError, match="no chat template"):
         load_tokenizer(folder)
+
+
+@pytest.mark.parametrize(("told", "ends"), [(None, (6,)), (5, (5, 6)), ([5, 7], (5, 7, 6)), ([6, 5], (6, 5))])
+def test_a_completion_ends_where_the_model_or_its_tokenizer_says_so(told, ends):
+    model = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=told))
+    found = OwnModelSampler(SimpleNamespace(model=model), SimpleNamespace(eos_token_id=6))
+    assert found.ends == ends
+
+
+def test_a_model_that_names_no_end_is_refused():
+    model = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=None))
+    with pytest.raises(ConfigError, match="none would end"):
+        OwnModelSampler(SimpleNamespace(model=model), SimpleNamespace(eos_token_id=None))

@@ -117,8 +117,10 @@ def test_a_calibration_times_steps_that_really_ran():
         "adapter.rank": 4,
         "simulation.problems": 64,
         "simulation.clients": 2,
+        "train.seconds-per-round": 0.001,  # a scenario's: it would end the timed round after a step
     }
     found = calibrate(RunConfig().with_values(values))
+    assert found.source.startswith("2 steps measured here, of 8 completions")
     assert 1 <= found.mean_length <= 12
     assert found.tokens_per_second > 1
     assert 0 < found.update_seconds < 60

@@ -94,9 +94,11 @@ def test_a_stopped_run_leaves_nothing_and_a_folder_that_is_there_is_kept(folder,
     def stop(step, of, loss):
         raise KeyboardInterrupt
 
+    (tmp_path / "out.part").mkdir()
+    (tmp_path / "out.part" / "mine").touch()
     with pytest.raises(KeyboardInterrupt):
         teach(base_of(folder), SHOWN, SFT(steps=2), tmp_path / "out", stop)
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.rglob("*")) == [tmp_path / "out.part", tmp_path / "out.part" / "mine"]
     (tmp_path / "out").mkdir()
     with pytest.raises(ConfigError, match="is there already"):
         teach(base_of(folder), SHOWN, SFT(steps=2), tmp_path / "out")

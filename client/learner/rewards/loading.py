@@ -138,7 +138,7 @@ def _named_or_file(target: str, weight: float) -> list[Reward]:
         raise ConfigError(
             f"There is no reward {target!r}.{hint} Known are {', '.join(known)}, or the path of a Python file."
         )
-    found = _functions(Path(path).expanduser())
+    found = dict(own_functions(import_file(Path(path).expanduser(), "reward")))
     if function and function not in found:
         raise ConfigError(f"{path} has no function {function}. It has: {', '.join(found) or 'none'}.")
     chosen = {function: found[function]} if function else found
@@ -147,17 +147,18 @@ def _named_or_file(target: str, weight: float) -> list[Reward]:
     return [Reward(name.replace("_", "-"), weight, f, path) for name, f in chosen.items()]
 
 
-def _functions(path: Path) -> dict[str, RewardFunction]:
-    module = _import(path)
-    found = inspect.getmembers(module, inspect.isfunction)
-    own = [(n, f) for n, f in found if f.__module__ == module.__name__ and not n.startswith("_")]
-    return dict(sorted(own, key=lambda pair: pair[1].__code__.co_firstlineno))
+def import_file(path: Path, kind: str) -> ModuleType:
+    """Import a Python file of the organisation's own.
 
+    Args:
+        kind: what it is, for messages: `reward`, `tool`.
 
-def _import(path: Path) -> ModuleType:
+    Raises:
+        ConfigError: there is none, or it raises as it is imported; says what, and in which line.
+    """
     if not path.is_file():
-        raise ConfigError(f"There is no reward file {path}.")
-    spec = importlib.util.spec_from_file_location(f"organisation_rewards_{path.stem}", path)
+        raise ConfigError(f"There is no {kind} file {path}.")
+    spec = importlib.util.spec_from_file_location(f"organisation_{kind}s_{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -166,9 +167,16 @@ def _import(path: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         raise ConfigError(
-            f"The reward file {path} cannot be imported: {_said(error)}{_line_of(error, str(path))}."
+            f"The {kind} file {path} cannot be imported: {_said(error)}{_line_of(error, str(path))}."
         ) from error
     return module
+
+
+def own_functions(module: ModuleType) -> list[tuple[str, Callable[..., Any]]]:
+    """(name, function) of each public function that a file defines itself, in its order."""
+    found = inspect.getmembers(module, inspect.isfunction)
+    own = [(n, f) for n, f in found if f.__module__ == module.__name__ and not n.startswith("_")]
+    return sorted(own, key=lambda pair: pair[1].__code__.co_firstlineno)
 
 
 def _weight(part: str, text: str) -> float:

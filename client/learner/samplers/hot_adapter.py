@@ -40,6 +40,15 @@ class HotAdapter:
         self._written = now
         return self._path, True
 
+    def close(self) -> None:
+        """Remove what was written: it is as large as the adapter, and lies in memory."""
+        self.forget()
+        shutil.rmtree(self._root, ignore_errors=True)
+
+    def forget(self) -> None:
+        """vLLM may not have what was written last: the next time it has to load it."""
+        self._written = None
+
     @property
     def _path(self) -> Path:
         return self._root / str(self._number)

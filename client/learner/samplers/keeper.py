@@ -20,21 +20,29 @@ def main() -> int:
     """Run the command, and return its exit status."""
     process = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, start_new_session=True)
     threading.Thread(target=_end_with_parent, args=(process,), daemon=True).start()
-    return process.wait()
+    status = process.wait()
+    _signal(process, signal.SIGKILL)  # what it started may have outlived it
+    return status
 
 
 def _end_with_parent(process: subprocess.Popen[bytes]) -> None:
     while os.read(0, 1):
         pass
     for number in (signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
+        _signal(process, number)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(GRACE_S)
     os._exit(1)
 
 
+def _signal(process: subprocess.Popen[bytes], number: int) -> None:
+    """Send a signal to the command and to all it has started; they are a process group of their own."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
+
+
 if __name__ == "__main__":
     for stop in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(stop, lambda *_: None)  # the parent decides. SIG_IGN would be inherited by the command
+        # The parent decides, by closing the pipe. No SIG_IGN: the command would inherit it, and not end on SIGTERM.
+        signal.signal(stop, lambda *_: None)
     sys.exit(main())

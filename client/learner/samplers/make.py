@@ -16,6 +16,9 @@ from .server_process import own_server
 from .vllm_engine import Serving, VllmEngine
 from .vllm_server import VllmServer
 
+MULTIPLE = 256
+MOST_TOKENS = 1 << 20
+
 
 def make_sampler(config: RunConfig, base: Base, adapted: AdaptedModel) -> Sampler:
     """The sampler that `backend.sampler` names.
@@ -34,19 +37,24 @@ def make_sampler(config: RunConfig, base: Base, adapted: AdaptedModel) -> Sample
     if backend.vllm_url:
         return VllmServer(serving.ends, adapter, url=backend.vllm_url)
     process = own_server(backend.vllm_python or sys.executable, serving)
-    return VllmServer(serving.ends, adapter, url=process.url, process=process)
+    return VllmServer(serving.ends, adapter, process=process)
+
+
+def _rounded_up(tokens: int) -> int:
+    """To a multiple, so that a run with other lengths may find the engine of the last one long enough as it is."""
+    return -(-tokens // MULTIPLE) * MULTIPLE
 
 
 def _serving(config: RunConfig, base: Base, schema: AdapterSchema, ends: tuple[int, ...]) -> Serving:
     longest = max(config.grpo.max_completion_length, config.evaluation.max_completion_length)
+    positions = getattr(base.model.config, "max_position_embeddings", MOST_TOKENS)
     return Serving(
         model=base.folder,
         dtype=base.dtype,
         quantization="none" if config.backend.quantization == "none" else "bitsandbytes",
-        max_tokens=config.grpo.max_prompt_length + longest,
+        max_tokens=min(positions, _rounded_up(2 * config.grpo.max_prompt_length + longest)),
         max_rank=vllm_rank(config.backend.max_lora_rank or max(config.adapter.rank, schema.rank)),
         memory_share=config.backend.gpu_memory_utilization,
         on_cpu=base.model.device.type == "cpu",
-        seed=config.federation.seed,
         ends=ends,
     )

@@ -9,6 +9,7 @@ import torch
 from transformers import GenerationConfig, set_seed
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from ....common.errors import ConfigError
 from ..model import AdaptedModel
 from . import Sampled, Sampling
 
@@ -17,10 +18,18 @@ class OwnModelSampler:
     """Samples from the model that trains. Prompts that are asked for several completions are read once."""
 
     def __init__(self, adapted: AdaptedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Sample from a model.
+
+        Raises:
+            ConfigError: neither the model nor its tokenizer names a token that ends a text.
+        """
         self._adapted, self._tokenizer = adapted, tokenizer
-        ends = adapted.model.generation_config.eos_token_id
-        self.ends: tuple[int, ...] = tuple(ends) if isinstance(ends, list) else (ends,)
-        """Tokens that end a completion."""
+        told = adapted.model.generation_config.eos_token_id
+        ends = [*(told if isinstance(told, list) else [told]), tokenizer.eos_token_id]
+        self.ends: tuple[int, ...] = tuple(dict.fromkeys(int(end) for end in ends if end is not None))
+        """Tokens that end a completion: the model's, and the tokenizer's, by which TRL sees that one was cut off."""
+        if not self.ends:
+            raise ConfigError("Neither config.json nor the tokenizer of this model has an eos_token: none would end.")
 
     @torch.no_grad()
     def sample(

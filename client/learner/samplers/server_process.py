@@ -1,11 +1,9 @@
-"""A vLLM server of our own: started on loopback, with a key nobody else has, and ended with this process."""
+"""A vLLM server of our own: on a socket that only this account can reach, and ended with this process."""
 
 from __future__ import annotations
 
 import atexit
 import os
-import secrets
-import socket
 import subprocess
 import sys
 import time
@@ -27,7 +25,6 @@ ENVIRONMENT = {
     "DO_NOT_TRACK": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
 }
-KEY = "VLLM_API_KEY"
 MODULE = "vllm.entrypoints.openai.api_server"
 _RUNNING: dict[tuple[str, Serving], ServerProcess] = {}
 """At most one: there is one to a process, as there is one model."""
@@ -52,28 +49,26 @@ def own_server(python: str, serving: Serving) -> ServerProcess:
 class ServerProcess:
     """A server that runs."""
 
-    url: str
-    key: str
+    socket: Path
     process: subprocess.Popen[bytes]
     log: Path
 
     @classmethod
     def start(cls, python: str, serving: Serving) -> ServerProcess:
         """Start a server, and wait until it is ready."""
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        key, log = secrets.token_urlsafe(16), scratch_folder() / "server.log"
-        environment = {**os.environ, **ENVIRONMENT, **(ON_CPU if serving.on_cpu else {}), KEY: key}
+        folder = scratch_folder()
+        log, socket = folder / "server.log", folder / "server.sock"
+        environment = {**os.environ, **ENVIRONMENT, **(ON_CPU if serving.on_cpu else {})}
+        environment.pop("VLLM_API_KEY", None)  # nobody but this account reaches the socket
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [sys.executable, keeper.__file__, python, "-m", MODULE, *_options(serving, port)],
+                [sys.executable, keeper.__file__, python, "-m", MODULE, *_options(serving, socket)],
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env=environment,
             )
-        server = cls(f"http://127.0.0.1:{port}", key, process, log)
+        server = cls(socket, process, log)
         atexit.register(server.end)
         server._wait()
         return server
@@ -83,14 +78,18 @@ class ServerProcess:
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
                 raise SamplerError(f"The vLLM server ended at its start. {self.last_words()}")
-            try:
-                if httpx.get(f"{self.url}/health", timeout=5, trust_env=False).status_code == 200:
-                    return
-            except httpx.HTTPError:
-                pass
+            if self._healthy():
+                return
             time.sleep(0.3)
         self.end()
         raise SamplerError(f"The vLLM server was not ready after {START_S:.0f} s. {self.last_words()}")
+
+    def _healthy(self) -> bool:
+        try:
+            with httpx.Client(transport=httpx.HTTPTransport(uds=str(self.socket)), timeout=5) as http:
+                return http.get("http://own-server/health").status_code == 200
+        except httpx.HTTPError:
+            return False
 
     def last_words(self) -> str:
         """The end of what the server said."""
@@ -103,18 +102,16 @@ class ServerProcess:
         self.process.wait()
 
 
-def _options(serving: Serving, port: int) -> list[str]:
+def _options(serving: Serving, socket: Path) -> list[str]:
     options = {
         "model": serving.model,
-        "host": "127.0.0.1",
-        "port": port,
+        "uds": socket,
         "dtype": serving.dtype,
         "max-model-len": serving.max_tokens,
         "max-lora-rank": serving.max_rank,
         "gpu-memory-utilization": serving.memory_share,
         "logprobs-mode": "processed_logprobs",
         "served-model-name": "base",
-        "seed": serving.seed,
         **({} if serving.quantization == "none" else {"quantization": serving.quantization}),
     }
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]

@@ -34,11 +34,10 @@ class Serving:
     quantization: str
     """`none`, or `bitsandbytes`."""
     max_tokens: int
-    """Of prompt and completion together."""
+    """Of prompt and completion together. Held-out prompts may be longer than those that are trained on."""
     max_rank: int
     memory_share: float
     on_cpu: bool
-    seed: int
     ends: tuple[int, ...]
     """Tokens that end a completion."""
 
@@ -74,8 +73,11 @@ class VllmEngine:
         inputs: list[Any] = [{"prompt_token_ids": ids, "cache_salt": salt} for ids in prompts]
         try:
             found = self._llm.generate(inputs, parameters, use_tqdm=False, lora_request=lora)
-        except (RuntimeError, ValueError) as error:
-            raise SamplerError(f"vLLM failed: {error}") from error
+        except BaseException as error:
+            self._adapter.forget()
+            if isinstance(error, (RuntimeError, ValueError)):
+                raise SamplerError(f"vLLM failed: {error}") from error
+            raise
         return [[_sampled(output) for output in one.outputs] for one in found]
 
     def _lora(self) -> tuple[Any, str]:
@@ -93,7 +95,8 @@ class VllmEngine:
         return LoRARequest(name, self._number, str(folder)), cache_salt(folder)
 
     def close(self) -> None:
-        """The engine stays with the process, for the next run."""
+        """Remove the adapter's files. The engine stays with the process, for the next run."""
+        self._adapter.close()
 
 
 def _sampled(output: Any) -> Sampled:
@@ -127,7 +130,6 @@ def _engine(serving: Serving) -> Any:
             logprobs_mode="processed_logprobs",
             skip_tokenizer_init=True,
             enforce_eager=serving.on_cpu,
-            seed=serving.seed,
             **quantized,
         )
     except (RuntimeError, ValueError, OSError) as error:

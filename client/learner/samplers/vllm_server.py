@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import secrets
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 import httpx
@@ -15,10 +15,11 @@ from ....common.errors import SamplerError
 from ....common.seeds import derived_seed
 from . import Sampled, Sampling
 from .hot_adapter import HotAdapter, cache_salt
-from .server_process import KEY, ServerProcess
+from .server_process import ServerProcess
 
 ANSWER_S = 3600.0
 AT_ONCE = 64
+KEY = "VLLM_API_KEY"
 
 
 class VllmServer:
@@ -28,34 +29,22 @@ class VllmServer:
     """
 
     def __init__(
-        self, ends: tuple[int, ...], adapter: HotAdapter, *, url: str, process: ServerProcess | None = None
+        self, ends: tuple[int, ...], adapter: HotAdapter, *, url: str = "", process: ServerProcess | None = None
     ) -> None:
         """Reach a server.
 
         Args:
             ends: tokens that end a completion.
-            url: where it is. The key of a server that is not ours is in VLLM_API_KEY, if it has one.
+            url: of a server that is not ours. Its key, if it has one, is in VLLM_API_KEY.
             process: the server, where it is ours.
 
         Raises:
             SamplerError: it does not answer.
         """
         self._adapter, self._ends, self._process = adapter, ends, process
+        self._url = url or "http://own-server"
         self._prefix, self._name = f"policy-{os.getpid()}-{secrets.token_hex(3)}", ""
-        key = process.key if process else os.environ.get(KEY, "")
-        self._http = httpx.Client(
-            base_url=url,
-            headers={"Authorization": f"Bearer {key}"} if key else {},
-            timeout=ANSWER_S,
-            limits=httpx.Limits(max_connections=AT_ONCE),
-            trust_env=False,
-        )
-        self._threads = ThreadPoolExecutor(AT_ONCE)
-        try:
-            self._base = self._base_model()
-        except BaseException:
-            self.close()
-            raise
+        self._base = asyncio.run(self._base_model())
 
     def sample(
         self, prompts: Sequence[list[int]], sampling: Sampling, *, count: int = 1, base: bool = False
@@ -76,17 +65,13 @@ class VllmServer:
         }
         seeds = [None if sampling.seed is None else derived_seed(sampling.seed, i) for i in range(len(prompts))]
         requests = [asked | {"prompt": ids, "seed": seed} for ids, seed in zip(prompts, seeds, strict=True)]
-        return list(self._threads.map(self._complete, requests))
+        found = asyncio.run(self._all(requests))
+        return [[_sampled(choice) for choice in sorted(one, key=lambda choice: choice["index"])] for one in found]
 
     def close(self) -> None:
         """Take the adapter off the server. One that is ours ends with this process."""
-        self._unload(self._name)
-        self._threads.shutdown(cancel_futures=True)
-        self._http.close()
-
-    def _base_model(self) -> str:
-        models = self._ask("GET", "/v1/models")["data"]
-        return next(model["id"] for model in models if not model.get("parent"))
+        asyncio.run(self._unload(self._name))
+        self._adapter.close()
 
     def _loaded(self) -> str:
         """Have the server load the adapter as it stands now; returns the salt of its prefix cache.
@@ -97,27 +82,56 @@ class VllmServer:
         folder, changed = self._adapter.folder()
         if changed:
             last, self._name = self._name, f"{self._prefix}-{folder.name}"
-            self._ask("POST", "/v1/load_lora_adapter", {"lora_name": self._name, "lora_path": str(folder)})
-            self._unload(last)
+            try:
+                asyncio.run(self._load(self._name, str(folder), last))
+            except BaseException:  # Ctrl-C among them: the next completions must not be another adapter's
+                self._adapter.forget()
+                raise
         return cache_salt(folder)
 
-    def _unload(self, name: str) -> None:
+    async def _base_model(self) -> str:
+        async with self._http() as http:
+            models = (await self._ask(http, "GET", "/v1/models"))["data"]
+        return next(model["id"] for model in models if not model.get("parent"))
+
+    async def _load(self, name: str, folder: str, last: str) -> None:
+        async with self._http() as http:
+            await self._ask(http, "POST", "/v1/load_lora_adapter", {"lora_name": name, "lora_path": folder})
+        await self._unload(last)
+
+    async def _unload(self, name: str) -> None:
         if name:
             with contextlib.suppress(SamplerError):
-                self._ask("POST", "/v1/unload_lora_adapter", {"lora_name": name})
+                async with self._http() as http:
+                    await self._ask(http, "POST", "/v1/unload_lora_adapter", {"lora_name": name})
 
-    def _complete(self, request: dict[str, Any]) -> list[Sampled]:
-        choices = self._ask("POST", "/v1/completions", request)["choices"]
-        return [_sampled(choice) for choice in sorted(choices, key=lambda choice: choice["index"])]
+    async def _all(self, requests: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+        async with self._http() as http:
 
-    def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+            async def choices(request: dict[str, Any]) -> list[dict[str, Any]]:
+                return (await self._ask(http, "POST", "/v1/completions", request))["choices"]
+
+            asked: list[Coroutine[Any, Any, list[dict[str, Any]]]] = [choices(request) for request in requests]
+            return await asyncio.gather(*asked)
+
+    def _http(self) -> httpx.AsyncClient:
+        limits = httpx.Limits(max_connections=AT_ONCE)
+        key = "" if self._process else os.environ.get(KEY, "")
+        socket = str(self._process.socket) if self._process else None
+        return httpx.AsyncClient(
+            base_url=self._url,
+            headers={"Authorization": f"Bearer {key}"} if key else {},
+            timeout=httpx.Timeout(ANSWER_S, connect=30.0),
+            transport=httpx.AsyncHTTPTransport(uds=socket, limits=limits),
+            trust_env=False,
+        )
+
+    async def _ask(self, http: httpx.AsyncClient, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         try:
-            reply = self._http.request(method, path, json=body)
+            reply = await http.request(method, path, json=body)
         except httpx.HTTPError as error:
-            said = self._process.last_words() if self._process else "Is it running? backend.vllm-url names it."
-            raise SamplerError(
-                f"The vLLM server at {self._http.base_url} does not answer ({error!r}). {said}"
-            ) from error
+            said = self._process.last_words() if self._process else f"backend.vllm-url is {self._url}. Is it running?"
+            raise SamplerError(f"The vLLM server does not answer ({error!r}). {said}") from error
         if reply.status_code != 200:
             hint = ""
             if reply.status_code in (404, 405) and "lora" in path:
