@@ -26,7 +26,7 @@ class Fake(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if "lora" in self.path:
             if not Fake.fails:
-                Fake.has = body.get("lora_path", "")
+                Fake.has = body.get("lora_path", Fake.has)
             return self._say(500 if Fake.fails else 200, {})
         number = int(Path(Fake.has).name)
         choice = {"index": 0, "token_ids": [number], "logprobs": {"token_logprobs": [0.0]}, "finish_reason": "stop"}

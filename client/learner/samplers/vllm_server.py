@@ -81,9 +81,10 @@ class VllmServer:
         """
         folder, changed = self._adapter.folder()
         if changed:
-            last, self._name = self._name, f"{self._prefix}-{folder.name}"
+            name = f"{self._prefix}-{folder.name}"
             try:
-                asyncio.run(self._load(self._name, str(folder), last))
+                asyncio.run(self._load(name, str(folder), self._name))
+                self._name = name
             except BaseException:  # Ctrl-C among them: the next completions must not be another adapter's
                 self._adapter.forget()
                 raise
