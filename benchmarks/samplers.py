@@ -26,6 +26,8 @@ from rich.table import Table
 
 def simulate(sampler: str, seed: int, rounds: int, problems: int, correction: str, out: Path) -> Run:
     name = f"{sampler}-{seed}"
+    if (out / name / "report.html").exists():
+        return Run.read(out / name)
     command = [sys.executable, "-m", "fedgrpo.common.cli", "simulate", "builtin", f"--seed={seed}", f"--out={out}"]
     command += [f"--run={name}", "--workers=1", f"--rounds={rounds}", "--format=json"]
     for setting in (
@@ -43,13 +45,12 @@ def simulate(sampler: str, seed: int, rounds: int, problems: int, correction: st
 
 def curve(run: Run) -> dict[int, float]:
     """Round -> sampled, strict accuracy."""
-    return {e.round: score(e.total).strict for e in run.evaluations if e.decoding == "sampled"}
+    return {evaluated.round: score(evaluated.total).strict for evaluated in run.sampled}
 
 
 def gaps(run: Run) -> list[float]:
     """|log-probability of the trainer - of the sampler|, nats per token, each round and client."""
-    lines = [line for line in run.metrics if line.get("kind") == "train"]
-    return [line["metrics"]["policy/sampler-gap"] for line in lines]
+    return [client["policy/sampler-gap"] for line in run.rounds for client in line["clients"].values()]
 
 
 def main() -> None:
@@ -60,12 +61,14 @@ def main() -> None:
     parser.add_argument("--problems", type=int, default=300)
     parser.add_argument("--samplers", default="transformers,vllm")
     parser.add_argument("--correction", default="ratio")
+    parser.add_argument("--out", type=Path, help="keep the runs here, and do not play again what is there")
     given = parser.parse_args()
     seeds, rounds, problems = (1, 2, 40) if given.quick else (given.seeds, given.rounds, given.problems)
     samplers = given.samplers.split(",")
     with tempfile.TemporaryDirectory() as folder:
+        out = given.out or Path(folder)
         runs = {
-            sampler: [simulate(sampler, s, rounds, problems, given.correction, Path(folder)) for s in range(seeds)]
+            sampler: [simulate(sampler, s, rounds, problems, given.correction, out) for s in range(seeds)]
             for sampler in samplers
         }
         show(runs, samplers)
