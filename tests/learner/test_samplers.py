@@ -185,6 +185,23 @@ def test_the_engine_loads_an_adapter_over_the_last_one_and_never_uses_what_anoth
     assert engine.made["max_lora_rank"] == 8
 
 
+@pytest.mark.parametrize("failure", [RuntimeError("no room"), KeyboardInterrupt()])
+def test_an_adapter_that_the_engine_could_not_load_is_loaded_before_the_next_completions(
+    vllm, model, adapted, hot, monkeypatch, failure
+):
+    sampler, sampling = VllmEngine(serving(), hot), Sampling(max_tokens=5, temperature=1.0)
+    sampler.sample([[1]], sampling)
+    adapted.load(moved(model.schema, 0.7))
+    engine = sampler._llm
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.llm_engine, "add_lora", lambda request: (_ for _ in ()).throw(failure))
+        with pytest.raises((SamplerError, KeyboardInterrupt)):
+            sampler.sample([[1]], sampling)
+    sampler.sample([[1]], sampling)
+    assert len(engine.loaded) == 2
+    assert engine.loaded[-1].path == engine.asked[-1][2].path
+
+
 def test_two_models_of_a_process_share_an_engine_and_have_each_an_adapter(vllm, hot):
     one, other = VllmEngine(serving(), hot), VllmEngine(serving(), hot)
     assert one._llm is other._llm

@@ -73,11 +73,8 @@ class VllmEngine:
         inputs: list[Any] = [{"prompt_token_ids": ids, "cache_salt": salt} for ids in prompts]
         try:
             found = self._llm.generate(inputs, parameters, use_tqdm=False, lora_request=lora)
-        except BaseException as error:
-            self._adapter.forget()
-            if isinstance(error, (RuntimeError, ValueError)):
-                raise SamplerError(f"vLLM failed: {error}") from error
-            raise
+        except (RuntimeError, ValueError) as error:
+            raise SamplerError(f"vLLM failed: {error}") from error
         return [[_sampled(output) for output in one.outputs] for one in found]
 
     def _lora(self) -> tuple[Any, str]:
@@ -91,8 +88,19 @@ class VllmEngine:
         folder, changed = self._adapter.folder()
         name = f"policy-{self._number}"
         if changed:
-            self._llm.llm_engine.add_lora(LoRARequest(name, self._number, str(folder), load_inplace=True))
+            self._load(LoRARequest(name, self._number, str(folder), load_inplace=True))
         return LoRARequest(name, self._number, str(folder)), cache_salt(folder)
+
+    def _load(self, request: Any) -> None:
+        loaded = False
+        try:
+            self._llm.llm_engine.add_lora(request)
+            loaded = True
+        except (RuntimeError, ValueError, OSError) as error:
+            raise SamplerError(f"vLLM cannot load the adapter: {error}") from error
+        finally:
+            if not loaded:  # also after Ctrl-C: the next completions must not be the last adapter's
+                self._adapter.forget()
 
     def close(self) -> None:
         """Remove the adapter's files. The engine stays with the process, for the next run."""
