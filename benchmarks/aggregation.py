@@ -27,15 +27,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from fedgrpo.common.adapter import Adapter
-from fedgrpo.common.aggregation_settings import Aggregation
-from fedgrpo.common.methods import METHODS
-from fedgrpo.common.schema import AdapterSchema, Module
-from fedgrpo.server.aggregation.folds import mean_delta
+from fedgrpo.common.adapter.adapter import Adapter
+from fedgrpo.common.adapter.methods import METHODS
+from fedgrpo.common.adapter.schema import AdapterSchema, Module
+from fedgrpo.common.settings.aggregation import Aggregation
+from fedgrpo.server.aggregation.aggregate import next_adapter
 from fedgrpo.server.aggregation.lowrank import Product
+from fedgrpo.server.aggregation.methods import mean_delta
 from fedgrpo.server.aggregation.products import Contribution
-from fedgrpo.server.aggregation.step import next_adapter
-from fedgrpo.server.store import Store
+from fedgrpo.server.run.store import Store
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAvg
 from flwr.supercore.task_identity import TaskIdentity

@@ -20,11 +20,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from fedgrpo.common.jsonl import read_lines
-from fedgrpo.simulations.results import Run
+from fedgrpo.common.storage.jsonl import read_lines
+from fedgrpo.server.run.reader import Run
 
 MARKS = {
-    "learner": b"fedgrpo.common.cli\0learner",
+    "learner": b"fedgrpo.common.cli.main\0learner",
     "supernode": b"flower-supernode",
     "clientapp": b"flwr-clientapp",
     "superlink": b"flower-superlink",
@@ -81,7 +81,7 @@ def main() -> None:
 
 
 def simulate(name: str, options: list[str]) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "fedgrpo.common.cli", "simulate", "--run", name, "--format", "json", *options]
+    command = [sys.executable, "-m", "fedgrpo.common.cli.main", "simulate", "--run", name, "--format", "json", *options]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 

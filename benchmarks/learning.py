@@ -16,8 +16,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from fedgrpo.server.scores import score
-from fedgrpo.simulations.results import Run
+from fedgrpo.common.analysis.scores import score
+from fedgrpo.server.run.reader import Run
 from rich.console import Console
 from rich.table import Table
 
@@ -26,7 +26,7 @@ T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365}
 
 
 def simulate(seed: int, out: Path, rounds: int | None) -> Run:
-    command = [sys.executable, "-m", "fedgrpo.common.cli", "simulate", "builtin", f"--seed={seed}", f"--out={out}"]
+    command = [sys.executable, "-m", "fedgrpo.common.cli.main", "simulate", "builtin", f"--seed={seed}", f"--out={out}"]
     command += [f"--run=seed-{seed}", "--format=json", *([f"--rounds={rounds}"] if rounds else [])]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return Run.read(out / f"seed-{seed}")

@@ -16,13 +16,13 @@ import time
 from collections.abc import Callable
 
 import torch
-from fedgrpo.client.learner.loading import Base
-from fedgrpo.client.learner.resident import ResidentModel, prepare_process
+from fedgrpo.client.learner.models.base_model import Base
 from fedgrpo.client.learner.samplers import Sampling
-from fedgrpo.common.adapter import Adapter
-from fedgrpo.common.config import RunConfig
+from fedgrpo.client.learner.training.local_learner import ResidentModel, prepare_process
+from fedgrpo.common.adapter.adapter import Adapter
+from fedgrpo.common.settings.run_config import RunConfig
 from fedgrpo.simulations.builtin import world
-from fedgrpo.simulations.virtual import BUILTIN_POLICY
+from fedgrpo.simulations.engine.simulated_clients import BUILTIN_POLICY
 from rich.console import Console
 from rich.table import Table
 from trl import GRPOTrainer

@@ -43,7 +43,7 @@ def build(shape: str, folder: Path) -> None:
     import shutil
 
     import torch
-    from fedgrpo.simulations.virtual import BUILTIN_POLICY
+    from fedgrpo.simulations.engine.simulated_clients import BUILTIN_POLICY
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.from_pretrained(BUILTIN_POLICY, **SHAPES[shape])
@@ -61,7 +61,7 @@ def by_hash(completion_ids: list[list[int]], **_: Any) -> list[float]:
 
 
 def settings(given: argparse.Namespace) -> Any:
-    from fedgrpo.common.config import RunConfig
+    from fedgrpo.common.settings.run_config import RunConfig
 
     return RunConfig().with_values(
         {
@@ -86,16 +86,21 @@ def problems(count: int) -> list[Any]:
 
 def ours(given: argparse.Namespace, folder: Path, clients: int) -> dict[str, float]:
     """Rounds of some clients, one after the other, on one resident model."""
-    from fedgrpo.client.learner.unsloth_backend import import_unsloth
+    from fedgrpo.client.learner.models.unsloth_backend import import_unsloth
 
     config = settings(given)
     import_unsloth(config.backend)
-    from fedgrpo.client.learner.loading import Base
-    from fedgrpo.client.learner.resident import ClientData, ResidentLearner, ResidentModel, prepare_process
+    from fedgrpo.client.learner.models.base_model import Base
     from fedgrpo.client.learner.rewards import Reward
-    from fedgrpo.client.learner.watcher import Watcher
-    from fedgrpo.common.adapter import Adapter
-    from fedgrpo.common.protocol import TrainTask
+    from fedgrpo.client.learner.training.local_learner import (
+        ClientData,
+        ResidentLearner,
+        ResidentModel,
+        prepare_process,
+    )
+    from fedgrpo.client.learner.training.watcher import Watcher
+    from fedgrpo.common.adapter.adapter import Adapter
+    from fedgrpo.common.messages.messages import TrainTask
 
     base = Base.load(folder, config.model.dtype, prepare_process(given.device), config.backend)
     shard = problems(config.prompts_per_round * 4)
@@ -132,10 +137,10 @@ def ours(given: argparse.Namespace, folder: Path, clients: int) -> dict[str, flo
 def bare(given: argparse.Namespace, folder: Path) -> dict[str, float]:
     """TRL alone: one warm trainer, the same steps."""
     from datasets import Dataset
-    from fedgrpo.client.learner.grpo_trainer import trl_config
-    from fedgrpo.client.learner.loading import Base
-    from fedgrpo.client.learner.model import adapter_schema, lora_config
-    from fedgrpo.client.learner.resident import prepare_process
+    from fedgrpo.client.learner.models.adapted_model import adapter_schema, lora_config
+    from fedgrpo.client.learner.models.base_model import Base
+    from fedgrpo.client.learner.training.grpo_trainer import trl_config
+    from fedgrpo.client.learner.training.local_learner import prepare_process
     from transformers import PrinterCallback
     from trl import GRPOTrainer
 

@@ -21,20 +21,20 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
-from fedgrpo.client.learner.data import reading_order
-from fedgrpo.client.learner.loading import load_base, load_tokenizer
-from fedgrpo.client.learner.model import adapter_schema, lora_config
-from fedgrpo.client.learner.resident import prepare_process
+from fedgrpo.client.learner.data.problems import reading_order
+from fedgrpo.client.learner.models.adapted_model import adapter_schema, lora_config
+from fedgrpo.client.learner.models.base_model import load_base, load_tokenizer
 from fedgrpo.client.learner.rewards import load_rewards
+from fedgrpo.client.learner.training.local_learner import prepare_process
 from fedgrpo.client.main import app
-from fedgrpo.common.adapter import Adapter
-from fedgrpo.common.config import RunConfig
-from fedgrpo.server.roster import Roster
-from fedgrpo.server.rounds import Rounds
-from fedgrpo.server.store import Store
-from fedgrpo.simulations.grid import LocalGrid, LocalLane
-from fedgrpo.simulations.runner import scenario
-from fedgrpo.simulations.virtual import BUILTIN_POLICY, client_name, divide
+from fedgrpo.common.adapter.adapter import Adapter
+from fedgrpo.common.settings.run_config import RunConfig
+from fedgrpo.server.federation.roster import Roster
+from fedgrpo.server.federation.rounds import Rounds
+from fedgrpo.server.run.store import Store
+from fedgrpo.simulations.engine.grid import LocalGrid, LocalLane
+from fedgrpo.simulations.engine.runner import scenario
+from fedgrpo.simulations.engine.simulated_clients import BUILTIN_POLICY, client_name, divide
 from rich.console import Console
 from rich.table import Table
 from transformers import PrinterCallback

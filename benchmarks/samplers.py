@@ -17,8 +17,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from fedgrpo.server.scores import score
-from fedgrpo.simulations.results import Run
+from fedgrpo.common.analysis.scores import score
+from fedgrpo.server.run.reader import Run
 from learning import T95
 from rich.console import Console
 from rich.table import Table
@@ -28,7 +28,7 @@ def simulate(sampler: str, seed: int, rounds: int, problems: int, correction: st
     name = f"{sampler}-{seed}"
     if (out / name / "report.html").exists():
         return Run.read(out / name)
-    command = [sys.executable, "-m", "fedgrpo.common.cli", "simulate", "builtin", f"--seed={seed}", f"--out={out}"]
+    command = [sys.executable, "-m", "fedgrpo.common.cli.main", "simulate", "builtin", f"--seed={seed}", f"--out={out}"]
     command += [f"--run={name}", "--workers=1", f"--rounds={rounds}", "--format=json"]
     for setting in (
         f"backend.sampler={sampler}",

@@ -17,13 +17,13 @@ import tempfile
 import time
 
 import numpy as np
-from fedgrpo.common import wire
-from fedgrpo.common.config import RunConfig
-from fedgrpo.common.protocol import TRAIN_METRICS, Capabilities, reward_metrics
-from fedgrpo.common.schema import AdapterSchema, Module
-from fedgrpo.server.intake import read_update
+from fedgrpo.common.adapter.schema import AdapterSchema, Module
+from fedgrpo.common.messages import wire
+from fedgrpo.common.messages.messages import TRAIN_METRICS, Capabilities, reward_metrics
+from fedgrpo.common.settings.run_config import RunConfig
+from fedgrpo.server.federation.intake import read_update
 from fedgrpo.server.main import run_federation
-from fedgrpo.simulations.grid import LocalGrid
+from fedgrpo.simulations.engine.grid import LocalGrid
 from flwr.app import Message, RecordDict
 
 REWARDS = ("correctness",)

@@ -24,7 +24,7 @@ import time
 from pathlib import Path
 
 from faults import MARKS, processes
-from fedgrpo.common.jsonl import read_lines
+from fedgrpo.common.storage.jsonl import read_lines
 
 BEGUN = re.compile(r"^(\S+ \S+) INFO train, round (\d+)$", re.MULTILINE)
 
@@ -40,7 +40,7 @@ def main() -> None:
         options = ["--clients", "1", "--rounds", str(rounds), "--out", folder, "--run", "warm"]
         for setting in ("federation.min-clients=1", "evaluation.every=0", "evaluation.problems=20"):
             options += ["--set", setting]
-        command = [sys.executable, "-m", "fedgrpo.common.cli", "simulate", "--engine", "superlink", *options]
+        command = [sys.executable, "-m", "fedgrpo.common.cli.main", "simulate", "--engine", "superlink", *options]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         pushed = follow(process, base, {n for n in range(2, rounds + 1) if n % 2 == 1})
         assert process.wait() == 0, "the federation failed"

@@ -1,1 +1,1 @@
-"""What an organisation runs: the Flower ClientApp (a relay without torch) and the learner that holds the model."""
+"""What an organisation runs: the ClientApp (a relay without torch), the learner that holds the model, commands."""

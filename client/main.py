@@ -20,18 +20,18 @@ from typing import TypeVar
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from ..common import wire
-from ..common.adapter import Adapter
-from ..common.config import RunConfig, Value
+from ..common.adapter.adapter import Adapter
+from ..common.adapter.methods import METHODS
+from ..common.adapter.schema import AdapterSchema, trained_part
 from ..common.errors import ConfigError, FedGRPOError, PeerFailedError, ProtocolError
-from ..common.methods import METHODS
-from ..common.protocol import EvaluateTask, TrainTask
-from ..common.schema import AdapterSchema, trained_part
-from .codes import code_of
-from .egress import EgressGate
+from ..common.messages import wire
+from ..common.messages.messages import EvaluateTask, TrainTask
+from ..common.settings.run_config import RunConfig, Value
 from .learner import Learner
-from .organisation import Site
-from .remote import RemoteLearner
+from .organisation.settings import Site
+from .relay.egress import EgressGate
+from .relay.error_codes import code_of
+from .relay.remote_learner import RemoteLearner
 
 LOGGER = logging.getLogger("fedgrpo.client")
 Scalar = TypeVar("Scalar", int, float, str)

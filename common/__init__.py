@@ -1,3 +1,6 @@
-"""What server and client must agree on: settings, the adapter, the wire format, errors. numpy only, no torch."""
+"""What server and clients must agree on: settings, the adapter, messages, errors, and tools without a side.
+
+numpy only, no torch.
+"""
 
 __version__ = "0.1.0"

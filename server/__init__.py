@@ -1,1 +1,1 @@
-"""The Flower ServerApp: the round loop, intake, aggregation, journal. numpy only, no torch."""
+"""The Flower ServerApp and the operator's tools: round loop, intake, aggregation, run folder. numpy only, no torch."""

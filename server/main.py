@@ -18,21 +18,21 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from ..common.adapter import Adapter
-from ..common.codecs import rounded
-from ..common.config import RunConfig
+from ..common.adapter.adapter import Adapter
+from ..common.adapter.schema import AdapterSchema
 from ..common.errors import ConfigError, FedGRPOError, RunError
-from ..common.jsonl import read_lines
-from ..common.schema import AdapterSchema
-from ..common.tracker_names import check_uses
-from .alarms import Alarms
-from .evaluation import Evaluator
-from .events import show_plain_lines
-from .exchange import Courier
-from .roster import Roster, Terms
-from .rounds import Rounds
-from .store import STOPPED_FILE, BusyError, State, Store
-from .tracking import following
+from ..common.messages.compression import rounded
+from ..common.settings.run_config import RunConfig
+from ..common.storage.jsonl import read_lines
+from ..common.trackers.names import check_uses
+from .federation.evaluation import Evaluator
+from .federation.exchange import Courier
+from .federation.roster import Roster, Terms
+from .federation.rounds import Rounds
+from .run.alarms import Alarms
+from .run.events import show_plain_lines
+from .run.store import STOPPED_FILE, BusyError, State, Store
+from .run.tracking import following
 
 app = ServerApp()
 

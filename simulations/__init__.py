@@ -1,1 +1,1 @@
-"""Federations on one machine: scenarios, simulated clients, the in-process grid, the built-in policy and world."""
+"""Federations on one machine, and what a researcher does with their results. May import both sides."""

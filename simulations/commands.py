@@ -12,9 +12,9 @@ from typing import Annotated
 import typer
 
 from ..client.learner.rewards import absolute_paths
-from ..common.cli_options import Format, FormatOption
-from ..common.config import RunConfig, Value, parse_override
+from ..common.cli.options import Format, FormatOption
 from ..common.errors import ConfigError
+from ..common.settings.run_config import RunConfig, Value, parse_override
 
 
 class Engine(StrEnum):
@@ -59,7 +59,7 @@ def simulate(
     ] = False,
     workers: Annotated[int | None, typer.Option(help="Worker processes; default: one per core.")] = None,
     engine: Annotated[
-        Engine, typer.Option(help="processes: workers on this machine. superlink: the real deployment, on loopback.")
+        Engine, typer.Option(help="processes: workers on this machine. superlink: the real deployment, on superlink.")
     ] = Engine.processes,
     settings: SetOption = None,
     out: Annotated[Path, typer.Option(help="Folder of run folders.")] = Path("runs"),
@@ -83,8 +83,9 @@ def simulate(
       fedgrpo simulate --engine superlink --clients 2 --rounds 3     SuperLink, TLS, registered nodes, learners
       fedgrpo simulate --resume runs/builtin-20260101-120000
     """
-    from . import loopback, runner, screen, summary
-    from .report import write_report
+    from .engine import runner, superlink
+    from .report import live_view, summary
+    from .report.html import write_report
 
     if resume is not None:
         fixed = (
@@ -126,11 +127,11 @@ def simulate(
     if list_settings:
         print(config.to_toml() if output is Format.text else json.dumps(config.flat()))
         return
-    with screen.watching(config, resumed=resume is not None):
+    with live_view.watching(config, resumed=resume is not None):
         runner.check(config)
         runner.same_inputs(config)
-        real = engine is Engine.superlink or (resume is not None and (resume / loopback.FOLDER).exists())
-        found = loopback.run_loopback(config) if real else runner.run_simulation(config)
+        real = engine is Engine.superlink or (resume is not None and (resume / superlink.FOLDER).exists())
+        found = superlink.run_loopback(config) if real else runner.run_simulation(config)
     report_path = write_report(found)
     if output is Format.json:
         print(json.dumps(found.result()))
@@ -147,7 +148,7 @@ def simulated_settings(config: RunConfig, *, central: bool) -> RunConfig:
     Raises:
         ConfigError: rounds go by time, which has no central counterpart.
     """
-    from . import runner
+    from .engine import runner
     from .study import arms
 
     (config,) = arms.runs_of(arms.CENTRAL if central else arms.FEDERATED, config)
@@ -174,7 +175,8 @@ def partition(
       fedgrpo partition gsm8k --data gsm8k/ --partition difficulty --clients 8
       fedgrpo partition gsm8k --data gsm8k/ --partition dirichlet --label steps --alpha 0.1
     """
-    from . import runner, split_view
+    from .engine import runner
+    from .report import partition_view
 
     given = {
         "simulation.clients": clients,
@@ -185,7 +187,7 @@ def partition(
         "federation.seed": seed,
     }
     config = with_options(runner.scenario(scenario), given, settings or [])
-    split = split_view.Split.of(config)
+    split = partition_view.Split.of(config)
     split.plot(plot)
     if output is Format.json:
         print(json.dumps({**split.as_json(), "plot": str(plot)}))
@@ -203,8 +205,8 @@ def report(
 
       fedgrpo report runs/builtin-20260101-120000
     """
-    from .report import write_report
-    from .results import Run
+    from ..server.run.reader import Run
+    from .report.html import write_report
 
     path = write_report(Run.read(folder))
     print(json.dumps({"report": str(path)}) if output is Format.json else f"Wrote {path}")

@@ -3,8 +3,8 @@
 import json
 
 import pytest
-from fedgrpo.common import cli
-from fedgrpo.simulations.virtual import BUILTIN_POLICY
+from fedgrpo.common.cli import main as cli
+from fedgrpo.simulations.engine.simulated_clients import BUILTIN_POLICY
 
 GOOD_LINE = '{"question": "1+1?", "answer": "1+1=<<1+1=2>>2\\n#### 2"}\n'
 

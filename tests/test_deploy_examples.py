@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import typer
-from fedgrpo.common import cli
+from fedgrpo.common.cli import main as cli
 
 FOLDER = Path(__file__).parent.parent / "examples" / "deploy"
 UNITS = sorted(FOLDER.glob("*.service"))

@@ -7,8 +7,8 @@ import pytest
 
 MODULES = [
     "fedgrpo.common.seeds",
-    "fedgrpo.common.config",
-    "fedgrpo.client.learner.answers",
+    "fedgrpo.common.settings.run_config",
+    "fedgrpo.client.learner.data.answers",
     "fedgrpo.client.learner.rewards.choice",
     "fedgrpo.client.learner.rewards.citations",
     "fedgrpo.client.learner.rewards.columns",
@@ -16,14 +16,14 @@ MODULES = [
     "fedgrpo.client.learner.rewards.extraction",
     "fedgrpo.client.learner.rewards.gsm8k",
     "fedgrpo.client.learner.rewards.guards",
-    "fedgrpo.client.learner.habits",
-    "fedgrpo.server.scores",
+    "fedgrpo.client.learner.training.completion_stats",
+    "fedgrpo.common.analysis.scores",
     "fedgrpo.simulations.evaluation.chat_view",
     "fedgrpo.simulations.doctor.gpu",
     "fedgrpo.simulations.doctor.versions",
     "fedgrpo.simulations.planning.command",
     "fedgrpo.simulations.planning.view",
-    "fedgrpo.simulations.screen",
+    "fedgrpo.simulations.report.live_view",
     "fedgrpo.simulations.study.comparison",
 ]
 

@@ -3,17 +3,14 @@
 import ast
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from checkout import HEAVY, ROOT
 
-ROOT = Path(__file__).parent.parent
-HEAVY = {"torch", "trl", "transformers", "peft", "datasets", "vllm", "unsloth", "matplotlib", "pandas"}
-HEAVY |= {"tensorboardX", "wandb", "trackio", "mlflow"}
 ONLY_IN = {
-    "trl": {"client/learner/grpo_trainer.py", "client/learner/sft.py"},
-    "peft": {"client/learner/model.py"},
-    "unsloth": {"client/learner/unsloth_backend.py"},
+    "trl": {"client/learner/training/grpo_trainer.py", "client/learner/training/sft.py"},
+    "peft": {"client/learner/models/adapted_model.py"},
+    "unsloth": {"client/learner/models/unsloth_backend.py"},
     "vllm": {"client/learner/samplers/vllm_engine.py"},
 }
 
@@ -60,10 +57,10 @@ def test_each_private_library_is_known_to_the_files_named_for_it(library):
     "module",
     [
         "fedgrpo.client.learner.sandbox",
-        "fedgrpo.client.reward_commands",
+        "fedgrpo.client.commands.rewards",
         "fedgrpo.server.main",
         "fedgrpo.client.main",
-        "fedgrpo.common.cli",
+        "fedgrpo.common.cli.main",
         "fedgrpo.simulations.study.session",
     ],
 )
@@ -77,8 +74,8 @@ def test_the_learner_needs_no_flower():
     """Its environment may be one in which flwr cannot be installed: current vLLM wants another FastAPI."""
     code = (
         "import sys; sys.modules['flwr'] = None\n"
-        "import fedgrpo.common.cli as cli; cli._application()\n"
-        "import fedgrpo.client.learner.daemon, fedgrpo.client.learner.resident\n"
+        "import fedgrpo.common.cli.main as cli; cli._application()\n"
+        "import fedgrpo.client.learner.service.daemon, fedgrpo.client.learner.training.local_learner\n"
         "print('fine')"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

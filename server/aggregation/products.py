@@ -10,8 +10,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ...common.adapter import Adapter
-from ...common.schema import AdapterSchema, Module, Vector, fit
+from ...common.adapter.adapter import Adapter
+from ...common.adapter.schema import AdapterSchema, Module, Vector, fit
 from .lowrank import Product
 
 Wide = npt.NDArray[np.float64]

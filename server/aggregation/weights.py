@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
-from ...common.protocol import Update
+from ...common.messages.messages import Update
 
 NEGLIGIBLE = 1e-6
 KEPT_ROUNDS = 5

@@ -25,8 +25,8 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from ...client.learner.answers import final_answer, same_answer, style
-from .recipes import RECIPES, Recipe, asked
+from ...client.learner.data.answers import final_answer, same_answer, style
+from .demonstrations import RECIPES, Recipe, asked
 from .world import RESULT_BELOW, TOPICS, Worked, calculate, problems
 
 SPECIAL = ("<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")

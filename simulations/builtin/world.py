@@ -11,7 +11,7 @@ import random
 import zlib
 from dataclasses import dataclass
 
-from ...client.learner.data import Problem
+from ...client.learner.data.problems import Problem
 from .templates import DISTRACTORS, NAMES, TEMPLATES, THINGS
 
 TOPICS = tuple(TEMPLATES)

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from ...common.cli_options import Format, FormatOption
+from ...common.cli.options import Format, FormatOption
 from .finding import BROKEN, NOTE, OK, Finding
 
 STYLES = {OK: "green", NOTE: "yellow", BROKEN: "bold red"}
@@ -47,7 +47,7 @@ def doctor(
 
 def _findings(*, offline: bool) -> Iterator[Finding]:
     """All checks, in the order in which they are shown."""
-    from . import machine, outside, versions
+    from . import environment, machine, versions
     from .gpu import gpus
 
     packages = versions.installed((*versions.BOUNDS, *versions.ENGINES))
@@ -58,18 +58,18 @@ def _findings(*, offline: bool) -> Iterator[Finding]:
     yield from machine.check_ports()
     yield from machine.check_disk()
     yield machine.check_files()
-    yield outside.check_telemetry(os.environ, packages)
-    yield outside.check_sandbox()
-    hub, theirs = outside.check_hub(os.environ, offline=offline)
+    yield environment.check_telemetry(os.environ, packages)
+    yield environment.check_sandbox()
+    hub, theirs = environment.check_hub(os.environ, offline=offline)
     yield hub
-    yield outside.check_clock(time.time(), theirs)
+    yield environment.check_clock(time.time(), theirs)
 
 
 def _print(findings: list[Finding]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from ...common.cli_options import plain
+    from ...common.cli.options import plain
 
     table = Table(box=None, pad_edge=False, show_header=False)
     for finding in findings:

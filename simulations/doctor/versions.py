@@ -1,7 +1,7 @@
 """The versions that go together: what pyproject.toml allows, and the sets that were resolved and tested. One place.
 
-pip keeps the bounds when it installs; this finds what was installed past it. `tests/test_doctor.py` holds `BOUNDS` and
-pyproject.toml in step.
+pip keeps the bounds when it installs; this finds what was installed past it.
+`tests/simulations/test_doctor.py` holds `BOUNDS` and pyproject.toml in step.
 """
 
 from __future__ import annotations

@@ -8,18 +8,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...client.learner.answers import final_answer, last_number, same_answer, style
-from ...client.learner.data import Problem
+from ...client.learner.data.answers import final_answer, last_number, same_answer, style
+from ...client.learner.data.problems import Problem
 from ...client.learner.samplers import Sampled, Sampling
-from ...common.config import RunConfig
 from ...common.seeds import derived_seed
+from ...common.settings.run_config import RunConfig
+from .answer import ADAPTER, BASE, Answer
 from .questions import Questions, paid
 
 if TYPE_CHECKING:
-    from ...client.learner.resident import ResidentModel
+    from ...client.learner.training.local_learner import ResidentModel
     from .record import Record
-
-BASE, ADAPTER = "base", "adapter"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,26 +39,6 @@ class Protocol:
     """Of the base model as it was loaded: `model.dtype`."""
     quantization: str
     """Of the base model: `backend.quantization`."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """One completion of one problem, judged."""
-
-    decoding: str
-    """`greedy` or `sampled`."""
-    model: str
-    """BASE or ADAPTER; a model alone is BASE."""
-    problem: int
-    sample: int
-    completion: str
-    strict_answer: str | None
-    strict: bool
-    lenient: bool
-    style: str
-    truncated: bool
-    tokens: int
-    rewards: dict[str, float | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +90,7 @@ def answer_all(
     Raises:
         RewardError, SamplerError: what was answered before is in the record.
     """
-    from ...client.learner.evaluate import prompt_texts
+    from ...client.learner.training.evaluate import prompt_texts
 
     prompts = prompt_texts(model.tokenizer, questions.problems, questions.system_prompt)
     order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))

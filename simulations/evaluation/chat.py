@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import KW_ONLY, asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from ...client.learner.answers import final_answer, last_number, style
+from ...client.learner.data.answers import final_answer, last_number, style
 from ...client.learner.samplers import Sampling
 from ...common.errors import ConfigError
-from .answering import ADAPTER, BASE
+from .answer import ADAPTER, BASE
 from .questions import system_prompt
 
 if TYPE_CHECKING:
-    from ...client.learner.resident import ResidentModel
+    from ...client.learner.training.local_learner import ResidentModel
 
 HELP = """/greedy            answer greedily
 /temperature T     sample at temperature T

@@ -11,9 +11,9 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from ...common.cli_options import Format
+from ...common.cli.options import Format
 from ...common.errors import ConfigError
-from .answering import BASE
+from .answer import BASE
 from .chat import Chat, Reply, as_json
 
 TITLES = {BASE: "base model", "adapter": "adapter"}

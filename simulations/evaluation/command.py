@@ -13,11 +13,11 @@ from typing import Annotated
 
 import typer
 
-from ...client.learner.data import Problem
+from ...client.learner.data.problems import Problem
 from ...client.learner.rewards import absolute_paths
-from ...common.cli_options import Format, FormatOption
-from ...common.config import Value, parse_override
+from ...common.cli.options import Format, FormatOption
 from ...common.errors import ConfigError
+from ...common.settings.run_config import Value, parse_override
 from .target import Target, locate
 
 
@@ -130,7 +130,7 @@ def chat(
       fedgrpo chat runs/NAME/adapters/0003 --ask "Ann has 3 boxes of 4 eggs. How many eggs?" --temperature 0
       fedgrpo chat runs/NAME --format json < questions.txt
     """
-    from .answering import ADAPTER, BASE
+    from .answer import ADAPTER, BASE
     from .chat import Chat, How
     from .chat_view import talk
     from .questions import system_prompt

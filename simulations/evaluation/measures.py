@@ -9,11 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ...client.learner.data import Problem
-from ...client.learner.habits import meaning
-from ...server.scores import paired_interval
-from .answering import ADAPTER, BASE, Answer
-from .estimates import (
+from ...client.learner.data.problems import Problem
+from ...client.learner.training.completion_stats import meaning
+from ...common.analysis.pass_at_k import (
     NO_ANSWER,
     Floats,
     difference_interval,
@@ -22,6 +20,8 @@ from .estimates import (
     pass_at_k,
     proportion_interval,
 )
+from ...common.analysis.scores import paired_interval
+from .answer import ADAPTER, BASE, Answer
 from .questions import Questions
 
 SHARES = ("strict", "lenient", "truncated")

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...client.learner.data import Problem
+from ...client.learner.data.problems import Problem
+from ...client.learner.data.tables import fingerprint, read_table
 from ...client.learner.rewards import Reward, load_rewards, try_rewards
-from ...client.learner.tables import fingerprint, read_table
-from ...client.organisation import Data
-from ...common.config import RunConfig
+from ...client.organisation.settings import Data
 from ...common.errors import ConfigError
-from ..datasets import load_problems
-from ..virtual import SYSTEM_PROMPTS
+from ...common.settings.run_config import RunConfig
+from ..engine.datasets import load_problems
+from ..engine.simulated_clients import SYSTEM_PROMPTS
 from .target import Target
 
 

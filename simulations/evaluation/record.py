@@ -7,10 +7,10 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from ...client.learner.data import Problem
+from ...client.learner.data.problems import Problem
 from ...common.errors import ConfigError
-from ...common.jsonl import append_lines, read_lines
-from .answering import Answer
+from ...common.storage.jsonl import append_lines, read_lines
+from .answer import Answer
 
 FIELDS = tuple(f.name for f in fields(Answer))
 

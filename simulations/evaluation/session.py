@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING, Any, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from ...client.learner.unsloth_backend import import_unsloth
-from ...common.cli_options import say
-from ...common.config import RunConfig
-from ..virtual import resolve_model
+from ...client.learner.models.unsloth_backend import import_unsloth
+from ...common.cli.options import say
+from ...common.settings.run_config import RunConfig
+from ..engine.simulated_clients import resolve_model
 from . import answering
-from .answering import ADAPTER, BASE, Answer
+from .answer import ADAPTER, BASE, Answer
 from .measures import Measured, measured
 from .questions import Asked, Questions, gather
 from .record import Record
 from .target import Target
 
 if TYPE_CHECKING:
-    from ...client.learner.data import Problem
-    from ...client.learner.resident import ResidentModel
+    from ...client.learner.data.problems import Problem
+    from ...client.learner.training.local_learner import ResidentModel
 
 SAY_EVERY_S = 30.0
 
@@ -117,8 +117,8 @@ def loaded(target: Target, example: Problem) -> tuple[ResidentModel, str]:
         ConfigError: the model cannot be loaded, or the adapter is not one of this model.
     """
     import_unsloth(target.config.backend)
-    from ...client.learner.loading import Base
-    from ...client.learner.resident import ResidentModel, prepare_process
+    from ...client.learner.models.base_model import Base
+    from ...client.learner.training.local_learner import ResidentModel, prepare_process
 
     config: RunConfig = target.config
     folder = resolve_model(config.model.name, config.model.revision, config.backend.source)

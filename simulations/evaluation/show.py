@@ -7,9 +7,9 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from ...client.learner.data import Problem
-from ...common.cli_options import plain
-from .answering import Answer
+from ...client.learner.data.problems import Problem
+from ...common.cli.options import plain
+from .answer import Answer
 from .measures import SHARES, Figure
 from .session import Evaluated
 

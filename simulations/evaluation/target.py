@@ -11,14 +11,14 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from ...common.adapter import Adapter
-from ...common.config import RunConfig, load_scenario
+from ...common.adapter.adapter import Adapter
+from ...common.adapter.methods import METHODS
+from ...common.adapter.peft_files import CONFIG, SCHEMA, WEIGHTS, read_peft
+from ...common.adapter.schema import AdapterSchema, Key, Vector
 from ...common.errors import ConfigError
-from ...common.methods import METHODS
-from ...common.peft_files import CONFIG, SCHEMA, WEIGHTS, read_peft
-from ...common.schema import AdapterSchema, Key, Vector
-from ...server.store import Store
-from ..results import Run
+from ...common.settings.run_config import RunConfig, load_scenario
+from ...server.run.reader import Run
+from ...server.run.store import Store
 
 ODD_KINDS = (
     "use_dora",

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from ...common.cli_options import Format, FormatOption, say
+from ...common.cli.options import Format, FormatOption, say
 from ...common.errors import ConfigError
 from .push import NAME
 from .source import Source, locate
@@ -71,7 +71,7 @@ def export(
       fedgrpo export runs/NAME/adapters/0003 --to gguf --type q4_k_m   for llama.cpp
       fedgrpo export runs/NAME --push my-org/my-model                  to the Hub, private; token from HF_TOKEN
     """
-    from .work import Wanted, export_to
+    from .steps import Wanted, export_to
 
     if type_ and to is not To.gguf:
         raise ConfigError("--type is for --to gguf. A merged model's is --dtype.")

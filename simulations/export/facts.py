@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...common.config import RunConfig
-from ...common.methods import METHODS
-from ...server.scores import points, score
-from ..results import ANSWERS, Evaluated, Run
-from ..summary import notes
+from ...common.adapter.methods import METHODS
+from ...common.analysis.scores import points, score
+from ...common.settings.run_config import RunConfig
+from ...server.run.reader import ANSWERS, Evaluated, Run
+from ..report.summary import notes
 from .source import Source
 
 SETTINGS = (

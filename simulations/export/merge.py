@@ -19,12 +19,12 @@ from transformers import PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from ...client.learner.files import file_hash
-from ...client.learner.loading import load_base, load_tokenizer
-from ...client.learner.model import attach
-from ...common.adapter import Adapter
+from ...client.learner.models.adapted_model import attach
+from ...client.learner.models.base_model import load_base, load_tokenizer
+from ...client.learner.models.model_files import file_hash
+from ...common.adapter.adapter import Adapter
 from ...common.errors import ConfigError, RunError
-from ..virtual import resolve_model
+from ..engine.simulated_clients import resolve_model
 from .probes import Difference, difference, logits, texts, token_ids
 from .source import Source
 

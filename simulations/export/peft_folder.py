@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
-from ...common.adapter import Adapter
+from ...common.adapter.adapter import Adapter
+from ...common.adapter.peft_files import CLOSE, CONFIG, SCHEMA, VECTOR, WEIGHTS, write_peft
 from ...common.errors import RunError
-from ...common.files import write_atomic
-from ...common.peft_files import CLOSE, CONFIG, SCHEMA, VECTOR, WEIGHTS, write_peft
+from ...common.storage.atomic import write_atomic
 from .source import BaseModel
 
 LARGEST_VLLM_RANK = 512

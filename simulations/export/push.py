@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...common.errors import ConfigError, RunError
-from .folder import RECORD
+from .output_folder import RECORD
 
 TOKEN = "HF_TOKEN"
 NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")

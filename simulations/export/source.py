@@ -6,13 +6,13 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...common.adapter import Adapter
-from ...common.config import RunConfig
+from ...common.adapter.adapter import Adapter
+from ...common.adapter.peft_files import CONFIG, SCHEMA, read_peft
+from ...common.analysis.scores import score
 from ...common.errors import ConfigError
-from ...common.peft_files import CONFIG, SCHEMA, read_peft
-from ...server.scores import score
-from ...server.store import Store
-from ..results import Run
+from ...common.settings.run_config import RunConfig
+from ...server.run.reader import Run
+from ...server.run.store import Store
 
 BUILT_IN = ("builtin", "builtin-split")
 

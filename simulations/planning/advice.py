@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ...common.config import RunConfig, Value
+from ...common.settings.run_config import RunConfig, Value
 
 Values = dict[str, Value]
 Turn = Callable[[RunConfig], Values | None]

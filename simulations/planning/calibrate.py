@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from tempfile import TemporaryDirectory
 
-from ...common.adapter import Adapter
-from ...common.config import RunConfig, Value
-from ...common.protocol import TrainTask
-from ..virtual import simulated_learner
-from .work import Speed
+from ...common.adapter.adapter import Adapter
+from ...common.messages.messages import TrainTask
+from ...common.settings.run_config import RunConfig, Value
+from ..engine.simulated_clients import simulated_learner
+from .workload import Speed
 
 MEASURED_STEPS = 2
 

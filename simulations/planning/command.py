@@ -13,9 +13,9 @@ from typing import Annotated
 
 import typer
 
-from ...common.cli_options import Format, FormatOption, say
-from ...common.config import RunConfig, Value, parse_override
+from ...common.cli.options import Format, FormatOption, say
 from ...common.errors import ConfigError
+from ...common.settings.run_config import RunConfig, Value, parse_override
 
 UNITS = {"": 1, "MB": 10**6, "GB": 10**9, "MIB": 1 << 20, "GIB": 1 << 30}
 
@@ -50,10 +50,10 @@ def plan(
       fedgrpo plan builtin --cpu --calibrate            loads the model and times a few steps
       fedgrpo plan gsm8k --gpu 24GB --format json
     """
-    from ..runner import scenario as read
+    from ..engine.runner import scenario as read
     from .plan import make_plan
     from .view import print_plan
-    from .work import Speed
+    from .workload import Speed
 
     given: dict[str, Value | None] = {
         "simulation.clients": clients,
@@ -102,7 +102,7 @@ def _machine(config: RunConfig, gpu: str | None, *, cpu: bool):
 
 
 def _measured(config: RunConfig):
-    from ..runner import check
+    from ..engine.runner import check
     from .calibrate import calibrate
 
     check(config)

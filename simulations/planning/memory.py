@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ...common.config import RunConfig
-from ...common.methods import METHODS
-from ...common.protocol import run_schema
-from ...common.schema import AdapterSchema
+from ...common.adapter.methods import METHODS
+from ...common.adapter.schema import AdapterSchema
+from ...common.messages.messages import run_schema
+from ...common.settings.run_config import RunConfig
 from .parts import (
     ALWAYS,
     CUDA_CONTEXT,

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from ...common.config import RunConfig
-from ..runner import default_workers
-from ..virtual import client_rank
+from ...common.settings.run_config import RunConfig
+from ..engine.runner import default_workers
+from ..engine.simulated_clients import client_rank
 from .advice import Turned, proposal
 from .memory import memory_parts, vllm_needs
 from .parts import Machine, Part, peak
 from .shapes import Shape, shape_of
 from .traffic import Traffic, traffic
-from .work import Hours, Speed, Work, as_json, hours, work
+from .workload import Hours, Speed, Work, as_json, hours, work
 
 USABLE = 0.92
 """Share of a memory that a plan may fill. The rest is for the driver and what the allocator cannot use in one piece."""

@@ -11,9 +11,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import cast
 
+from ...common.adapter.schema import Module
 from ...common.errors import ConfigError
-from ...common.schema import Module
-from ..virtual import BUILTIN_POLICIES
+from ..engine.simulated_clients import BUILTIN_POLICIES
 
 KNOWN = Path(__file__).parent / "models.toml"
 FAMILIES = ("qwen2", "qwen3", "llama", "mistral")

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 from flwr.app import RecordDict
 
-from ...common import wire
-from ...common.codecs import most_bytes
-from ...common.config import RunConfig
-from ...common.methods import METHODS
-from ...common.protocol import TRAIN_METRICS, reward_metrics, run_schema
-from ...common.schema import AdapterSchema, Vector
-from ..virtual import client_rank, client_rewards
+from ...common.adapter.methods import METHODS
+from ...common.adapter.schema import AdapterSchema, Vector
+from ...common.messages import wire
+from ...common.messages.compression import most_bytes
+from ...common.messages.messages import TRAIN_METRICS, reward_metrics, run_schema
+from ...common.settings.run_config import RunConfig
+from ..engine.simulated_clients import client_rank, client_rewards
 from .shapes import Shape
 
 CHUNK, FRAME, SEPARATOR = 5 * 1024 * 1024, 78, 3

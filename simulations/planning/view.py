@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from ...common.cli_options import plain
+from ...common.cli.options import plain
 from .parts import ALWAYS, EVALUATION, SAMPLING, UPDATE
 from .plan import USABLE, Plan
 

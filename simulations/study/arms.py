@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ...common.config import RunConfig, Value
 from ...common.errors import ConfigError
+from ...common.settings.run_config import RunConfig, Value
 
 FEDERATED, CENTRAL, CENTRAL_BATCH, LOCAL, LOCAL_LONG = "federated", "central", "central-batch", "local", "local-long"
 KINDS = (FEDERATED, CENTRAL, CENTRAL_BATCH, LOCAL, LOCAL_LONG)

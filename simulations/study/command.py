@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from ...common.cli_options import Format, FormatOption
+from ...common.cli.options import Format, FormatOption
 
 
 def study(

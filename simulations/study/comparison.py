@@ -7,11 +7,11 @@ from importlib.metadata import PackageNotFoundError, version
 from statistics import fmean
 from typing import Any
 
-from ...common.config import RunConfig
-from ..intervals import Difference, Outcomes, best_of, paired_difference, worst_of
+from ...common.analysis.bootstrap import Difference, Outcomes, best_of, paired_difference, worst_of
+from ...common.settings.run_config import RunConfig
 from .arms import FEDERATED, is_local, rollouts
-from .file import Arm, Study
 from .outcomes import ArmOutcomes
+from .study_file import Arm, Study
 
 LIBRARIES = ("fedgrpo", "trl", "torch")
 DIGITS = 5

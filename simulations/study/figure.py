@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ...common.files import write_atomic
+from ...common.storage.atomic import write_atomic
 
 STYLE: Any = {
     "svg.fonttype": "none",

@@ -9,11 +9,11 @@ from statistics import fmean
 import numpy as np
 import numpy.typing as npt
 
+from ...common.analysis.bootstrap import Outcomes
 from ...common.errors import FedGRPOError, RunError
-from ..intervals import Outcomes
-from ..results import Run, accuracy
-from .cells import FINISHED, Cell
-from .file import Arm, Study
+from ...server.run.reader import Run, accuracy
+from .study_file import Arm, Study
+from .study_runs import FINISHED, Cell
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

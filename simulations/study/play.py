@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from ...common.errors import RunError
-from .cells import BUSY, FINISHED, Cell
+from .study_runs import BUSY, FINISHED, Cell
 
 LOOK_S = 0.2
 PATIENCE_S = 60.0

@@ -11,15 +11,15 @@ from typing import Any
 from rich.console import Console
 
 from ...common.errors import ConfigError
-from ...common.files import write_atomic
-from ...server.store import Store
-from .. import runner
-from .cells import FINISHED, Cell, cells_of
+from ...common.storage.atomic import write_atomic
+from ...server.run.store import Store
+from ..engine import runner
 from .comparison import compared
 from .figure import draw
-from .file import Study, read_study
 from .outcomes import gather
 from .play import play
+from .study_file import Study, read_study
+from .study_runs import FINISHED, Cell, cells_of
 from .table import markdown, print_result
 from .view import watching
 

@@ -12,11 +12,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from ...common.cli_options import say
+from ...common.cli.options import say
 from ...common.errors import FedGRPOError
-from ..results import Run, accuracy
-from .cells import FINISHED, Cell
+from ...server.run.reader import Run, accuracy
 from .play import Progress
+from .study_runs import FINISHED, Cell
 
 
 @contextmanager

@@ -14,19 +14,19 @@ pytest.importorskip(
 )
 
 import torch  # noqa: E402
-from fedgrpo.client.learner.data import Problem  # noqa: E402
-from fedgrpo.client.learner.evaluate import prompt_texts  # noqa: E402
-from fedgrpo.client.learner.loading import Base  # noqa: E402
-from fedgrpo.client.learner.resident import ClientData, ResidentLearner, ResidentModel, prepare_process  # noqa: E402
+from fedgrpo.client.learner.data.problems import Problem  # noqa: E402
+from fedgrpo.client.learner.models.base_model import Base  # noqa: E402
 from fedgrpo.client.learner.rewards import load_rewards  # noqa: E402
 from fedgrpo.client.learner.samplers import Sampling  # noqa: E402
 from fedgrpo.client.learner.samplers.own_model import OwnModelSampler  # noqa: E402
-from fedgrpo.client.learner.watcher import Watcher  # noqa: E402
-from fedgrpo.common.adapter import Adapter  # noqa: E402
-from fedgrpo.common.config import RunConfig  # noqa: E402
-from fedgrpo.common.protocol import TrainTask  # noqa: E402
+from fedgrpo.client.learner.training.evaluate import prompt_texts  # noqa: E402
+from fedgrpo.client.learner.training.local_learner import ClientData, ResidentLearner, ResidentModel, prepare_process  # noqa: E402
+from fedgrpo.client.learner.training.watcher import Watcher  # noqa: E402
+from fedgrpo.common.adapter.adapter import Adapter  # noqa: E402
+from fedgrpo.common.messages.messages import TrainTask  # noqa: E402
+from fedgrpo.common.settings.run_config import RunConfig  # noqa: E402
 from fedgrpo.simulations.builtin import world  # noqa: E402
-from fedgrpo.simulations.virtual import BUILTIN_POLICY  # noqa: E402
+from fedgrpo.simulations.engine.simulated_clients import BUILTIN_POLICY  # noqa: E402
 
 PROBLEMS: list[Problem] = [worked.problem() for worked in world.problems("train", 40, 0)]
 SAMPLING = Sampling(max_tokens=40, temperature=1.0, seed=4)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from ..answers import final_answer
+from ..data.answers import final_answer
 
 NO_SECOND = r"(?![\w'])(?!\s*(?:or|and|/|,|&|或|和|、)\s*\(?[A-J]\b)"
 """Nothing that makes it a word (`A` in `Answer`, `I'm`), and no second letter: `A or B` chooses nothing."""

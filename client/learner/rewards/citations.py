@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..answers import final_answer
+from ..data.answers import final_answer
 from .columns import column, from_json
 
 CITED = re.compile(r"\[([^\[\]\n]{1,64})\]")

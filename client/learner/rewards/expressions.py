@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..answers import final_answer
+from ..data.answers import final_answer
 from .columns import library
 
 SCRIPT = Path(__file__).parent / "math_worker.py"

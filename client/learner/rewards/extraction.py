@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ..answers import final_answer, same_answer
+from ..data.answers import final_answer, same_answer
 from .columns import column, from_json, library, same_value
 
 FENCE = re.compile(r"```(?:json)?[ \t]*\n(.*?)```", re.DOTALL)

@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from decimal import Decimal
 
-from ..answers import NUMBER, as_number, final_answer, same_answer
+from ..data.answers import NUMBER, as_number, final_answer, same_answer
 
 TAGS = ("<reasoning>", "</reasoning>", "<answer>", "</answer>")
 MARKS = ("<reasoning>\n", "\n</reasoning>\n", "\n<answer>\n", "\n</answer>")

@@ -22,7 +22,7 @@ from types import ModuleType
 from typing import Any
 
 from ....common.errors import ConfigError, FedGRPOError, RewardError
-from ..answers import last_said
+from ..data.answers import last_said
 from .catalogue import FUNCTIONS, SETS
 
 RewardFunction = Callable[..., Sequence[float | None]]

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from ..answers import final_answer
+from ..data.answers import final_answer
 from ..sandbox import Outcome, Returned, call, require
 from .columns import from_json, same_value
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import sys
 
-from ....common.config import RunConfig
-from ....common.schema import AdapterSchema
-from ..loading import Base
-from ..model import AdaptedModel
+from ....common.adapter.schema import AdapterSchema
+from ....common.settings.run_config import RunConfig
+from ..models.adapted_model import AdaptedModel
+from ..models.base_model import Base
 from . import Sampler
-from .hot_adapter import HotAdapter, vllm_rank
+from .adapter_folder import HotAdapter, vllm_rank
 from .own_model import OwnModelSampler
-from .scratch import scratch_folder
 from .server_process import own_server
+from .temp_folder import scratch_folder
 from .vllm_engine import Serving, VllmEngine
 from .vllm_server import VllmServer
 

@@ -10,7 +10,7 @@ from transformers import GenerationConfig, set_seed
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from ....common.errors import ConfigError
-from ..model import AdaptedModel
+from ..models.adapted_model import AdaptedModel
 from . import Sampled, Sampling
 
 

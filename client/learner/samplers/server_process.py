@@ -13,8 +13,8 @@ from pathlib import Path
 import httpx
 
 from ....common.errors import SamplerError
-from . import keeper
-from .scratch import scratch_folder
+from . import child_guard
+from .temp_folder import scratch_folder
 from .vllm_engine import ON_CPU, Serving
 
 START_S = 900.0
@@ -62,7 +62,7 @@ class ServerProcess:
         environment.pop("VLLM_API_KEY", None)  # nobody but this account reaches the socket
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [sys.executable, keeper.__file__, python, "-m", MODULE, *_options(serving, socket)],
+                [sys.executable, child_guard.__file__, python, "-m", MODULE, *_options(serving, socket)],
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,

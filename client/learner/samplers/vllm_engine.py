@@ -13,7 +13,7 @@ from typing import Any
 from ....common.errors import ConfigError, SamplerError
 from ....common.seeds import derived_seed
 from . import Sampled, Sampling
-from .hot_adapter import HotAdapter, cache_salt
+from .adapter_folder import HotAdapter, cache_salt
 
 NUMBERS = itertools.count(1)
 QUIET = {

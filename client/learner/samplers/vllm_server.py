@@ -14,7 +14,7 @@ import httpx
 from ....common.errors import SamplerError
 from ....common.seeds import derived_seed
 from . import Sampled, Sampling
-from .hot_adapter import HotAdapter, cache_salt
+from .adapter_folder import HotAdapter, cache_salt
 from .server_process import ServerProcess
 
 ANSWER_S = 3600.0

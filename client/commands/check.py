@@ -1,0 +1,147 @@
+"""`fedgrpo client check`: everything that could fail later, tried now, with figures."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from ...common.cli.options import plain
+from ...common.errors import FedGRPOError
+from ...common.settings.run_config import RunConfig
+from ..learner import Learner
+from ..organisation.settings import Site
+from .dry_run import Leaving, allowed_run, rehearse
+from .status_view import fields_table
+
+
+@dataclass(slots=True)
+class Sample:
+    """A real completion of one of the organisation's prompts, with what each reward pays for it."""
+
+    question: str
+    completion: str
+    rewards: dict[str, float | None]
+
+
+@dataclass(slots=True)
+class Checked:
+    """What was found. Prompts and completions in it stay on this machine."""
+
+    site: Site
+    steps: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+    """What was tried, and what it showed."""
+    problems: list[str] = field(default_factory=list[str])
+    samples: list[Sample] = field(default_factory=list[Sample])
+    leaving: list[Leaving] = field(default_factory=list[Leaving])
+
+    def as_json(self) -> dict[str, Any]:
+        """For machines; without prompts and completions."""
+        return {
+            "file": str(self.site.file),
+            "ok": not self.problems,
+            "problems": self.problems,
+            "steps": dict(self.steps),
+            "rewards": [asdict(sample)["rewards"] for sample in self.samples],
+            "leaving": dict(self.leaving),
+        }
+
+
+def check(site: Site, scenario: RunConfig | None, samples: int) -> Checked:
+    """Try data, rewards, model, policy and messages, in this order; stops at the first that cannot work."""
+    found = Checked(site)
+    try:
+        _try_all(found, scenario, samples)
+    except FedGRPOError as error:
+        found.problems.append(str(error))
+    return found
+
+
+def guarded(site: Site, config: RunConfig) -> Learner:
+    """The organisation's learner for a run, in this process."""
+    from ..learner.service.organisation_learner import SiteLearner
+
+    return SiteLearner(site).learner(config)
+
+
+def _try_all(found: Checked, scenario: RunConfig | None, samples: int) -> None:
+    from ..learner.service.organisation_learner import SiteLearner
+
+    site = found.site
+    here = SiteLearner(site)
+    found.steps.append(("data", f"{len(here.train)} problems to train on, {len(here.held_out)} held out"))
+    if len(here.held_out) < site.policy.min_class_problems and site.policy.evaluate:
+        found.problems.append(
+            f"{len(here.held_out)} held-out problems are fewer than policy.min-class-problems = "
+            f"{site.policy.min_class_problems}, so no counts of yours would leave. {_how_to_have_more(here)}, or "
+            "set policy.evaluate = false."
+        )
+    found.steps.append(("rewards", ", ".join(f"{r.name} (weight {r.weight:g})" for r in here.rewards)))
+    found.steps.append(("trackers", "; ".join(map(str, site.settings.tracking.uses)) or "none"))
+    started = time.perf_counter()
+    base = here.base("auto")
+    seconds = time.perf_counter() - started
+    found.steps.append(("base model", f"{here.folder}, loaded in {seconds:.1f} s, SHA-256 {base.sha256}"))
+    config = scenario or allowed_run(site)
+    learner = here.learner(config)
+    can = here.unguarded_capabilities()
+    found.steps.append(("machine", _machine(can.device, can.memory_bytes, can.tokens_per_second)))
+    found.steps.append(
+        ("adapter", f"{can.schema.size:,} trained parameters, {can.schema.size * 4 / 1e6:.2f} MB a round")
+    )
+    _sample(found, here, samples)
+    found.steps.append(("policy", "allows the run of --scenario" if scenario else "allows a run such as assumed here"))
+    found.leaving += list(rehearse(site, learner, config))
+
+
+def _how_to_have_more(here: Any) -> str:
+    """A larger share is advice only where one helps and leaves something to train on."""
+    share = 1.3 * here.site.policy.min_class_problems / (len(here.train) + len(here.held_out))
+    return (
+        f"Raise data.held-out-share to {share:.2f} or more, give more problems"
+        if share <= 0.9
+        else "Give more problems"
+    )
+
+
+def _machine(device: str, memory: int, speed: float) -> str:
+    return f"{device}, {memory / 1e9:.1f} GB, {speed:,.0f} tokens per second in a training step's batch"
+
+
+def _sample(found: Checked, here: Any, count: int) -> None:
+    """Sample completions of real prompts, and score them with the organisation's rewards."""
+    for problem, text in here.sample(count):
+        row = problem.row(found.site.settings.prompt.system)
+        columns = {key: [value] for key, value in row.items() if key != "prompt"}
+        chat = [[{"role": "assistant", "content": text}]]
+        paid = {
+            r.name: r(prompts=[row["prompt"]], completions=chat, completion_ids=[[0]], **columns)[0]
+            for r in here.rewards
+        }
+        found.samples.append(Sample(problem.question, text, paid))
+
+
+def show(found: Checked) -> None:
+    """Print what was found."""
+    console = Console(highlight=False)
+    steps = Table("tried", "found", box=None, pad_edge=False)
+    for name, what in found.steps:
+        steps.add_row(name, plain(what))
+    console.print(steps)
+    for sample in found.samples:
+        console.rule("a prompt of yours, and what the model makes of it now", style="dim")
+        console.print(sample.question, style="dim", markup=False)
+        console.print(sample.completion.strip() or "(nothing)", markup=False)
+        paid = (f"{name} {'–' if r is None else format(r, 'g')}" for name, r in sample.rewards.items())
+        console.print(plain("  ".join(paid)))
+    for kind, fields in found.leaving:
+        console.rule(f"would leave in answer to {kind}", style="dim")
+        console.print(fields_table(fields))
+    if found.problems:
+        for problem in found.problems:
+            console.print("[red]Not ready:[/red]", *map(plain, problem.splitlines()), sep="\n")
+    else:
+        console.print(f"Ready. Nothing was sent. Join: fedgrpo client up {found.site.file}")

@@ -1,0 +1,187 @@
+"""The commands of an organisation's engineer: `fedgrpo client ...`, and `fedgrpo learner`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ...common.cli import keys
+from ...common.cli.options import Format, FormatOption, say
+from ...common.errors import ConfigError
+from ...common.settings.run_config import load_scenario
+from ...common.storage.jsonl import read_lines
+from ..organisation.settings import Site
+
+client = typer.Typer(
+    help="Take part in a federation: write the organisation's file, check it, join, show what left.",
+    no_args_is_help=True,
+)
+FileArgument = Annotated[Path, typer.Argument(help="The organisation's file.")]
+ScenarioOption = Annotated[
+    Path | None, typer.Option("--scenario", help="The run's settings, as the operator submits them.")
+]
+TEMPLATE = Path(__file__).parent.parent / "organisation" / "organisation.toml.template"
+
+
+@client.command("init")
+def init(
+    file: FileArgument,
+    name: Annotated[str | None, typer.Option(help="The organisation's name; default: the file's.")] = None,
+    data: Annotated[str, typer.Option(help="Its data: .jsonl, .parquet, .csv or hub:NAME:SPLIT.")] = "problems.jsonl",
+    model: Annotated[str, typer.Option(help="The base model: builtin, or a Hub name.")] = "builtin",
+    superlink: Annotated[str, typer.Option(help="HOST:PORT of the operator's gateway.")] = "",
+) -> None:
+    """Write an organisation's file with comments, and its node's key beside it.
+
+    [bold]Example[/bold]
+
+      fedgrpo client init clinic.toml --name clinic-a --data questions.csv --superlink fed.example.org:8000
+    """
+    from ..learner.models.model_files import built_in_model, file_hash, model_folder
+    from ..organisation.settings import NAME
+
+    name = name or file.stem
+    if not NAME.fullmatch(name):
+        raise ConfigError(f"--name {name!r} must be at most 64 English letters, digits, dots and hyphens.")
+    known = built_in_model(model) or (model_folder(model) if Path(model).is_dir() else None)
+    values = {"name": name, "train": data, "model": model, "superlink": superlink}
+    values = {key: json.dumps(value, ensure_ascii=False) for key, value in values.items()}
+    sha256 = file_hash(known) if known else ""
+    text = TEMPLATE.read_text(encoding="utf-8").format(**values, key=name, sha256=sha256)
+    keys.write_new(file, text.encode())
+    try:
+        Site.read(file)
+    except ConfigError:
+        file.unlink()
+        raise
+    public = keys.make_node(file.parent / f"{name}.key")
+    print(
+        f"Made {file} and the node's key.\n"
+        f"1. Edit {file}: data, prompt, rewards, policy.\n"
+        f"2. Check it: fedgrpo client check {file}\n"
+        f"3. Send {public} to the operator; put their ca.crt beside {file}.\n"
+        f"   Fingerprint of your key: {keys.fingerprint(public)}\n"
+        f"4. Join: fedgrpo client up {file}"
+    )
+
+
+@client.command("check")
+def check(
+    file: FileArgument,
+    scenario: ScenarioOption = None,
+    samples: Annotated[int, typer.Option(help="Real completions to sample and score.")] = 4,
+    output: FormatOption = Format.text,
+) -> None:
+    """Try everything before joining: data, rewards on real completions, model, speed, policy, and what would leave.
+
+    Nothing is sent. Prompts and completions are printed on this terminal only.
+
+    [bold]Examples[/bold]
+
+      fedgrpo client check clinic.toml
+      fedgrpo client check clinic.toml --scenario run.toml      against the run the operator announced
+    """
+    from . import check as checks
+
+    site = Site.read(file)
+    found = checks.check(site, load_scenario(scenario) if scenario else None, samples)
+    if output is Format.json:
+        print(json.dumps(found.as_json()))
+    else:
+        checks.show(found)
+    if found.problems:
+        raise typer.Exit(1)
+
+
+@client.command("up")
+def up(
+    file: FileArgument,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Record what would leave, and send error codes only.")
+    ] = False,
+) -> None:
+    """Join the federation: start the learner, then the SuperNode; start again what dies. Ctrl-C ends them.
+
+    [bold]Example[/bold]
+
+      fedgrpo client up clinic.toml
+    """
+    from .processes import run_client
+
+    site = Site.read(file)
+    say(f"{site.name} joins {site.settings.flower.superlink}; logs in {site.folder / 'logs'}")
+    run_client(site, say, dry_run=dry_run)
+
+
+@client.command("status")
+def status(
+    file: FileArgument,
+    lines: Annotated[int, typer.Option(help="Log lines to show.")] = 10,
+    output: FormatOption = Format.text,
+) -> None:
+    """Show what the learner is doing, the end of its log, and when something last left."""
+    from .processes import learner_status
+    from .status_view import print_status
+
+    site = Site.read(file)
+    left = read_lines(site.egress_record)
+    log = site.folder / "logs" / "learner.log"
+    tail = log.read_text(errors="replace").splitlines()[-lines:] if log.exists() else []
+    found = learner_status(site.socket)
+    if output is Format.json:
+        print(json.dumps({"learner": found, "log": tail, "messages_left": len(left), "last": left[-1:] or None}))
+    else:
+        print_status(site, found, tail, left)
+
+
+@client.command("egress")
+def egress(
+    file: FileArgument,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Train one round here and show what would leave.")] = False,
+    scenario: ScenarioOption = None,
+    last: Annotated[int, typer.Option(help="Messages to show.")] = 5,
+    output: FormatOption = Format.text,
+) -> None:
+    """Show what left this organisation, field by field: name, type, bytes, SHA-256, norm, where to.
+
+    [bold]Examples[/bold]
+
+      fedgrpo client egress clinic.toml
+      fedgrpo client egress clinic.toml --dry-run --scenario run.toml     before anything has left
+    """
+    from ..relay.egress import EgressGate
+    from .status_view import print_egress
+
+    site = Site.read(file)
+    if dry_run:
+        from . import check as checks
+        from .dry_run import allowed_run, rehearse
+
+        config = load_scenario(scenario) if scenario else allowed_run(site)
+        list(rehearse(site, checks.guarded(site, config), config))
+        last = 3
+    record = EgressGate(site, dry_run).record
+    entries = read_lines(record)
+    if output is Format.json:
+        print(json.dumps({"record": str(record), "messages": entries[-last:], "total": len(entries)}))
+    else:
+        print_egress(record, entries, last)
+
+
+def learner(file: FileArgument) -> None:
+    """Run the learner alone: model, data and rewards in their own process, behind a Unix socket.
+
+    `fedgrpo client up` starts it. Run it yourself under another account, or from another environment: it needs torch,
+    TRL and PEFT, and does not need flwr.
+    """
+    from ..learner.service.daemon import serve
+
+    line = "%(asctime)s.%(msecs)03d %(levelname)s %(message)s"
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format=line, datefmt="%F %T")
+    logging.getLogger("fedgrpo").setLevel(logging.INFO)
+    serve(Site.read(file))

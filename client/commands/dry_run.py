@@ -1,0 +1,68 @@
+"""What would leave this organisation in a run: the real messages, made by the real learner, recorded and not sent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ...common.adapter.adapter import Adapter
+from ...common.errors import PolicyError
+from ...common.messages import wire
+from ...common.messages.compression import rounded
+from ...common.settings.run_config import RunConfig
+from ..learner import Learner
+from ..main import evaluated, joining, trained
+from ..organisation.settings import Site
+from ..relay.egress import EgressGate, fields_of
+from ..relay.error_codes import code_of
+
+Leaving = tuple[str, list[dict[str, object]]]
+"""(what it answers, the fields that would leave)."""
+
+
+def rehearse(site: Site, learner: Learner, config: RunConfig) -> Iterator[Leaving]:
+    """Join, train the first round, evaluate: yields what each would send. Everything passes the gate, unsent."""
+    gate = EgressGate(site, dry_run=True)
+    start = Adapter.initial(learner.capabilities().schema)
+    place = {"federation": "rehearsal", "round": 1, "attempt": 1, "nonce": "0" * 16, "position": 0, "last-refusal": ""}
+    place |= {"counted-round": 0, "counted-attempt": 0}
+    header = {**place, "schema-sha256": start.schema.sha256, "config-sha256": config.sha256}
+    task = wire.pack(header, array=wire.packed(rounded(start.vector, config.compression.down), config.compression.down))
+    evaluation = {"temperature": config.evaluation.temperature, "against": ""}
+    for kind, answer in (
+        ("query.join", lambda: joining(learner)),
+        ("train", lambda: trained(learner, wire.header_of(task), task, config)),
+        ("evaluate", lambda: evaluated(learner, {**wire.header_of(task), **evaluation}, task, config)),
+    ):
+        try:
+            content = answer()
+        except PolicyError as error:
+            content = wire.pack({"error": code_of(error)})
+        gate.release(content, kind)
+        yield kind, list(fields_of(content))
+
+
+def allowed_run(site: Site) -> RunConfig:
+    """A run as large as the organisation's policy allows, where nobody has said which run is meant."""
+    policy, usual = site.policy, RunConfig()
+    step = min(usual.grpo.per_device_train_batch_size, policy.max_completions_per_step)
+    size = max(1, min(usual.grpo.num_generations, policy.max_generations, step))
+    wanted = {
+        "model.name": site.settings.model.name,
+        "adapter.rank": max(1, min(usual.adapter.rank, policy.max_rank)),
+        "adapter.alpha": max(1, min(usual.adapter.alpha, policy.max_alpha)),
+        "aggregation.method": usual.aggregation.method
+        if not policy.methods or usual.aggregation.method in policy.methods
+        else policy.methods[0],
+        "adapter.target-modules": ",".join(policy.target_modules) or usual.adapter.target_modules,
+        "federation.rounds": max(1, min(usual.federation.rounds, policy.max_rounds)),
+        "federation.min-clients": max(usual.federation.min_clients, policy.min_members),
+        "federation.min-updates": max(usual.federation.min_updates, policy.min_members),
+        "train.steps-per-round": max(1, min(usual.train.steps_per_round, policy.max_steps_per_round)),
+        "grpo.learning-rate": min(usual.grpo.learning_rate, policy.max_learning_rate) or usual.grpo.learning_rate,
+        "grpo.num-generations": size,
+        "grpo.per-device-train-batch-size": max(size, step // size * size),
+        "grpo.max-completion-length": max(1, min(usual.grpo.max_completion_length, policy.max_new_tokens)),
+        "evaluation.batch-size": max(1, min(usual.evaluation.batch_size, policy.max_completions_per_step)),
+        "aggregation.weights": "uniform" if "groups/*" not in policy.metrics else usual.aggregation.weights,
+    }
+    return usual.with_values(wanted)

@@ -1,0 +1,81 @@
+"""What `fedgrpo client up` runs: the learner, then Flower's SuperNode."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from threading import Event
+
+import httpx
+
+from ...common.cli.supervisor import Service, environment, free_ports, supervise, tool
+from ...common.errors import ConfigError
+from ..organisation.settings import Site
+
+LEARNER_TIMEOUT_S = 600.0
+HINTS = {
+    "[code: 2004]": "the server does not take this node. Either it was online until a moment ago, and Flower holds its "
+    "place for some 70 s; or the operator has not registered its key: send them {key}.pub, they run "
+    "fedgrpo keys register FOLDER {file}.pub --name {name}",
+}
+ADVICE = {
+    "[code: 2001]": "this server wants a registered key. Set flower.key to the one made for this node.",
+    "CERTIFICATE_VERIFY_FAILED": "the server's certificate is not of the CA in flower.root-certificates, or not for "
+    "the host in flower.superlink. Ask the operator for the right ca.crt and compare: fedgrpo keys show ca.crt",
+    "Exit Code: 606": "server and client have different versions of Flower. Install the fedgrpo the operator has.",
+}
+
+
+def run_client(site: Site, say: Callable[[str], None], *, dry_run: bool = False, stopped: Event | None = None) -> None:
+    """Run the organisation's learner and SuperNode until a signal ends them.
+
+    Raises:
+        ConfigError: the way to the federation is not set, or this client is up already.
+        RunError: a process cannot run; says what to do.
+    """
+    for key, value in (("superlink", site.settings.flower.superlink), ("key", site.settings.flower.key)):
+        if not value:
+            raise ConfigError(f"{site.file}: flower.{key} is empty, so there is no way to the federation.")
+    for key, text in (("root-certificates", site.settings.flower.root_certificates), ("key", site.settings.flower.key)):
+        if not site.path(text).is_file():
+            raise ConfigError(f"{site.file}: flower.{key} is {site.path(text)}, which is no file.")
+    site.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    services = [learner_service(site), supernode_service(site, dry_run=dry_run)]
+    supervise(services, site.folder / ".client.lock", say, stopped)
+
+
+def learner_service(site: Site) -> Service:
+    """The learner, in its own environment if the organisation's file names one."""
+    own = site.settings.learner.python
+    python = str(site.path(own)) if own else sys.executable
+    command = [python, "-m", "fedgrpo.common.cli.main", "learner", str(site.file)]
+    hopeless = {"fedgrpo: ": f"`fedgrpo client check {site.file}` says more."}
+    log = site.folder / "logs" / "learner.log"
+    ready = lambda: bool(learner_status(site.socket).get("ready"))  # noqa: E731
+    return Service("learner", command, log, {}, ready, ready_timeout_s=LEARNER_TIMEOUT_S, hopeless=hopeless)
+
+
+def supernode_service(site: Site, *, dry_run: bool) -> Service:
+    """Flower's SuperNode, whose ClientApp finds the organisation's file through the node's configuration."""
+    flower = site.settings.flower
+    node_config = f"config-path={json.dumps(str(site.file))}" + " dry-run=true" * dry_run
+    (port,) = free_ports(1)
+    command = [tool("flower-supernode"), "--superlink", flower.superlink, "--port", str(port)]
+    command += ["--root-certificates", str(site.path(flower.root_certificates))]
+    command += ["--auth-supernode-private-key", str(site.path(flower.key)), "--node-config", node_config]
+    names = {"key": site.path(flower.key), "file": site.path(flower.key).name, "name": site.name}
+    advice = {mark: text.format(**names) for mark, text in ADVICE.items()}
+    hints = {mark: text.format(**names) for mark, text in HINTS.items()}
+    env = {**environment(), "FLWR_HOME": str(site.folder / "flwr")}
+    return Service("SuperNode", command, site.folder / "logs" / "supernode.log", env, hopeless=advice, hints=hints)
+
+
+def learner_status(socket: Path) -> dict[str, object]:
+    """What the learner says of itself; empty where none answers."""
+    try:
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(socket)), timeout=5) as http:
+            return dict(http.get("http://learner/v1/status").json())
+    except (httpx.HTTPError, OSError, ValueError):
+        return {}

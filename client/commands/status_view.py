@@ -1,0 +1,65 @@
+"""`fedgrpo client status` and `egress` on a terminal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from rich.console import Console
+from rich.table import Table
+
+from ...common.cli.options import plain
+from ...common.storage.jsonl import Entry
+from ..organisation.settings import Site
+
+
+def print_status(site: Site, learner: dict[str, object], log: list[str], left: list[Entry]) -> None:
+    """What the learner does, the end of its log, and when something last left."""
+    console = Console(highlight=False)
+    if not learner:
+        console.print(f"{site.name}: no learner answers on {site.socket}. Start it: fedgrpo client up {site.file}")
+    else:
+        job = cast("dict[str, Any]", learner["job"])
+        doing = f"{job['kind']}, step {job['step']} of {job['steps']}, {job['seconds']} s" if job else "waiting"
+        state = "model loaded" if learner["ready"] else "loading the model"
+        console.print(f"{site.name}: learner {learner['pid']}, {state}, {doing}")
+    for line in log:
+        console.print(f"  {line}", style="dim", markup=False)
+    left = [entry for entry in left if entry.get("sent")]
+    if left:
+        last = left[-1]
+        when = time.strftime("%F %T", time.localtime(float(cast(float, last["time"]))))
+        console.print(f"{len(left)} messages have left, the last at {when} in answer to {last['answers']}")
+
+
+def print_egress(record: Path, entries: list[Entry], last: int) -> None:
+    """The last messages, field by field."""
+    console = Console(highlight=False)
+    for entry in entries[-last:] if last else []:
+        when = time.strftime("%F %T", time.localtime(float(cast(float, entry["time"]))))
+        way = "sent to" if entry["sent"] else "NOT SENT, would go to"
+        head = f"{when}  answer to {entry['answers']}  {way} {entry['to']}  {entry['bytes']} bytes"
+        console.rule(plain(head), style="dim")
+        console.print(fields_table(cast("list[dict[str, Any]]", entry["fields"])))
+    console.print(f"{len(entries)} messages are in {record}")
+
+
+def fields_table(fields: Iterable[Mapping[str, Any]]) -> Table:
+    """One row per field. A long value is cut at the edge of the terminal; `--format json` has it whole."""
+    rows = [_cells(f) for f in fields]
+    table = Table(box=None, pad_edge=False)
+    for number, name in enumerate(("field", "type", "bytes", "SHA-256")):
+        width = max([len(name), *(len(row[number]) for row in rows)])
+        table.add_column(name, no_wrap=True, min_width=width)
+    table.add_column("norm or value", no_wrap=True, overflow="ellipsis")
+    for row in rows:
+        table.add_row(*map(plain, row))
+    return table
+
+
+def _cells(f: Mapping[str, Any]) -> tuple[str, str, str, str, str]:
+    kind = f"{f['type']}{f['shape']}" if "shape" in f else str(f["type"])
+    value = f"norm {f['norm']:.4g}" if "norm" in f else str(f.get("value", "(long)"))
+    return str(f["name"]), kind, str(f["bytes"]), str(f["sha256"])[:8], value

@@ -1,0 +1,4 @@
+"""Base models and their adapters: finding, loading, adapting.
+
+Training them belongs to `training`. The only place with PEFT and Unsloth.
+"""

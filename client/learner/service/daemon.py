@@ -1,0 +1,273 @@
+"""The learner's process: HTTP over a Unix socket that only its owner may use.
+
+POST   /v1/jobs           a frame that says kind, settings and task; answers {"job": KEY}
+GET    /v1/jobs/KEY       waits up to ?wait= seconds; 200 the result's frame, 202 progress, 409 an error's code
+DELETE /v1/jobs/KEY       nobody waits for it any more
+GET    /v1/status         what the learner is doing: counts and times, no text of the organisation's
+
+The socket's file permissions are the guard. What goes out over it is what `guard.GuardedLearner` lets out: a relay, or
+whatever else runs under the SuperNode's account, gets no more than the server may have.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import grp
+import logging
+import os
+import socket
+import stat
+import threading
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from ....common import __version__
+from ....common.cli.http import read_body
+from ....common.errors import ConfigError, ProtocolError
+from ....common.messages.frames import MAX_FIELDS_BYTES, VERSION, Frame
+from ...organisation.settings import Site
+from ...relay.error_codes import code_of
+from .jobs import BusyError, Desk, Job
+from .organisation_learner import SiteLearner
+
+LOGGER = logging.getLogger("fedgrpo.learner")
+MAX_WAIT_S = 30.0
+LOOK_S = 0.05
+BODY_TIMEOUT_S = 120.0
+
+
+def serve(site: Site) -> None:
+    """Serve until a signal ends it.
+
+    Raises:
+        ConfigError: another learner is at work in the folder, or something in the organisation's file is wrong.
+    """
+    prepare_folder(site)
+    with _only_one(site.folder):
+        learner = SiteLearner(site)
+        try:
+            serve_jobs(site, learner)
+        finally:
+            learner.tracking.close()
+
+
+class DoesJobs(Protocol):
+    """What the service needs of a learner."""
+
+    site: Site
+    ready: bool
+
+    @property
+    def identity(self) -> str:
+        """What a result depends on besides the request: results of another identity are not taken from the cache."""
+        ...
+
+    @property
+    def task_bytes(self) -> int:
+        """Bytes of the adapter that comes with each task; 0 where that is not known yet."""
+        ...
+
+    def do(self, job: Job) -> Frame:
+        """Do a job."""
+        ...
+
+
+def serve_jobs(site: Site, learner: DoesJobs, stop: threading.Event | None = None) -> None:
+    """Serve a learner's jobs on the organisation's socket until a signal, or `stop`, ends it.
+
+    Raises:
+        Exception: what kept the learner from loading its model.
+    """
+    prepare_folder(site)
+    desk = Desk(learner.do, site.folder / "cache", learner.identity)
+    with _listening(site) as listener:
+        config = uvicorn.Config(
+            _application(desk, learner), log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=2
+        )
+        server = uvicorn.Server(config)
+        LOGGER.info("%s listens on %s", site.name, site.socket)
+        loading = desk.submit(Frame({"kind": "warm-up"}).pack())
+        threading.Thread(target=_end_if_it_fails, args=(desk, loading, server), daemon=True).start()
+        if stop is not None:
+            threading.Thread(target=_end_when, args=(stop, server), daemon=True).start()
+        server.run(sockets=[listener])
+    if loading.error is not None:
+        raise loading.error
+
+
+def _end_when(stop: threading.Event, server: uvicorn.Server) -> None:
+    stop.wait()
+    server.should_exit = True
+
+
+def _end_if_it_fails(desk: Desk, loading: Job, server: uvicorn.Server) -> None:
+    """A learner whose model cannot be loaded is of no use, and says so by ending."""
+    while not loading.ended:
+        desk.wait(loading.key, MAX_WAIT_S)
+    server.should_exit = loading.error is not None
+
+
+def prepare_folder(site: Site) -> None:
+    """Make the organisation's folder, which only its owner may enter (and the group that may use the socket)."""
+    try:
+        site.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if site.folder.stat().st_mode & 0o007:
+            site.folder.chmod(0o700)
+        (site.folder / "logs").mkdir(exist_ok=True, mode=0o700)
+        (site.folder / "cache").mkdir(exist_ok=True, mode=0o700)
+        site.socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise ConfigError(f"Cannot make {error.filename}: {error.strerror}.") from error
+
+
+def _application(desk: Desk, learner: DoesJobs) -> Starlette:
+    started, usual = time.time(), MAX_FIELDS_BYTES + learner.site.policy.max_bytes_per_round
+
+    async def submit(request: Request) -> Response:
+        limit = max(usual, MAX_FIELDS_BYTES + learner.task_bytes)
+        try:
+            body = await asyncio.wait_for(read_body(request, limit), BODY_TIMEOUT_S)
+            if body is None:
+                return JSONResponse({"error": "too-large"}, 413)
+            job = await run_in_threadpool(desk.submit, body)
+        except (TimeoutError, ClientDisconnect):
+            return JSONResponse({"error": "header"}, 408)
+        except BusyError as error:
+            LOGGER.error("%s", error)
+            return JSONResponse({"error": "busy"}, 503)
+        except ProtocolError as error:
+            LOGGER.error("%s", error)
+            return JSONResponse({"error": code_of(error)}, 400)
+        return JSONResponse({"job": job.key})
+
+    async def look(request: Request) -> Response:
+        try:
+            seconds = min(MAX_WAIT_S, max(0.0, float(request.query_params.get("wait", "0"))))
+        except ValueError:
+            return JSONResponse({"error": "header"}, 400)
+        deadline = time.monotonic() + seconds
+        while True:
+            job = desk.look(request.path_params["key"])
+            if job is None or job.ended or time.monotonic() >= deadline or await request.is_disconnected():
+                break
+            await asyncio.sleep(LOOK_S)
+        if job is None or job.state != "done":
+            return _answer(job)
+        result = await run_in_threadpool(desk.result, job)
+        return Response(result, media_type="application/octet-stream") if result else _answer(None)
+
+    async def cancel(request: Request) -> Response:
+        desk.cancel(request.path_params["key"])
+        return JSONResponse({})
+
+    async def status(_: Request) -> Response:
+        job = desk.current()
+        about = {"version": VERSION, "fedgrpo": __version__, "organisation": learner.site.name, "pid": os.getpid()}
+        doing = {} if job is None else {"kind": job.frame.fields.get("kind"), **_progress(job)}
+        return JSONResponse({**about, "started": started, "ready": learner.ready, "job": doing})
+
+    routes = [
+        Route("/v1/jobs", submit, methods=["POST"]),
+        Route("/v1/jobs/{key}", look, methods=["GET"]),
+        Route("/v1/jobs/{key}", cancel, methods=["DELETE"]),
+        Route("/v1/status", status, methods=["GET"]),
+    ]
+    return Starlette(routes=routes)
+
+
+def _answer(job: Job | None) -> Response:
+    if job is None:
+        return JSONResponse({"error": "unknown-job"}, 404)
+    if job.error is not None:
+        return JSONResponse({"error": code_of(job.error)}, 409)
+    return JSONResponse(_progress(job), 202)
+
+
+def _progress(job: Job) -> dict[str, object]:
+    seconds = time.monotonic() - job.started if job.started else 0.0
+    return {"state": job.state, "step": job.step, "steps": job.steps, "seconds": round(seconds, 1)}
+
+
+@contextmanager
+def _only_one(folder: Path) -> Generator[None]:
+    try:
+        lock = (folder / ".learner.lock").open("w")
+    except OSError as error:
+        raise ConfigError(f"Cannot write in {folder}: {error.strerror}.") from error
+    with lock as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(f"A learner is at work in {folder} already. `fedgrpo client status` shows it.") from error
+        yield
+
+
+@contextmanager
+def _listening(site: Site) -> Generator[socket.socket]:
+    """The socket, made with its permissions: there is no moment in which others could open it."""
+    _clear_away(site.socket)
+    listener = socket.socket(socket.AF_UNIX)
+    before = os.umask(0o177)
+    try:
+        listener.bind(str(site.socket))
+    except OSError as error:
+        raise ConfigError(f"Cannot make the socket {site.socket}: {error.strerror}.") from error
+    finally:
+        os.umask(before)
+    group = site.settings.learner.socket_group
+    if group:
+        _open_to(group, site)
+    made = site.socket.stat().st_ino
+    try:
+        yield listener
+    finally:
+        listener.close()
+        if site.socket.exists() and site.socket.stat().st_ino == made:
+            site.socket.unlink()
+
+
+def _clear_away(path: Path) -> None:
+    """Remove the socket of a learner that was killed, and nothing else.
+
+    Raises:
+        ConfigError: something else is there, or a learner that answers.
+    """
+    if not path.exists() and not path.is_symlink():
+        return
+    if not stat.S_ISSOCK(path.lstat().st_mode):
+        raise ConfigError(f"learner.socket is {path}, where something else is than a socket. Give it another path.")
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(2)
+        try:
+            probe.connect(str(path))
+        except OSError:
+            path.unlink()
+            return
+    raise ConfigError(f"A learner answers on {path} already. Give this organisation another learner.socket.")
+
+
+def _open_to(group: str, site: Site) -> None:
+    """Let a group use the socket, and enter the folder it lies in."""
+    try:
+        number = grp.getgrnam(group).gr_gid
+        os.chown(site.socket, -1, number)
+        site.socket.chmod(0o660)
+        if site.socket.parent == site.folder:  # any other folder is the organisation's to open
+            os.chown(site.folder, -1, number)
+            site.folder.chmod(0o710)
+    except (KeyError, OSError) as error:
+        raise ConfigError(
+            f"Cannot open {site.socket} to the group {group} (learner.socket-group): {error}. The group must exist "
+            "and the learner's account must belong to it."
+        ) from error

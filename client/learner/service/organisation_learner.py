@@ -1,0 +1,232 @@
+"""An organisation's learner: its data, rewards and model from its own file, resident for as long as the process lives.
+
+Everything heavy is imported where it is first used, so that the socket answers within a second of the start.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import logging
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ....common.errors import ConfigError, ProtocolError, SamplerError
+from ....common.messages import frames
+from ....common.messages.frames import Frame
+from ....common.messages.messages import Capabilities
+from ....common.settings.run_config import RunConfig
+from ...organisation import policy
+from ...organisation.settings import Site
+from .. import Learner
+from ..data.problems import Problem
+from ..data.tables import fingerprint, read_site
+from ..models.backend_check import check_backend
+from ..models.model_files import built_in_model, model_folder
+from ..models.unsloth_backend import import_unsloth
+from ..rewards import Reward, load_rewards, try_rewards
+from ..tools import ToolBox, load_tools
+from .guard import GuardedLearner
+from .job_watcher import JobWatcher
+from .jobs import Job
+from .tracking import SiteTracking
+
+if TYPE_CHECKING:
+    from ..training.local_learner import Base, ResidentLearner, ResidentModel
+
+LOGGER = logging.getLogger("fedgrpo.learner")
+
+
+class SiteLearner:
+    """Does the jobs that come over the socket."""
+
+    def __init__(self, site: Site) -> None:
+        """Read data and rewards, so that what is wrong with them is found at the start.
+
+        Raises:
+            ConfigError, DataError, RewardError: the organisation's file, a data row or a reward is wrong.
+        """
+        self.site = site
+        check_backend(site.settings.backend)
+        self.tracking = SiteTracking(site)
+        self.train, self.held_out = read_site(site)
+        self.tools = site_tools(site)
+        self.rewards = site_rewards(site) + self.tools.rewards()
+        try_rewards(self.rewards, self.train[0].row(site.settings.prompt.system))
+        self.folder = site_model(site)
+        self.ready = False
+        self._base: Base | None = None
+        self._learners: dict[str, GuardedLearner] = {}
+        self._model: ResidentModel | None = None
+        self._proper: Learner | None = None
+        self._job: Job | None = None
+
+    def do(self, job: Job) -> Frame:
+        """Do a job.
+
+        Raises:
+            FedGRPOError: the policy forbids it, or it failed in a way that has a code.
+        """
+        frame, self._job = job.frame, job
+        kind = frame.get("kind", str)
+        if kind == "warm-up":
+            self.base("auto")
+            return Frame({})
+        if frame.fields.get("policy", "") not in ("", self.site.policy_sha256):
+            raise ConfigError(f"The policy in {self.site.file} has changed since the learner started. Start it again.")
+        config = replace(RunConfig().with_values(_settings(frame)), backend=self.site.settings.backend)
+        LOGGER.info("%s, round %s", kind, frame.fields.get("round", "-"))
+        try:
+            return self._done(kind, frame, self.learner(config))
+        except SamplerError:
+            self._set_aside()  # the next job starts the sampler anew
+            raise
+
+    def _done(self, kind: str, frame: Frame, learner: GuardedLearner) -> Frame:
+        match kind:
+            case "capabilities":
+                return frames.capabilities_frame(learner.capabilities())
+            case "train":
+                return frames.update_frame(learner.train(frames.train_task(frame, self.schema)))
+            case "evaluate":
+                return frames.evaluation_frame(learner.evaluate(frames.evaluate_task(frame, self.schema)))
+            case _:
+                raise ProtocolError("kind", f"there is no job {kind!r}")
+
+    @property
+    def identity(self) -> str:
+        """Hash of all that a result depends on besides the request: the organisation's file, data and reward files."""
+        digest = hashlib.sha256(repr(self.site.settings).encode())
+        digest.update(fingerprint([*self.train, *self.held_out]).encode())
+        for source in sorted({*self.tools.sources, *(reward.source for reward in self.rewards)} - {"built-in"}):
+            digest.update(Path(source).read_bytes())
+        return digest.hexdigest()
+
+    @property
+    def task_bytes(self) -> int:
+        """Bytes of the adapter that comes with each task of the run that is set up; 0 where none is."""
+        return 4 * self._model.schema.size if self._model is not None else 0
+
+    @property
+    def schema(self) -> Any:
+        """The adapter of the run that is set up."""
+        assert self._model is not None
+        return self._model.schema
+
+    def base(self, dtype: str) -> Base:
+        """The base model, loaded once; `auto` takes the type of its file."""
+        backend = self.site.settings.backend
+        import_unsloth(backend)
+        from ..models.base_model import Base
+        from ..training.local_learner import prepare_process
+
+        if self._base is None or dtype not in ("auto", self._base.dtype):
+            self._base = None  # first, so that two of them need not fit
+            started = time.perf_counter()
+            device = prepare_process(self.site.settings.model.device)
+            base = Base.load(self.folder, dtype, device, backend)
+            pinned = self.site.settings.model.sha256
+            if base.sha256 != pinned:
+                raise ConfigError(
+                    f"The base model in {self.folder} has SHA-256 {base.sha256}; the organisation's file "
+                    f"pins model.sha256 = {pinned or '(nothing)'}. If this is the model you want, write\n"
+                    f'sha256 = "{base.sha256}"\nin its [model] section.'
+                )
+            self._base = base
+            LOGGER.info("loaded %s on %s in %.1f s", self.folder, device, time.perf_counter() - started)
+            self.ready = True
+        return self._base
+
+    def learner(self, config: RunConfig) -> GuardedLearner:
+        """The learner for a run's settings. One run is set up at a time; another one takes over its base model."""
+        if config.sha256 not in self._learners:
+            policy.check_run(self.site, config)
+            self._set_aside()
+            self._learners = {config.sha256: GuardedLearner(lambda: self._resident(config), self.site, config)}
+        return self._learners[config.sha256]
+
+    def unguarded_capabilities(self) -> Capabilities:
+        """What the run that is set up could say, were there no policy: for the organisation's own eyes."""
+        assert self._proper is not None
+        return self._proper.capabilities()
+
+    def sample(self, count: int) -> list[tuple[Problem, str]]:
+        """Completions of the first prompts, by the base model with a fresh adapter, sampled at temperature 1."""
+        from ..training.evaluate import answer_all
+
+        assert self._model is not None
+        problems = self.train[:count]
+        system = self.site.settings.prompt.system
+        sampler, tokenizer, config = self._model.trainer.sampler, self._model.tokenizer, self._model.config
+        found = answer_all(sampler, tokenizer, problems, config, system_prompt=system, temperature=1.0, seed=0)
+        return [(problem, answer.text) for problem, answer in zip(problems, found, strict=True)]
+
+    def _set_aside(self) -> None:
+        """Take the adapter of an earlier run off the base model."""
+        self._learners = {}
+        if self._model is not None and self._base is not None:
+            self._model.trainer.sampler.close()
+            self._base = replace(self._base, model=self._model.trainer.adapted.release())
+            self._model = None
+            gc.unfreeze()
+            gc.collect()
+
+    def _resident(self, config: RunConfig) -> Any:
+        from ..training.local_learner import ClientData, ResidentLearner, ResidentModel
+
+        base = self.base(config.model.dtype)
+        self._model = ResidentModel(base, config, self.train[0], self.site.settings.model.rank, box=self.tools)
+        data = ClientData(
+            organisation=self.site.name,
+            shard=self.train,
+            held_out=self.held_out,
+            rewards=self.rewards,
+            system_prompt=self.site.settings.prompt.system,
+        )
+        learner = ResidentLearner(self._model, data, JobWatcher(lambda: self._job, config, self.tracking))
+        self._proper = _Measured(learner, self._model.measure(self.train[0], self.site.settings.prompt.system))
+        return self._proper
+
+
+class _Measured:
+    """A resident learner that also says what the machine can do, measured once with a batch of real prompts."""
+
+    def __init__(self, learner: ResidentLearner, hardware: tuple[str, int, float]) -> None:
+        self.train, self.evaluate = learner.train, learner.evaluate
+        self._learner, self._hardware = learner, hardware
+
+    def capabilities(self) -> Capabilities:
+        """Who we are, and on what machine."""
+        device, memory, speed = self._hardware
+        can = self._learner.capabilities()
+        return replace(can, device=device, memory_bytes=memory, tokens_per_second=speed)
+
+
+def site_rewards(site: Site) -> tuple[Reward, ...]:
+    """The organisation's rewards; paths in `rewards.use` are relative to its file."""
+    parts = [part.strip() for part in site.settings.rewards.use.split(",")]
+    return load_rewards(",".join(str(site.path(part)) if ".py" in part else part for part in parts))
+
+
+def site_tools(site: Site) -> ToolBox:
+    """The organisation's tools; paths are relative to its file."""
+    own = site.settings.tools
+    use, environment = (str(site.path(text)) if text else "" for text in (own.use, own.environment))
+    return load_tools(use, environment, own.turns)
+
+
+def site_model(site: Site) -> Path:
+    """The folder of the organisation's base model: its own, the built-in one, or one of `backend.source`."""
+    own = site.settings.model
+    if own.folder:
+        return model_folder(str(site.path(own.folder)))
+    return built_in_model(own.name) or model_folder(own.name, own.revision, site.settings.backend.source)
+
+
+def _settings(frame: Frame) -> dict[str, Any]:
+    values = frame.fields.get("config")
+    if not isinstance(values, dict):
+        raise ProtocolError("header", "the request has no settings")
+    return values

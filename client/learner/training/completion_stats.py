@@ -1,0 +1,79 @@
+"""What the training completions have in common, for the tripwires: shares that only whoever has the texts can tell."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from ..data.answers import WORKED, as_number, final_answer
+
+REASONING = re.compile(rf"<({'|'.join(WORKED)})>(.*?)</\1>", re.DOTALL)
+NGRAM = 4
+LOOP_TOKENS = 24
+"""Shorter completions are no loops."""
+LOOP_SHARE = 0.5
+
+
+@dataclass(slots=True)
+class Habits:
+    """Counts over the completions of a round."""
+
+    completions: int = 0
+    answered: int = 0
+    empty: int = 0
+    loops: int = 0
+    wrong: Counter[str] = field(default_factory=Counter[str])
+    """Answers that were not right, as what they mean."""
+
+    def add(self, texts: Sequence[str], right: Sequence[bool], tokens: Sequence[Sequence[int]]) -> None:
+        """Count some completions: their texts, which are right by the strict reading, and their token ids."""
+        for text, is_right, ids in zip(texts, right, tokens, strict=True):
+            answer = final_answer(text)
+            self.completions += 1
+            self.answered += answer is not None
+            self.empty += reasons_emptily(text)
+            self.loops += repetition(ids) >= LOOP_SHARE
+            if answer is not None and not is_right:
+                self.wrong[meaning(answer)] += 1
+
+    def shares(self) -> dict[str, float]:
+        """The metrics: each a share of the completions."""
+        most = max(self.wrong.values(), default=0)
+        counts = {"answered": self.answered, "empty-reasoning": self.empty, "repeated-answer": most, "loop": self.loops}
+        return {f"completion/{name}-share": count / max(self.completions, 1) for name, count in counts.items()}
+
+
+def reasons_emptily(text: str) -> bool:
+    """Whether a completion has reasoning tags, and no letter or digit between any of them.
+
+    >>> reasons_emptily("<think> ... </think>4"), reasons_emptily("<think>2+2</think>4"), reasons_emptily("4")
+    (True, False, False)
+    """
+    blocks = [inside for _, inside in REASONING.findall(text)]
+    return bool(blocks) and not any(character.isalnum() for inside in blocks for character in inside)
+
+
+def repetition(tokens: Sequence[int]) -> float:
+    """Share of the 4-grams that occurred before: seq-rep-4 of Welleck et al. 2020 (arXiv:1908.04319, eq. 10).
+
+    0 for fewer than 24 tokens, where a sum or two repeats as much.
+
+    >>> repetition([1, 2] * 50) > 0.9, repetition(list(range(100))), repetition([1, 2] * 5)
+    (True, 0.0, 0.0)
+    """
+    if len(tokens) < LOOP_TOKENS:
+        return 0.0
+    grams = [tuple(tokens[i : i + NGRAM]) for i in range(len(tokens) - NGRAM + 1)]
+    return 1 - len(set(grams)) / len(grams)
+
+
+def meaning(answer: str) -> str:
+    """A text that two answers share if they are the same answer (`answers.same_answer`).
+
+    >>> meaning("1,000") == meaning("1000.0"), meaning(" Paris") == meaning("paris")
+    (True, True)
+    """
+    number = as_number(answer)
+    return answer.strip().casefold() if number is None else f"{number.normalize():f}"

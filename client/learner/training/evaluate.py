@@ -1,0 +1,116 @@
+"""Answering held-out problems with an adapter, and counting."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from ....common.messages.messages import Evaluation, Tally
+from ....common.settings.run_config import RunConfig
+from ..data.answers import final_answer, last_number, same_answer, style
+from ..data.problems import Problem
+from ..samplers import Sampled, Sampler, Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """One completion of one problem, judged."""
+
+    text: str
+    strict: bool
+    lenient: bool
+    truncated: bool
+    tokens: int
+
+
+def answer_all(
+    sampler: Sampler,
+    tokenizer: PreTrainedTokenizerBase,
+    problems: Sequence[Problem],
+    config: RunConfig,
+    *,
+    system_prompt: str,
+    temperature: float,
+    seed: int,
+    base: bool = False,
+    on_batch: Callable[[int, int], None] = lambda number, batches: None,
+) -> list[Answered]:
+    """One completion per problem, in the order given.
+
+    Problems are answered in batches of like length, so that little is padding. The seed is set before every batch:
+    two adapters that are compared draw the same random numbers.
+
+    Args:
+        temperature: 0 decodes greedily.
+        base: with the base model alone.
+        on_batch: told after each batch: its number, and how many there are.
+    """
+    prompts = prompt_texts(tokenizer, problems, system_prompt)
+    order = sorted(range(len(problems)), key=lambda i: (len(prompts[i]), i))
+    length = config.evaluation.max_completion_length or config.grpo.max_completion_length
+    found: dict[int, Answered] = {}
+    batch_size = config.evaluation.batch_size
+    for number, start in enumerate(range(0, len(order), batch_size)):
+        batch = order[start : start + batch_size]
+        ids = tokenizer([prompts[i] for i in batch], add_special_tokens=False)["input_ids"]
+        sampling = Sampling(max_tokens=length, temperature=temperature, seed=seed + number)
+        sampled = [first for first, *_ in sampler.sample(ids, sampling, base=base)]
+        texts = tokenizer.batch_decode([s.tokens for s in sampled], skip_special_tokens=True)
+        for i, text, completion in zip(batch, texts, sampled, strict=True):
+            found[i] = _judge(problems[i], text, completion)
+        on_batch(number + 1, math.ceil(len(order) / batch_size))
+    return [found[i] for i in range(len(problems))]
+
+
+def prompt_texts(tokenizer: PreTrainedTokenizerBase, problems: Sequence[Problem], system_prompt: str) -> list[str]:
+    """The problems as the model sees them: chat template, system prompt, and the opening of its answer."""
+    chats = [problem.row(system_prompt)["prompt"] for problem in problems]
+    return [str(tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)) for chat in chats]
+
+
+def count(
+    problems: Sequence[Problem],
+    answers: Sequence[Answered],
+    base: Sequence[Answered],
+    columns: Sequence[str],
+    last: Sequence[Answered] | None = None,
+) -> Evaluation:
+    """Tallies over all problems and by class: by the labels in `columns`, and by answer style.
+
+    Args:
+        base: the base model's answers to the same problems.
+        last: those of the adapter to compare with, if they are known.
+    """
+    total = Tally()
+    classes: dict[str, Tally] = {}
+    for problem, answer, before, then in zip(problems, answers, base, last or answers, strict=True):
+        one = Tally(
+            problems=1,
+            correct=int(answer.strict),
+            lenient=int(answer.lenient),
+            truncated=int(answer.truncated),
+            tokens=answer.tokens,
+            gained=int(answer.strict and not before.strict),
+            lost=int(before.strict and not answer.strict),
+            compared=int(last is not None),
+            better=int(answer.strict and not then.strict),
+            worse=int(then.strict and not answer.strict),
+        )
+        total += one
+        names = [f"{column}={problem.labels[column]}" for column in columns if column in problem.labels]
+        for name in [*names, f"style={style(answer.text)}"]:
+            classes[name] = classes.get(name, Tally()) + one
+    return Evaluation(total=total, classes=dict(sorted(classes.items())))
+
+
+def _judge(problem: Problem, text: str, completion: Sampled) -> Answered:
+    return Answered(
+        text=text,
+        strict=same_answer(final_answer(text), problem.answer),
+        lenient=same_answer(last_number(text), problem.answer),
+        truncated=not completion.ended,
+        tokens=len(completion.tokens),
+    )

@@ -1,0 +1,198 @@
+"""The learner in this process: one resident base model, shared by any number of clients that swap their adapters."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers.utils import logging as transformers_logging
+
+from ....common.adapter.methods import METHODS
+from ....common.adapter.schema import AdapterSchema
+from ....common.errors import ConfigError, DataError
+from ....common.messages.messages import (
+    TRAIN_METRICS,
+    Capabilities,
+    EvaluateTask,
+    Evaluation,
+    TrainTask,
+    Update,
+    reward_metrics,
+)
+from ....common.seeds import derived_seed
+from ....common.settings.run_config import RunConfig
+from ..data.problems import Problem, reading_order
+from ..models.adapted_model import adapter_schema
+from ..models.base_model import Base
+from ..rewards import Reward, try_rewards
+from ..samplers import Sampling
+from ..tools import ToolBox
+from .evaluate import Answered, answer_all, count, prompt_texts
+from .local_trainer import LocalRound, LocalTrainer
+from .watcher import Watcher
+
+LOGGER = logging.getLogger("fedgrpo.learner")
+MEASURED_TOKENS = 16
+KEPT_ANSWERS = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientData:
+    """What is an organisation's own: who it is, what it trains on, and what it rewards."""
+
+    organisation: str
+    shard: Sequence[Problem]
+    held_out: Sequence[Problem]
+    rewards: tuple[Reward, ...]
+    system_prompt: str
+
+
+class ResidentModel:
+    """A base model with adapter and trainer for one run's settings."""
+
+    def __init__(
+        self, base: Base, config: RunConfig, example: Problem, rank: int = 0, *, box: ToolBox | None = None
+    ) -> None:
+        """Adapt a base model.
+
+        Args:
+            rank: a smaller one than the federation's (`adapter_schema`).
+            box: what the policy may use while it completes.
+        """
+        self.config = config
+        self.sha256 = base.sha256
+        self.tokenizer = base.tokenizer
+        self.schema: AdapterSchema = adapter_schema(base.model, config, rank)
+        if box:
+            LOGGER.warning("tools are there in training only: held-out problems are answered without them")
+        self.trainer = LocalTrainer(base, self.schema, config, example.row(""), box or ToolBox())
+
+    def measure(self, example: Problem, system_prompt: str) -> tuple[str, int, float]:
+        """(kind of device, its memory in bytes, tokens sampled per second in a batch as large as a training step's)."""
+        grpo, device = self.config.grpo, self.trainer.adapted.model.device
+        prompt = self.tokenizer(prompt_texts(self.tokenizer, [example], system_prompt), add_special_tokens=False)
+        sampling = Sampling(max_tokens=min(MEASURED_TOKENS, grpo.max_completion_length), temperature=1.0)
+        start = time.perf_counter()
+        groups = self.trainer.sampler.sample(
+            prompt["input_ids"] * grpo.prompts_per_step, sampling, count=grpo.num_generations, base=True
+        )
+        tokens = sum(len(completion.tokens) for group in groups for completion in group)
+        speed = tokens / (time.perf_counter() - start)
+        if device.type == "cuda":
+            return "cuda", torch.cuda.get_device_properties(device).total_memory, speed
+        return "cpu", os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), speed
+
+    def prompt_lengths(self, problems: Sequence[Problem], system_prompt: str) -> list[int]:
+        """Tokens of each problem's prompt, chat template included."""
+        texts = prompt_texts(self.tokenizer, problems, system_prompt)
+        return [len(ids) for ids in self.tokenizer(texts, add_special_tokens=False)["input_ids"]]
+
+
+class ResidentLearner:
+    """One client's view of the resident model: a `Learner`."""
+
+    def __init__(self, model: ResidentModel, data: ClientData, watcher: Watcher) -> None:
+        limit = model.config.grpo.max_prompt_length
+        lengths = model.prompt_lengths(data.shard, data.system_prompt)
+        self._model, self._data, self._watcher = model, data, watcher
+        self._shard = [p for p, length in zip(data.shard, lengths, strict=True) if length <= limit]
+        if not self._shard:
+            shortest = min(lengths, default=0)
+            raise DataError(
+                f"{data.organisation} has no prompt of at most grpo.max-prompt-length = {limit} tokens "
+                f"(the shortest of {len(lengths)} has {shortest}). Raise the limit or shorten the prompts."
+            )
+        try_rewards(data.rewards, self._shard[0].row(data.system_prompt))
+        self._base_answers: dict[float, list[Answered]] = {}
+        self._last_answers: dict[tuple[str, float], list[Answered]] = {}
+
+    def capabilities(self) -> Capabilities:
+        """Who we are, the adapter we train, and the prompts we have."""
+        names = tuple(reward.name for reward in self._data.rewards)
+        return Capabilities(
+            organisation=self._data.organisation,
+            schema=self._model.schema,
+            base_model_sha256=self._model.sha256,
+            reward_names=names,
+            metrics=TRAIN_METRICS + reward_metrics(names),
+            examples=len(self._shard),
+            prompts_too_long=len(self._data.shard) - len(self._shard),
+        )
+
+    def train(self, task: TrainTask) -> Update:
+        """One round of local GRPO from the task's adapter, on the next prompts of the shard."""
+        config, trainer = self._model.config, self._model.trainer
+        name, seed = self._data.organisation, config.federation.seed
+        order = reading_order(len(self._shard), task.position, config.prompts_per_round, seed=seed, reader=name)
+        work = LocalRound(
+            adapter=task.adapter,
+            trains=METHODS[config.aggregation.method].trains_in(task.round),
+            rows=[self._shard[i].row(self._data.system_prompt) for i in order],
+            rewards=self._data.rewards,
+            seed=derived_seed(seed, "train", name, task.round),
+            first_step=(task.round - 1) * config.train.steps_per_round,
+            on_step=self._watcher.step,
+        )
+        delta, steps, metrics = trainer.train(work)
+        self._watcher.trained(task.round, metrics)
+        return Update(delta=delta, num_steps=steps, num_examples=config.prompts_in(steps), metrics=metrics)
+
+    def evaluate(self, task: EvaluateTask) -> Evaluation:
+        """Answer the held-out problems with the adapter, and count against the base model's answers."""
+        adapted = self._model.trainer.adapted
+        if task.temperature not in self._base_answers:
+            self._base_answers[task.temperature] = self._answers(task.temperature, base=True)
+        adapted.load(task.adapter)
+        answers = self._answers(task.temperature)
+        base, columns = self._base_answers[task.temperature], self._model.config.evaluation.class_columns
+        self._watcher.answers(task, self._data.held_out, base, answers)
+        last = self._last_answers.get((task.against, task.temperature))
+        self._remember((task.adapter.sha256, task.temperature), answers)
+        return count(self._data.held_out, answers, base, columns, last)
+
+    def _remember(self, key: tuple[str, float], answers: list[Answered]) -> None:
+        """Keep the answers of the last few adapters: the next may be compared with one of them."""
+        self._last_answers[key] = answers
+        while len(self._last_answers) > KEPT_ANSWERS:
+            del self._last_answers[next(iter(self._last_answers))]
+
+    def _answers(self, temperature: float, *, base: bool = False) -> list[Answered]:
+        config = self._model.config
+        return answer_all(
+            self._model.trainer.sampler,
+            self._model.tokenizer,
+            self._data.held_out,
+            config,
+            system_prompt=self._data.system_prompt,
+            temperature=temperature,
+            seed=derived_seed(config.federation.seed, "evaluate", self._data.organisation),
+            base=base,
+            on_batch=self._watcher.batch,
+        )
+
+
+def prepare_process(device: str = "auto") -> torch.device:
+    """Quiet libraries, no telemetry, and one thread on a CPU: more contend and make small models slower.
+
+    Args:
+        device: `auto` takes a GPU if there is one.
+
+    Raises:
+        ConfigError: the device asked for is not there.
+    """
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    chosen = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"model.device is {device}, but PyTorch finds no GPU here. Use cpu, or auto.")
+    if chosen.type == "cpu":
+        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    return chosen

@@ -1,0 +1,169 @@
+"""Local GRPO for one client after the other.
+
+One trainer lives as long as its process and serves every client and round in it: its adapter, shard, rewards, seed and
+schedule are set before each round.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from transformers import PrinterCallback, ProgressCallback, set_seed
+
+from ....common.adapter.adapter import Adapter
+from ....common.adapter.schema import AdapterSchema, Vector
+from ....common.settings.run_config import RunConfig
+from ..models.adapted_model import REFERENCE, AdaptedModel, lora_config
+from ..models.base_model import Base
+from ..models.unsloth_backend import adapt_with_unsloth
+from ..rewards import Reward
+from ..samplers.make import make_sampler
+from ..tools import ToolBox
+from .grpo_trainer import FederatedTrainer, StepLog, TimeBudget, tool_arguments, trl_config
+from .round_stats import Meter
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalRound:
+    """What one client does in one round."""
+
+    adapter: Adapter
+    trains: tuple[str, ...]
+    """Factors that train in this round."""
+    rows: list[dict[str, Any]]
+    """Prompts in the order in which they are used: `prompts_per_round` of them."""
+    rewards: Sequence[Reward]
+    seed: int
+    first_step: int
+    """Steps of the federation's schedule before this round."""
+    on_step: Callable[[int, Mapping[str, float]], None] = field(default=lambda step, figures: None)
+    """Told after each step: its number and what TRL logged."""
+
+
+class LocalTrainer:
+    """One resident trainer on one resident base model, for any number of clients in turn."""
+
+    def __init__(
+        self,
+        base: Base,
+        schema: AdapterSchema,
+        config: RunConfig,
+        row: dict[str, Any],
+        box: ToolBox,
+    ) -> None:
+        """Adapt a base model and make its trainer.
+
+        Raises:
+            ConfigError: there are tools, and the model's chat template has no place for them.
+        """
+        self.config = config
+        self.log = StepLog()
+        arguments = trl_config(config, base.model.device)
+        model, peft_config = base.model, lora_config(schema)
+        if base.loader == "unsloth":
+            model, peft_config = adapt_with_unsloth(model, schema, checkpointing=arguments.gradient_checkpointing), None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self.trainer = FederatedTrainer(
+                model=model,
+                reward_funcs=[lambda completions, **_: [0.0] * len(completions)],
+                args=arguments,
+                train_dataset=Dataset.from_list([row]),
+                processing_class=base.tokenizer,
+                peft_config=peft_config,
+                callbacks=[self.log, TimeBudget(config.train.seconds_per_round)],
+                **tool_arguments(box, base),
+            )
+        self.trainer.max_tool_calling_iterations = box.turns or sys.maxsize
+        self.trainer.remove_callback(PrinterCallback)
+        self.trainer.remove_callback(ProgressCallback)
+        self.adapted = AdaptedModel(self.trainer.model, schema)  # pyright: ignore[reportArgumentType]
+        self.adapted.drop_reference()
+        self.trainer.adapted, self.trainer.run_config = self.adapted, config
+        self.sampler = self.trainer.sampler = make_sampler(config, base, self.adapted)
+        if config.grpo.kl_reference == "global":
+            self.adapted.add_reference()
+        self.adapted.freeze()
+        gc.collect()
+        gc.freeze()  # each train() starts with a collection, which now passes over model and libraries
+
+    def train(self, work: LocalRound) -> tuple[Vector, int, dict[str, float]]:
+        """Train one round, and return the delta, the steps taken, and TRL's metrics averaged over them.
+
+        Raises:
+            RewardError: a reward function failed; the model is as usable as before.
+        """
+        self._prepare(work)
+        start = time.perf_counter()
+        self.trainer.train()
+        self.trainer.meter.total_s = time.perf_counter() - start
+        steps, wanted = self.trainer.state.global_step, self.config.train.steps_per_round
+        if steps != wanted and not (self.config.train.seconds_per_round and 1 <= steps < wanted):
+            raise RuntimeError(f"TRL took {steps} steps, not the {wanted} of the round")
+        delta = self.adapted.read().minus(work.adapter)
+        if self.trainer.meter.effective_groups == 0 and self.config.grpo.beta == 0:
+            delta = np.zeros_like(delta)  # no group had an advantage: what moved is float noise, which Adam makes large
+        return delta, steps, self._metrics(work.rewards)
+
+    def _prepare(self, work: LocalRound) -> None:
+        trainer = self.trainer
+        self.adapted.load(work.adapter)
+        if REFERENCE in self.adapted.model.peft_config:
+            self.adapted.load(work.adapter, REFERENCE)
+        self.adapted.trains = work.trains
+        self.adapted.freeze()
+        if self.config.train.prox:
+            trained = [p for p in self.adapted.model.parameters() if p.requires_grad]
+            trainer.start = [(p, p.detach().clone()) for p in trained]
+        trainer._step, trainer._buffered_inputs = 0, None  # else the first step trains on last round's completions
+        trainer._metrics["train"].clear()
+        trainer.state.num_input_tokens_seen = 0
+        trainer.reward_funcs = list(work.rewards)
+        trainer.reward_func_names = [reward.name for reward in work.rewards]
+        trainer.reward_processing_classes = [None] * len(work.rewards)  # pyright: ignore[reportAttributeAccessIssue]
+        trainer.reward_weights = torch.tensor([reward.weight for reward in work.rewards])
+        trainer.train_dataset = Dataset.from_list(work.rows)
+        trainer.args.seed = work.seed
+        trainer.optimizer = trainer.lr_scheduler = None  # pyright: ignore[reportAttributeAccessIssue]
+        trainer.first_step, trainer.meter = work.first_step, Meter()
+        self.log.lines, self.log.on_step = [], work.on_step
+        set_seed(work.seed)
+
+    def _metrics(self, rewards: Sequence[Reward]) -> dict[str, float]:
+        lines, meter = self.log.lines, self.trainer.meter
+
+        def mean(name: str) -> float:
+            """Mean over the steps that have it; 0 where none has, as for a reward that was None throughout."""
+            values = [line[name] for line in lines if name in line]
+            return sum(values) / len(values) if values else 0.0
+
+        metrics = {
+            "reward/mean": mean("reward"),
+            "reward/std": mean("reward_std"),
+            **meter.signal(),
+            "policy/kl": mean("kl"),
+            "policy/entropy": mean("entropy"),
+            "policy/grad-norm": mean("grad_norm"),
+            "policy/sampler-gap": meter.sampler_gap,
+            "completion/mean-length": mean("completions/mean_length"),
+            "completion/truncated-share": mean("completions/clipped_ratio"),
+            **meter.habits.shares(),
+            "tokens/total": max(line.get("num_tokens", 0.0) for line in lines),
+            "seconds/generate": meter.generate_s,
+            "seconds/reward": meter.reward_s,
+            "seconds/update": max(0.0, meter.total_s - meter.generate_s - meter.reward_s),
+            "seconds/total": meter.total_s,
+        }
+        for reward in rewards:
+            for what in ("mean", "std"):
+                metrics[f"reward/{reward.name}/{what}"] = mean(f"rewards/{reward.name}/{what}")
+        return metrics

@@ -1,0 +1,174 @@
+"""What the server may ask of this organisation: checked before anything is trained, and refused by the key's name.
+
+The policy stands in the organisation's file and denies by default (SECURITY section 2). A refusal tells the server
+which of its settings was refused; the organisation's limit stays here, in the log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+
+from ...common.adapter.methods import METHODS
+from ...common.adapter.schema import AdapterSchema
+from ...common.errors import PolicyError
+from ...common.messages.compression import most_bytes
+from ...common.messages.messages import TRAIN_METRICS, Evaluation, Tally, reward_metrics
+from ...common.settings.run_config import RunConfig
+from .settings import Policy, Site
+
+MAX_SEED = 1 << 32
+MAX_ATTEMPTS = 100
+"""Of one round. A federation that needs more is broken, or is asking for something else than training."""
+
+
+def check_run(site: Site, config: RunConfig) -> None:
+    """Refuse a run whose settings this organisation does not allow.
+
+    Raises:
+        PolicyError: names the setting as the server calls it; the message, for the log, names the limit as well.
+    """
+    policy, own = site.policy, site.settings
+    if policy.privacy != "none":
+        _refuse("privacy", "is none: a delta leaves unmasked", "privacy", policy.privacy)
+    if config.model.name != own.model.name:
+        _refuse("model.name", f"is {config.model.name!r}", "the organisation's model.name", own.model.name)
+    if config.aggregation.method not in policy.methods:
+        _refuse("aggregation.method", f"is {config.aggregation.method}", "methods", policy.methods)
+    if not _covered(config.adapter.target_modules, policy.target_modules):
+        _refuse(
+            "adapter.target-modules", f"is {config.adapter.target_modules}", "target-modules", policy.target_modules
+        )
+    federation = config.federation
+    fewest = federation.updates_needed(federation.clients_per_round or federation.min_clients)
+    if fewest < policy.min_members:
+        _refuse("federation.min-updates", f"lets a round of {fewest} updates count", "min-members", policy.min_members)
+    for key, value, limit_name, limit in _limits(config, policy):
+        if not value <= limit:
+            _refuse(key, f"is {value:g}", limit_name, limit)
+    if config.prompts_per_round < policy.min_groups:
+        groups = f"makes rounds of {config.prompts_per_round} groups"
+        _refuse("train.steps-per-round", groups, "min-groups", policy.min_groups)
+    if config.federation.seed >= MAX_SEED:
+        raise PolicyError(
+            "federation.seed", f"The server's federation.seed is {config.federation.seed}, not below 2^32."
+        )
+    odd = [name for name in config.evaluation.class_columns if name not in policy.class_columns]
+    if odd and policy.evaluate:
+        _refuse("evaluation.classes", f"asks for {odd[0]!r}", "class-columns", policy.class_columns)
+
+
+def check_round(config: RunConfig, number: int, attempt: int) -> None:
+    """Refuse a round that this run does not have.
+
+    Raises:
+        PolicyError: the round is not one of `federation.rounds`, or is tried without end.
+    """
+    if not 1 <= number <= config.federation.rounds:
+        raise PolicyError("round", f"round {number} is none of the {config.federation.rounds} of this run")
+    if not 1 <= attempt <= MAX_ATTEMPTS:
+        raise PolicyError("attempt", f"attempt {attempt} is none of the {MAX_ATTEMPTS} a round may have")
+
+
+def check_size(policy: Policy, config: RunConfig, schema: AdapterSchema) -> None:
+    """Refuse an adapter whose delta, packed, may have more bytes than may leave in a round."""
+    trains = METHODS[config.aggregation.method].trains
+    codec, share = config.compression.up, config.compression.top_share
+    most = max(most_bytes(schema.size_of(factors), codec, share) for factors in trains)
+    if most > policy.max_bytes_per_round:
+        _refuse(
+            "adapter.rank",
+            f"with compression.up = {codec} makes a delta of {most} bytes",
+            "max-bytes-per-round",
+            policy.max_bytes_per_round,
+        )
+
+
+def metrics_that_leave(policy: Policy, reward_names: tuple[str, ...]) -> tuple[str, ...]:
+    """Names of the training metrics this organisation lets out, in the protocol's order."""
+    names = TRAIN_METRICS + reward_metrics(reward_names)
+    return tuple(name for name in names if any(fnmatchcase(name, pattern) for pattern in policy.metrics))
+
+
+def check_groups(policy: Policy, groups: int) -> None:
+    """Refuse to let the means of too few groups out.
+
+    Raises:
+        PolicyError: a time-budget round ended early.
+    """
+    if groups < policy.min_groups:
+        _refuse("train.seconds-per-round", f"left time for {groups} groups", "min-groups", policy.min_groups)
+
+
+def check_evaluation(policy: Policy) -> None:
+    """Refuse an evaluation where no counts may leave."""
+    if not policy.evaluate:
+        _refuse("evaluation", "is asked for", "evaluate", "false")
+
+
+def check_prompts(policy: Policy, kept: int, left_out: int) -> None:
+    """Refuse a run whose grpo.max-prompt-length leaves too few prompts, or leaves too many out.
+
+    A server that could choose the length freely would choose single prompts, and count the others by their lengths.
+    """
+    if kept < policy.min_groups:
+        what = f"leaves {kept} of {kept + left_out} prompts"
+        _refuse("grpo.max-prompt-length", what, "min-groups", policy.min_groups)
+    share = left_out / (kept + left_out)
+    if not share <= policy.max_left_out_share:
+        what = f"leaves {share:.0%} of the prompts out"
+        _refuse("grpo.max-prompt-length", what, "max-left-out-share", policy.max_left_out_share)
+
+
+def evaluation_that_leaves(policy: Policy, found: Evaluation) -> Evaluation:
+    """The counts without the classes that hold too few problems, and without those that would give them away.
+
+    The total is known, so what a column leaves out is known too, as the rest: it must be nothing, or as many problems
+    as a class needs.
+
+    Raises:
+        PolicyError: there are too few problems in all.
+    """
+    least = policy.min_class_problems
+    if found.total.problems < least:
+        problems = f"would count {found.total.problems} held-out problems"
+        _refuse("evaluation.problems", problems, "min-class-problems", least)
+    leaving: dict[str, Tally] = {}
+    for column in sorted({name.partition("=")[0] for name in found.classes} & set(policy.class_columns)):
+        mine = {name: t for name, t in found.classes.items() if name.partition("=")[0] == column}
+        large = dict(sorted(mine.items(), key=lambda item: (-item[1].problems, item[0])))
+        rest = found.total.problems - sum(tally.problems for tally in large.values())
+        while large and (min(t.problems for t in large.values()) < least or 0 < rest < least):
+            rest += large.popitem()[1].problems  # the smallest
+        leaving |= large
+    return Evaluation(total=found.total, classes=dict(sorted(leaving.items())))
+
+
+def _limits(config: RunConfig, policy: Policy) -> Iterable[tuple[str, float, str, float]]:
+    """(setting, its value, the policy's name, its limit) of everything that has an upper bound."""
+    grpo, train, evaluation = config.grpo, config.train, config.evaluation
+    per_step = grpo.per_device_train_batch_size * grpo.gradient_accumulation_steps
+    yield "adapter.rank", config.adapter.rank, "max-rank", policy.max_rank
+    yield "adapter.alpha", config.adapter.alpha, "max-alpha", policy.max_alpha
+    yield "federation.rounds", config.federation.rounds, "max-rounds", policy.max_rounds
+    yield "train.steps-per-round", train.steps_per_round, "max-steps-per-round", policy.max_steps_per_round
+    yield "train.seconds-per-round", train.seconds_per_round, "max-seconds-per-round", policy.max_seconds_per_round
+    yield "grpo.learning-rate", grpo.learning_rate, "max-learning-rate", policy.max_learning_rate
+    yield "grpo.num-generations", grpo.num_generations, "max-generations", policy.max_generations
+    yield "grpo.per-device-train-batch-size", per_step, "max-completions-per-step", policy.max_completions_per_step
+    yield "evaluation.batch-size", evaluation.batch_size, "max-completions-per-step", policy.max_completions_per_step
+    yield "grpo.max-completion-length", grpo.max_completion_length, "max-new-tokens", policy.max_new_tokens
+    long = evaluation.max_completion_length
+    yield "evaluation.max-completion-length", long, "max-new-tokens", policy.max_new_tokens
+
+
+def _covered(wanted: str, allowed: tuple[str, ...]) -> bool:
+    """Whether every layer name of `wanted` is allowed; `all-linear` must be allowed by that name."""
+    if "all-linear" in allowed:
+        return True
+    return bool(allowed) and all(name.strip() in allowed for name in wanted.split(","))
+
+
+def _refuse(key: str, what: str, limit_name: str, limit: object) -> None:
+    shown = ", ".join(limit) if isinstance(limit, tuple) else limit
+    raise PolicyError(key, f"The server's {key} {what}; this organisation's policy has {limit_name} = {shown}.")

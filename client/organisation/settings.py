@@ -1,0 +1,319 @@
+"""The organisation's file: everything that is the organisation's own and that no server decides.
+
+`fedgrpo client init` writes one with comments (`organisation.toml.template`). Paths in it are relative to the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from ...common.bounds import at_least, between, one_of
+from ...common.errors import ConfigError
+from ...common.settings import toml
+from ...common.settings.backend import Backend
+from ...common.trackers.names import Use, read_uses
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+MAX_SOCKET_PATH = 100
+"""Bytes of a Unix socket's path; the kernel's limit is 107."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """Who this is."""
+
+    name: str = ""
+    """The organisation's name, which the server and its operator see."""
+
+    def __post_init__(self) -> None:
+        if self.name and not NAME.fullmatch(self.name):
+            raise ConfigError(
+                f"organisation.name is {self.name!r}, but must be at most 64 English letters, digits, dots and hyphens."
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Data:
+    """What the organisation trains on. Never leaves."""
+
+    train: str = ""
+    """A .jsonl, .parquet or .csv file, or `hub:NAME[:CONFIG]:SPLIT`."""
+    held_out: str = ""
+    """The same for held-out problems; empty takes held-out-share of `train`."""
+    held_out_share: float = 0.1
+    """Share of `train` that is held out and never trained on, chosen by a hash of the question."""
+    question: str = "question"
+    """Column of the question."""
+    answer: str = "answer"
+    """Column of the reference answer, which rewards get as `answer`."""
+    answer_after: str = ""
+    """Take only what follows the last of these marks in the answer column: GSM8K has `####`."""
+    labels: tuple[str, ...] = ()
+    """Further columns, which rewards get under their own names and accuracy can be split by."""
+
+    def __post_init__(self) -> None:
+        between("data.held-out-share", self.held_out_share, 0.0, 0.9, "something must be left to train on")
+        taken = {self.question, self.answer, "prompt"} & set(self.labels)
+        if taken:
+            raise ConfigError(f"data.labels names {sorted(taken)[0]!r}, which has a meaning of its own already.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """How a problem is put to the model."""
+
+    system: str = ""
+    """System prompt; empty sends none."""
+    template: str = "{question}"
+    """The user's turn; `{question}` and the columns in data.labels are filled in."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rewards:
+    """What a completion is paid for."""
+
+    use: str = ""
+    """`gsm8k`, `correctness=1,strict-format=0.5`, `rewards.py`, or a mixture."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tools:
+    """What the policy may use while it completes: the organisation's own Python. What a tool says never leaves."""
+
+    use: str = ""
+    """A Python file; every public function in it is a tool."""
+    environment: str = ""
+    """`env.py:CLASS`: each rollout has an instance of its own, whose public methods are tools."""
+    turns: int = 4
+    """Rounds of tool calls in one completion at most; 0 has no limit but the completion's length."""
+
+    def __post_init__(self) -> None:
+        at_least("tools.turns", self.turns, 0, "0 has no limit but the completion's length")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """The base model, as it lies on this machine."""
+
+    name: str = ""
+    """What the federation's settings call it: the server's `model.name` must be this."""
+    folder: str = ""
+    """Where it lies; empty takes `builtin`, or the Hub's cache."""
+    revision: str = ""
+    """Hub revision; empty is the default branch."""
+    sha256: str = ""
+    """Pins weights, tokenizer and chat template. `fedgrpo client check` prints it."""
+    device: str = "auto"
+    """`auto` takes a GPU if there is one; `cpu`; `cuda`, or `cuda:1`."""
+    rank: int = 0
+    """Rank of this organisation's own adapter, where it is to be smaller than the federation's; 0 takes that one."""
+
+    def __post_init__(self) -> None:
+        at_least("model.rank", self.rank, 0, "0 takes the federation's")
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
+            raise ConfigError(f"model.device is {self.device!r}. Use auto, cpu, cuda or cuda:1.")
+        if self.sha256 and not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
+            raise ConfigError("model.sha256 is not 64 hexadecimal digits. `fedgrpo client check` prints the right one.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearnerSettings:
+    """The process that holds model, data and rewards."""
+
+    folder: str = "state"
+    """Socket, logs and finished deltas; only the owner may enter."""
+    socket: str = ""
+    """Unix socket; empty is `learner.sock` in the folder."""
+    socket_group: str = ""
+    """A group that may use the socket, where the SuperNode runs under another account."""
+    python: str = ""
+    """Python of the environment that has torch and TRL; empty is the one `client up` runs in."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tracking:
+    """Trackers of this organisation's own: what its learner measures at each step. Nothing of it goes to the server,
+    and nothing of the server's changes it."""
+
+    use: str = ""
+    """`tensorboard`, `wandb`, `trackio`, `mlflow`, separated by commas. Each keeps to this machine, unless an address
+    says where it sends: `mlflow=https://mlflow.clinic.example`. Tokens: from the learner's environment."""
+    project: str = "fedgrpo"
+    """What the trackers file the runs under."""
+    folder: str = ""
+    """Of their files; empty is `tracking` in the learner's folder."""
+
+    def __post_init__(self) -> None:
+        read_uses("tracking.use", self.use)
+        if not NAME.fullmatch(self.project):
+            raise ConfigError(
+                f"tracking.project is {self.project!r}. Use at most 64 English letters, digits, dots and hyphens."
+            )
+
+    @property
+    def uses(self) -> tuple[Use, ...]:
+        """The trackers, read."""
+        return read_uses("tracking.use", self.use)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flower:
+    """How to reach the federation."""
+
+    superlink: str = ""
+    """HOST:PORT of the operator's gateway."""
+    root_certificates: str = ""
+    """The CA file that the operator gave out."""
+    key: str = ""
+    """This node's private key (`fedgrpo keys node`); its public half is registered by the operator."""
+    egress_record: str = "egress.jsonl"
+    """The record of everything that left. The account the SuperNode runs under writes it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """What the server may ask for, and what may leave. Everything not allowed here is refused (SECURITY section 2)."""
+
+    privacy: str = "masked"
+    """`none` lets the delta itself leave, clipped; `masked` allows secure aggregation only (not in this version)."""
+    max_rank: int = 0
+    max_alpha: int = 64
+    """The adapter is scaled by alpha / rank: a large alpha would undo max-learning-rate."""
+    methods: tuple[str, ...] = ()
+    """Aggregation methods the server may choose. With `fedex` and `flora` it sets whole weight matrices of the model:
+    max-rank and max-alpha bound nothing."""
+    target_modules: tuple[str, ...] = ()
+    """Layers that may be adapted: `all-linear`, or names."""
+    max_learning_rate: float = 0.0
+    max_rounds: int = 0
+    max_steps_per_round: int = 0
+    max_seconds_per_round: float = 0.0
+    """Of time-budget rounds; rounds by steps alone are limited by max-steps-per-round."""
+    max_generations: int = 0
+    """Completions per prompt."""
+    max_completions_per_step: int = 0
+    """Completions sampled for one optimizer step, and answered at once in an evaluation."""
+    max_new_tokens: int = 0
+    """Tokens of a completion."""
+    max_left_out_share: float = 0.5
+    """Share of the prompts that grpo.max-prompt-length may leave out: means over the few left would tell too much."""
+    min_members: int = 3
+    """Fewest clients whose updates make a round: the quorum of the cohort must be at least this."""
+    max_delta_norm: float = 0.0
+    """A delta is scaled down to this L2 norm before it leaves."""
+    max_bytes_per_round: int = 0
+    """Bytes of the delta."""
+    metrics: tuple[str, ...] = ()
+    """Training metrics that may leave; `*` stands for anything: `groups/*`. Rewards are named in `reward/NAME/mean`."""
+    min_groups: int = 8
+    """A round of fewer groups (prompts) is refused: its means would say something of single prompts."""
+    evaluate: bool = False
+    """Whether counts of right and wrong held-out answers may leave."""
+    class_columns: tuple[str, ...] = ()
+    """Columns that those counts may be split by; `style` is the answers' format."""
+    min_class_problems: int = 10
+    """A class of fewer held-out problems is left out of the counts, and so is one that would give it away."""
+    report_hardware: bool = False
+    """Whether device, memory and speed may leave."""
+
+    def __post_init__(self) -> None:
+        one_of("policy.privacy", self.privacy, ("none", "masked"))
+        at_least("policy.min-groups", self.min_groups, 1, "a round has at least one group")
+        at_least("policy.min-class-problems", self.min_class_problems, 1, "a class has at least one problem")
+        between("policy.max-left-out-share", self.max_left_out_share, 0.0, 1.0, "it is a share of the prompts")
+        for name in ("max_learning_rate", "max_seconds_per_round"):
+            at_least(f"policy.{name.replace('_', '-')}", getattr(self, name), 0.0, "a limit is a number from 0 on")
+        at_least("policy.max-delta-norm", self.max_delta_norm, 0.0, "it is a length")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Organisation:
+    """All sections of an organisation's file."""
+
+    organisation: Identity = field(default_factory=Identity)
+    data: Data = field(default_factory=Data)
+    prompt: Prompt = field(default_factory=Prompt)
+    rewards: Rewards = field(default_factory=Rewards)
+    tools: Tools = field(default_factory=Tools)
+    model: Model = field(default_factory=Model)
+    backend: Backend = field(default_factory=Backend)
+    learner: LearnerSettings = field(default_factory=LearnerSettings)
+    tracking: Tracking = field(default_factory=Tracking)
+    flower: Flower = field(default_factory=Flower)
+    policy: Policy = field(default_factory=Policy)
+
+
+@dataclass(frozen=True)
+class Site:
+    """An organisation's file, read: its settings, and its paths made absolute."""
+
+    file: Path
+    settings: Organisation
+
+    @classmethod
+    def read(cls, file: Path) -> Site:
+        """Read an organisation's file.
+
+        Raises:
+            ConfigError: the file is absent, no TOML, or a setting in it is wrong; the file is named.
+        """
+        values = toml.read_toml(file, "organisation file")
+        try:
+            settings = toml.with_values(Organisation(), values, " `fedgrpo client init` writes a file with all.")
+        except ConfigError as error:
+            raise ConfigError(f"{file}: {error}") from error
+        site = cls(file.expanduser().resolve(), settings)
+        for key in ("organisation.name", "data.train", "rewards.use", "model.name"):
+            if not toml.flat(settings)[key]:
+                raise ConfigError(f"{file}: {key} is empty. Every organisation needs its own.")
+        if len(str(site.socket).encode()) > MAX_SOCKET_PATH:
+            raise ConfigError(
+                f"{file}: the path of the learner's socket, {site.socket}, is longer than {MAX_SOCKET_PATH} bytes, "
+                "which the system does not allow. Set learner.socket to a shorter one."
+            )
+        return site
+
+    @property
+    def name(self) -> str:
+        """The organisation's name."""
+        return self.settings.organisation.name
+
+    @property
+    def policy(self) -> Policy:
+        """What the server may ask for."""
+        return self.settings.policy
+
+    @cached_property
+    def policy_sha256(self) -> str:
+        """Hash of the policy, which the egress record names."""
+        return hashlib.sha256(repr(self.settings.policy).encode()).hexdigest()
+
+    @property
+    def folder(self) -> Path:
+        """Where the client keeps what it writes."""
+        return self.path(self.settings.learner.folder)
+
+    @property
+    def socket(self) -> Path:
+        """The learner's socket."""
+        named = self.settings.learner.socket
+        return self.path(named) if named else self.folder / "learner.sock"
+
+    @property
+    def tracking_folder(self) -> Path:
+        """Where the trackers keep their files."""
+        named = self.settings.tracking.folder
+        return self.path(named) if named else self.folder / "tracking"
+
+    @property
+    def egress_record(self) -> Path:
+        """The record of everything that left."""
+        return self.path(self.settings.flower.egress_record)
+
+    def path(self, text: str) -> Path:
+        """A path of the file, which is relative to the file."""
+        return (self.file.parent / Path(text).expanduser()).absolute()

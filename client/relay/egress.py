@@ -1,0 +1,97 @@
+"""The one gate through which anything leaves, and the record of what did.
+
+Before a message leaves, one line is written and flushed to the disk: every field with its name, type, shape, bytes,
+SHA-256 and, for arrays, norm; what it is an answer to; where it goes; under which policy. Values are not in the record,
+but for the short fields of a header, which are what an auditor wants to read. A message whose record cannot be written
+does not leave.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+
+from ...common.adapter.adapter import l2_norm
+from ...common.errors import ConfigError
+from ...common.messages import wire
+from ...common.messages.compression import unpacked
+from ...common.storage.jsonl import append_line
+from ..organisation.settings import Site
+
+SHOWN_CHARACTERS = 4000
+Entry = dict[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class EgressGate:
+    """Writes the record of one organisation."""
+
+    site: Site
+    dry_run: bool = False
+    """Record, and send nothing but the code `dry-run`."""
+
+    @property
+    def record(self) -> Path:
+        """Where this gate writes: what does not leave is not on the record of what left."""
+        return self.site.folder / "rehearsal.jsonl" if self.dry_run else self.site.egress_record
+
+    def release(self, content: RecordDict, answers: str) -> RecordDict:
+        """What may go out in answer to a message of kind `answers`: the content, once its record is on the disk.
+
+        Raises:
+            ConfigError: the record cannot be written; nothing may leave.
+        """
+        leaving = wire.pack({"error": "dry-run"}) if self.dry_run else content
+        entry: Entry = {
+            "time": round(time.time(), 3),
+            "organisation": self.site.name,
+            "to": self.site.settings.flower.superlink or "unknown",
+            "answers": answers,
+            "sent": not self.dry_run,
+            "bytes": wire.wire_bytes(content),
+            "masked": False,
+            "policy_sha256": self.site.policy_sha256,
+            "fields": list(fields_of(content)),
+        }
+        path = self.record
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            append_line(path, entry)
+            os.chmod(path, 0o600)
+        except OSError as error:
+            raise ConfigError(
+                f"The egress record {path} cannot be written ({error.strerror}), so nothing may leave."
+            ) from error
+        return leaving
+
+
+def fields_of(content: RecordDict) -> Iterator[Entry]:
+    """Every field of a message: name, type, shape, bytes, SHA-256, and norm or value."""
+    for record_name, record in content.items():
+        for name, value in cast(ArrayRecord | ConfigRecord | MetricRecord, record).items():
+            yield {"name": f"{record_name}.{name}", **_described(value)}
+
+
+def _described(value: object) -> Entry:
+    data = getattr(value, "data", None)
+    if isinstance(data, bytes):
+        codec, size = getattr(value, "dtype", ""), getattr(value, "shape", (0,))[0]
+        vector = unpacked(data, size, codec)
+        return {
+            "type": codec,
+            "shape": [size],
+            "bytes": len(data),
+            "sha256": hashlib.sha256(data).hexdigest(),
+            "norm": l2_norm(vector),
+        }
+    text = value if isinstance(value, str) else repr(value)
+    encoded = text.encode()
+    known: Entry = {"type": type(value).__name__, "bytes": len(encoded), "sha256": hashlib.sha256(encoded).hexdigest()}
+    return {**known, "value": value} if len(encoded) <= SHOWN_CHARACTERS else known

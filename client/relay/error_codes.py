@@ -1,0 +1,33 @@
+"""Failures as codes: what may leave an organisation when something went wrong, in place of a text."""
+
+from __future__ import annotations
+
+from ...common.errors import (
+    ConfigError,
+    DataError,
+    DivergedError,
+    FedGRPOError,
+    LearnerGoneError,
+    PolicyError,
+    ProtocolError,
+    RewardError,
+    SamplerError,
+)
+
+CODES = {
+    ConfigError: "config",
+    DataError: "data",
+    RewardError: "reward",
+    ProtocolError: "task",
+    DivergedError: "diverged",
+    SamplerError: "sampler",
+    LearnerGoneError: "learner",
+    FedGRPOError: "failed",
+}
+
+
+def code_of(error: Exception) -> str:
+    """The code of a failure. A refusal by policy names the server's own setting; everything else is one of CODES."""
+    if isinstance(error, PolicyError):
+        return f"policy.{error.key}"
+    return next((code for kind, code in CODES.items() if isinstance(error, kind)), "internal")

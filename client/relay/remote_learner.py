@@ -1,0 +1,125 @@
+"""The learner behind its socket, as the relay sees it: a `Learner` that waits, reconnects, and lets go in time."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from pathlib import Path
+
+import httpx
+
+from ...common.errors import LearnerGoneError, PeerFailedError
+from ...common.messages import frames
+from ...common.messages.frames import Frame
+from ...common.messages.messages import Capabilities, EvaluateTask, Evaluation, TrainTask, Update
+from ...common.settings.run_config import RunConfig
+
+LOGGER = logging.getLogger("fedgrpo.client")
+WAIT_S = 10.0
+"""One look at a job waits at most this long; each look also tells the learner that somebody is waiting."""
+ABSENT_S = 180.0
+"""How long a learner that does not answer is waited for: it may be starting again, and loading its model."""
+PAUSE_S = 0.2
+
+
+class RemoteLearner:
+    """A `Learner` on the other side of a Unix socket."""
+
+    def __init__(self, socket: Path, config: RunConfig, deadline: float, policy_sha256: str = "") -> None:
+        """A learner to ask.
+
+        Args:
+            deadline: seconds since the epoch: when nobody wants the answer any more.
+            policy_sha256: the policy the egress record will name; a learner that applies another one refuses.
+        """
+        self._socket, self._config, self._deadline = socket, config, deadline
+        self._policy_sha256 = policy_sha256
+        self._told = ""
+        transport = httpx.HTTPTransport(uds=str(socket))
+        self._http = httpx.Client(transport=transport, base_url="http://learner", timeout=WAIT_S + 20)
+
+    def capabilities(self) -> Capabilities:
+        """Who we are, the adapter we train, and the prompts we have."""
+        return frames.capabilities(self._done("capabilities", Frame({})))
+
+    def train(self, task: TrainTask) -> Update:
+        """One round of local GRPO."""
+        return frames.update(self._done("train", frames.train_frame(task)))
+
+    def evaluate(self, task: EvaluateTask) -> Evaluation:
+        """Answer the held-out problems."""
+        return frames.evaluation(self._done("evaluate", frames.evaluate_frame(task)))
+
+    def _done(self, kind: str, task: Frame) -> Frame:
+        """Have a job done, across restarts of the learner.
+
+        Raises:
+            LearnerGoneError: the learner is not there, or the time is over.
+            PeerFailedError: the job failed; carries the learner's code.
+        """
+        about = {"kind": kind, "config": self._config.flat(), "policy": self._policy_sha256}
+        body = Frame({**about, **task.fields}, task.vector).pack()
+        key, absent_since = "", 0.0
+        while True:
+            try:
+                key = key or self._submitted(body)
+                if not key:
+                    time.sleep(PAUSE_S * 10)
+                    self._check_time(key)
+                    continue
+                response = self._http.get(f"/v1/jobs/{key}", params={"wait": WAIT_S})
+                absent_since = 0.0
+                if response.status_code == httpx.codes.OK:
+                    return Frame.unpack(response.content)
+                if response.status_code == httpx.codes.NOT_FOUND:
+                    key = ""  # the learner was started again and has forgotten; what is finished it has on its disk
+                elif response.status_code == httpx.codes.ACCEPTED:
+                    self._tell(kind, response.json())
+                else:
+                    raise _failure(response)
+            except httpx.TransportError as error:
+                absent_since = absent_since or time.monotonic()
+                self._still_hoping(absent_since, error)
+            self._check_time(key)
+
+    def _submitted(self, body: bytes) -> str:
+        """The key of the job; empty where the learner is too busy to take it now."""
+        response = self._http.post("/v1/jobs", content=body)
+        if response.status_code == httpx.codes.SERVICE_UNAVAILABLE:
+            return ""
+        if response.status_code != httpx.codes.OK:
+            raise _failure(response)
+        return str(response.json()["job"])
+
+    def _tell(self, kind: str, progress: dict[str, object]) -> None:
+        line = f"{kind}: {progress['state']}, step {progress['step']} of {progress['steps']}"
+        if line != self._told:
+            LOGGER.info("%s", line)
+            self._told = line
+
+    def _still_hoping(self, since: float, error: httpx.TransportError) -> None:
+        waited = time.monotonic() - since
+        if waited > ABSENT_S:
+            raise LearnerGoneError(
+                f"No learner answers on {self._socket} ({type(error).__name__}). Start it: fedgrpo client up"
+            ) from error
+        if waited < PAUSE_S:
+            LOGGER.warning("waiting for the learner at %s", self._socket)
+        time.sleep(PAUSE_S)
+
+    def _check_time(self, key: str) -> None:
+        if time.time() < self._deadline:
+            return
+        if key:
+            with contextlib.suppress(httpx.TransportError):
+                self._http.delete(f"/v1/jobs/{key}")
+        raise LearnerGoneError("The server's deadline has passed; the learner was told to stop.")
+
+
+def _failure(response: httpx.Response) -> PeerFailedError:
+    try:
+        code = str(response.json()["error"])
+    except (ValueError, KeyError, TypeError):
+        code = "internal"
+    return PeerFailedError(code, f"the learner answers {response.status_code} {code}; its log says why")

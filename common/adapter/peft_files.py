@@ -1,0 +1,136 @@
+"""PEFT's file format, read and written with numpy: the files open with `PeftModel.from_pretrained` and in vLLM."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from ..errors import ConfigError
+from ..storage.atomic import write_atomic
+from .adapter import Adapter
+from .schema import AdapterSchema, Module, Vector
+
+WEIGHTS = "adapter_model.safetensors"
+CONFIG = "adapter_config.json"
+SCHEMA = "adapter_schema.json"
+VECTOR = "adapter_vector.safetensors"
+CLOSE = 1e-4
+"""Factors that were computed agree with the file to this, relative to the largest: machines round differently."""
+RANK_TOLERANCE = 1e-6
+
+
+def write_peft(adapter: Adapter, folder: Path, base_model: str) -> None:
+    """Write an adapter as a PEFT folder, plus the schema that says what its vector holds.
+
+    PEFT knows A and B. What the vector holds besides, or instead, is computed into them, and the vector itself is
+    written beside; a residual W becomes further rows of A and columns of B, as many as its rank.
+
+    Args:
+        base_model: the name PEFT should load the base model by. A path of this machine does not belong here.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors, rank, alpha = _peft_tensors(adapter)
+    write_atomic(folder / WEIGHTS, safetensors.numpy.save(dict(sorted(tensors.items())), metadata={"format": "pt"}))
+    write_atomic(folder / CONFIG, json.dumps(_peft_config(adapter.schema, rank, alpha, base_model), indent=2).encode())
+    write_atomic(folder / SCHEMA, adapter.schema.to_json().encode())
+    if not _is_plain(adapter.schema):
+        write_atomic(folder / VECTOR, safetensors.numpy.save({"vector": adapter.vector}))
+
+
+def read_peft(folder: Path) -> Adapter:
+    """Read an adapter that `write_peft` wrote.
+
+    Raises:
+        ConfigError: the folder is no such adapter, a file is damaged, or a frozen factor is not the one its seed gives.
+    """
+    try:
+        schema = AdapterSchema.from_json((folder / SCHEMA).read_text(encoding="utf-8"))
+        stored: dict[str, Vector] = safetensors.numpy.load_file(folder / WEIGHTS)  # pyright: ignore[reportUnknownMemberType]
+        if _is_plain(schema):
+            parts = {(m.name, f): stored.get(_key(m, f)) for m in schema.modules for f in ("A", "B")}
+            adapter = Adapter.from_parts(schema, {k: v for k, v in parts.items() if v is not None})
+        else:
+            kept: dict[str, Vector] = safetensors.numpy.load_file(folder / VECTOR)  # pyright: ignore[reportUnknownMemberType]
+            adapter = Adapter(schema, kept["vector"])
+    except OSError as error:
+        raise ConfigError(f"{folder} holds no adapter of fedgrpo: {error.strerror} ({error.filename}).") from error
+    except (ValueError, KeyError, safetensors.SafetensorError) as error:
+        raise ConfigError(f"The adapter in {folder} is damaged: {error}.") from error
+    expected, _, _ = _peft_tensors(adapter)
+    tolerance = 0.0 if _is_plain(schema) else CLOSE
+    for name, tensor in expected.items():
+        found = stored.get(name)
+        if found is None or found.shape != tensor.shape or _distance(found, tensor) > tolerance:
+            raise ConfigError(f"The adapter in {folder} is damaged: {name} is not what seed and vector give.")
+    return adapter
+
+
+def _peft_tensors(adapter: Adapter) -> tuple[dict[str, Vector], int, int]:
+    """(tensors by PEFT's names, their rank, alpha)."""
+    schema = adapter.schema
+    factors = {module: adapter.lora(module) for module in schema.modules}
+    if "W" not in schema.holds:
+        return _named(factors), schema.rank, schema.alpha
+    parts = adapter.parts()
+    residuals = {module: _factored(parts[module.name, "W"]) for module in schema.modules}
+    extra = max(left.shape[1] for left, _ in residuals.values())
+    scale, rank = np.float32(schema.scale), schema.rank + extra
+    for module, (a, b) in factors.items():
+        left, right = residuals[module]
+        spare = extra - left.shape[1]
+        factors[module] = (
+            np.concatenate([a, right, np.zeros((spare, a.shape[1]), np.float32)]),
+            np.concatenate([b * scale, left, np.zeros((b.shape[0], spare), np.float32)], axis=1),
+        )
+    return _named(factors), rank, rank  # alpha = rank: the scale is in B
+
+
+def _factored(dense: Vector) -> tuple[Vector, Vector]:
+    """(left, right) with left @ right = dense, of the smallest rank that float32 tells apart."""
+    left, values, right = np.linalg.svd(dense.astype(np.float64), full_matrices=False)
+    rank = int((values > RANK_TOLERANCE * max(values[0], 1e-30)).sum())
+    return (left[:, :rank] * values[:rank]).astype(np.float32), right[:rank].astype(np.float32)
+
+
+def _named(factors: dict[Module, tuple[Vector, Vector]]) -> dict[str, Vector]:
+    return {
+        _key(module, name): np.ascontiguousarray(value)
+        for module, pair in factors.items()
+        for name, value in zip("AB", pair, strict=True)
+    }
+
+
+def _distance(found: Vector, expected: Vector) -> float:
+    """Largest difference, relative to the largest value; infinite where one is not finite."""
+    difference = float(np.abs(found - expected).max(initial=0.0))
+    if difference == 0.0:
+        return 0.0
+    ratio = difference / max(float(np.abs(expected).max()), 1e-30)
+    return ratio if np.isfinite(ratio) else np.inf
+
+
+def _is_plain(schema: AdapterSchema) -> bool:
+    """Whether PEFT's own A and B hold all of the vector."""
+    return set(schema.holds) <= {"A", "B"}
+
+
+def _key(module: Module, factor: str) -> str:
+    return f"base_model.model.{module.name}.lora_{factor}.weight"
+
+
+def _peft_config(schema: AdapterSchema, rank: int, alpha: int, base_model: str) -> dict[str, object]:
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base_model,
+        "r": rank,
+        "lora_alpha": alpha,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "target_modules": [module.name for module in schema.modules],
+        "inference_mode": True,
+    }

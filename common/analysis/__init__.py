@@ -1,0 +1,4 @@
+"""Statistics over counts and metrics: intervals, accuracies, contributions, signs of reward hacking.
+
+Pure functions; no files, no display.
+"""

@@ -1,0 +1,77 @@
+"""The `fedgrpo` command. Subcommands come in through the entry points `fedgrpo.commands`, one per installed part."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import sys
+from importlib.metadata import entry_points
+from typing import Annotated
+
+import typer
+
+from .. import __version__
+from ..errors import FedGRPOError
+
+os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # on a CPU it asks for kernels whenever PEFT is imported
+
+INTERRUPTED = 130
+
+
+def main() -> None:
+    """Run the command line; a `FedGRPOError` is one message on stderr and exit status 1."""
+    for stream in (sys.stdout, sys.stderr):  # a terminal without UTF-8 gets question marks, not a traceback
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    try:
+        _application()()
+    except FedGRPOError as error:
+        print(f"fedgrpo: {error}", file=sys.stderr)
+        raise SystemExit(getattr(error, "exit_status", 1)) from error
+    except OSError as error:
+        if error.filename is None or error.strerror is None:
+            raise
+        print(f"fedgrpo: {error.filename}: {error.strerror}.", file=sys.stderr)
+        raise SystemExit(1) from error
+
+
+def _application() -> typer.Typer:
+    cli = typer.Typer(
+        name="fedgrpo",
+        help="Federated GRPO: organisations teach one reasoning model together, and no prompt leaves any of them.",
+        no_args_is_help=True,
+        rich_markup_mode="rich",
+        pretty_exceptions_enable=False,
+        add_completion=False,
+    )
+    cli.callback()(_root)
+    for entry in sorted(entry_points(group="fedgrpo.commands"), key=lambda e: e.name):
+        command = entry.load()
+        if isinstance(command, typer.Typer):  # a group of commands
+            cli.add_typer(command, name=entry.name)
+        else:
+            cli.command(entry.name)(command)
+    return cli
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+
+
+VersionOption = typer.Option(  # pyright: ignore[reportUnknownMemberType]
+    "--version", help="Print the version and end.", callback=_print_version, is_eager=True
+)
+
+
+def _root(version: Annotated[bool, VersionOption] = False) -> None:
+    """The options of `fedgrpo` itself."""
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,209 @@
+"""Numbers with fewer bits: rounding onto a grid, and the bytes of what lies on it.
+
+Rounding and packing are two things. `rounded` loses something, and whoever rounds keeps account of it; `packed` and
+`unpacked` lose nothing. So what is on the disk, in the sum and on the wire is one and the same float32 vector.
+
+`int8` and `int4` are block floating point (OCP Microscaling Formats 1.0; Rouhani et al. 2023, arXiv:2310.10537): 32
+numbers share a power of two, each is a whole number of it, of magnitude at most 127 or 7. Powers of two keep every
+value exact in float32, and rounding what was rounded changes nothing. The bytes are Huffman-coded (DEFLATE).
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+
+import numpy as np
+import numpy.typing as npt
+
+from ..adapter.schema import Vector
+from ..errors import ProtocolError
+
+BLOCK = 32
+LEVELS = {"int8": 127, "int4": 7}
+LOWEST_EXPONENT, HIGHEST_EXPONENT = -120, 121
+Bytes = npt.NDArray[np.uint8]
+
+
+def rounded(
+    vector: Vector, codec: str, *, top_share: float = 1.0, generator: np.random.Generator | None = None
+) -> Vector:
+    """The vector on the codec's grid: to the nearest, or with a generator at random to one of the two neighbours, right
+    on average (Alistarh et al. 2017, arXiv:1610.02132).
+
+    Args:
+        vector: finite float32, shape (n,).
+        top_share: share of the numbers that `top-k` keeps, the largest by magnitude; the others become 0.
+    """
+    match codec:
+        case "fp32":
+            return vector
+        case "bf16":
+            return _to_bf16(vector, generator) + np.float32(0)  # no -0, which packing would not keep
+        case "top-k":
+            kept = np.zeros_like(vector)
+            chosen = _largest(vector, top_share)
+            kept[chosen] = _to_bf16(vector[chosen], None)
+            return kept + np.float32(0)
+        case _:
+            blocks = _blocks(vector)
+            exponents = _exponents(blocks, LEVELS[codec])
+            scaled = np.ldexp(blocks.astype(np.float64), -exponents[:, None])
+            whole = np.rint(scaled) if generator is None else np.floor(scaled + generator.random(scaled.shape))
+            return np.ldexp(whole + 0.0, exponents[:, None]).astype(np.float32).reshape(-1)[: vector.size]
+
+
+def packed(vector: Vector, codec: str) -> bytes:
+    """The bytes of a vector that lies on the codec's grid.
+
+    Raises:
+        ValueError: it does not.
+    """
+    match codec:
+        case "fp32":
+            return vector.astype("<f4", copy=False).tobytes()
+        case "bf16":
+            data = _bf16_halves(vector).tobytes()
+        case "top-k":
+            data = _pack_sparse(vector)
+        case _:
+            data = _pack_blocks(vector, LEVELS[codec])
+    if (unpacked(data, vector.size, codec) != vector).any():
+        raise ValueError(f"the vector was not rounded to {codec} before it was packed")
+    return data
+
+
+def unpacked(data: bytes, size: int, codec: str) -> Vector:
+    """The vector of some bytes: what `packed` was given. Takes no more memory than `size` allows, whatever they are.
+
+    Raises:
+        ProtocolError: they are not the bytes of a vector of this size.
+    """
+    match codec:
+        case "fp32":
+            _expect(len(data) == 4 * size, f"{len(data)} bytes, not {4 * size}")
+            return np.frombuffer(data, dtype="<f4").astype(np.float32, copy=False)
+        case "bf16":
+            _expect(len(data) == 2 * size, f"{len(data)} bytes, not {2 * size}")
+            return (np.frombuffer(data, dtype="<u2").astype(np.uint32) << 16).view(np.float32)
+        case "top-k":
+            return _unpack_sparse(data, size)
+        case "int8" | "int4":
+            return _unpack_blocks(data, size, LEVELS[codec])
+        case _:
+            raise ProtocolError("array-type", f"there is no codec {codec[:20]!r}")
+
+
+def most_bytes(size: int, codec: str, top_share: float = 1.0) -> int:
+    """No `packed` vector of this size has more bytes."""
+    if codec == "fp32":
+        return 4 * size
+    raw = {
+        "bf16": 2 * size,
+        "int8": size + BLOCK + math.ceil(size / BLOCK),
+        "int4": size // 2 + BLOCK + math.ceil(size / BLOCK),
+        "top-k": 6 * math.ceil(top_share * size),
+    }[codec]
+    return raw + raw // 1000 + 64
+
+
+def _blocks(vector: Vector) -> Vector:
+    """Shape (blocks, BLOCK), padded with zeros."""
+    return np.pad(vector, (0, -vector.size % BLOCK)).reshape(-1, BLOCK)
+
+
+def _exponents(blocks: Vector, levels: int) -> npt.NDArray[np.int32]:
+    """Per block the smallest e with max |x| <= levels * 2^e; the lowest for a block of zeros."""
+    largest: npt.NDArray[np.float64] = np.abs(blocks).max(axis=1).astype(np.float64)
+    mantissa, exponent = np.frexp(largest / levels)
+    above = exponent - (mantissa == 0.5)  # a power of two is its own
+    return np.where(largest > 0, np.clip(above, LOWEST_EXPONENT, HIGHEST_EXPONENT), LOWEST_EXPONENT).astype(np.int32)
+
+
+def _pack_blocks(vector: Vector, levels: int) -> bytes:
+    blocks = _blocks(vector)
+    exponents = _exponents(blocks, levels)
+    whole = np.ldexp(blocks.astype(np.float64), -exponents[:, None]).astype(np.int8).reshape(-1)
+    if levels < 8:
+        nibbles = (whole & 15).astype(np.uint8)
+        numbers = (nibbles[0::2] | nibbles[1::2] << 4).tobytes()
+    else:
+        numbers = whole.tobytes()
+    return _deflated(exponents.astype(np.int8).tobytes() + numbers)
+
+
+def _unpack_blocks(data: bytes, size: int, levels: int) -> Vector:
+    count = math.ceil(size / BLOCK)
+    per_block = BLOCK if levels > 7 else BLOCK // 2
+    raw = np.frombuffer(_inflated(data, count * (1 + per_block)), dtype=np.int8)
+    exponents, numbers = raw[:count].astype(np.int32), raw[count:]
+    if levels < 8:
+        pairs = np.stack([numbers << 4 >> 4, numbers >> 4], axis=-1)  # arithmetic shifts keep the sign
+        numbers = pairs.reshape(-1)
+    _expect(bool((np.abs(numbers.astype(np.int16)) <= levels).all()), "a number outside its levels")
+    _expect(bool(((exponents >= LOWEST_EXPONENT) & (exponents <= HIGHEST_EXPONENT)).all()), "an exponent out of range")
+    values = np.ldexp(numbers.reshape(-1, BLOCK).astype(np.float32), exponents[:, None])
+    return values.reshape(-1)[:size].astype(np.float32)
+
+
+def _pack_sparse(vector: Vector) -> bytes:
+    """Number of values, gaps between their places, and the values, each by planes of bytes: like stands beside like."""
+    places = np.flatnonzero(vector)
+    gaps = np.diff(places, prepend=-1).astype("<u4")
+    planes = [gaps.view(np.uint8).reshape(-1, 4).T, _bf16_halves(vector[places]).view(np.uint8).reshape(-1, 2).T]
+    return len(places).to_bytes(4, "little") + _deflated(b"".join(np.ascontiguousarray(p).tobytes() for p in planes))
+
+
+def _unpack_sparse(data: bytes, size: int) -> Vector:
+    count = int.from_bytes(data[:4], "little")
+    _expect(len(data) >= 4 and count <= size, f"{count} values of {size}")
+    raw = np.frombuffer(_inflated(data[4:], 6 * count), dtype=np.uint8)
+    gaps = np.ascontiguousarray(raw[: 4 * count].reshape(4, count).T).view("<u4").reshape(-1)
+    halves = np.ascontiguousarray(raw[4 * count :].reshape(2, count).T).view("<u2").reshape(-1)
+    _expect(bool((gaps > 0).all()), "two values in one place")
+    places = np.cumsum(gaps, dtype=np.int64) - 1
+    _expect(not count or bool(places[-1] < size), "a place outside the vector")
+    vector = np.zeros(size, dtype=np.float32)
+    vector[places] = (halves.astype(np.uint32) << 16).view(np.float32)
+    return vector
+
+
+def _to_bf16(vector: Vector, generator: np.random.Generator | None) -> Vector:
+    """To the nearest number with 8 bits of precision, ties to even; never to infinity."""
+    bits = np.minimum(np.abs(vector), np.float32(3.3895314e38)).view(np.uint32)
+    if generator is None:
+        added = np.uint32(0x7FFF) + (bits >> 16 & 1)
+    else:
+        added = generator.integers(0, 1 << 16, bits.shape, dtype=np.uint32)
+    return np.copysign(((bits + added) & np.uint32(0xFFFF0000)).view(np.float32), vector)
+
+
+def _bf16_halves(vector: Vector) -> npt.NDArray[np.uint16]:
+    return (vector.view(np.uint32) >> 16).astype("<u2")
+
+
+def _largest(vector: Vector, share: float) -> npt.NDArray[np.intp]:
+    count = max(1, math.ceil(share * vector.size))
+    if count >= vector.size:
+        return np.arange(vector.size)
+    return np.sort(np.argpartition(-np.abs(vector), count)[:count])
+
+
+def _deflated(data: bytes) -> bytes:
+    coder = zlib.compressobj(6, zlib.DEFLATED, -15, 9, zlib.Z_HUFFMAN_ONLY)
+    return coder.compress(data) + coder.flush()
+
+
+def _inflated(data: bytes, size: int) -> bytes:
+    coder = zlib.decompressobj(-15)
+    try:
+        found = coder.decompress(data, size + 1)
+    except zlib.error as error:
+        raise ProtocolError("array-bytes", f"the packed array is damaged: {error}") from error
+    _expect(coder.eof and not coder.unused_data and len(found) == size, f"the packed array has not {size} bytes")
+    return found
+
+
+def _expect(holds: bool, what: str) -> None:
+    if not holds:
+        raise ProtocolError("array-bytes", f"the packed array is damaged: {what}")

@@ -1,0 +1,170 @@
+"""RunConfig: all settings of a run, to and from Flower's flat dictionary and scenario TOML."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+from ..adapter.methods import METHODS
+from ..errors import ConfigError
+from . import federation as settings
+from . import toml
+from .aggregation import Aggregation, Compression, Gate, Intake, updates_needed
+from .backend import Backend
+from .grpo import GRPO
+
+Value = int | float | str | bool
+HINT = " `fedgrpo simulate --list-settings` prints them all."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunConfig:
+    """Every setting of a run. Frozen: two parties with the same `sha256` run the same experiment."""
+
+    federation: settings.Federation = field(default_factory=settings.Federation)
+    model: settings.Model = field(default_factory=settings.Model)
+    adapter: settings.Lora = field(default_factory=settings.Lora)
+    grpo: GRPO = field(default_factory=GRPO)
+    train: settings.Train = field(default_factory=settings.Train)
+    aggregation: Aggregation = field(default_factory=Aggregation)
+    intake: Intake = field(default_factory=Intake)
+    compression: Compression = field(default_factory=Compression)
+    gate: Gate = field(default_factory=Gate)
+    evaluation: settings.Evaluation = field(default_factory=settings.Evaluation)
+    backend: Backend = field(default_factory=Backend)
+    simulation: settings.Simulation = field(default_factory=settings.Simulation)
+    output: settings.Output = field(default_factory=settings.Output)
+
+    def __post_init__(self) -> None:
+        method = METHODS[self.aggregation.method]
+        if "W" in method.holds and self.grpo.kl_reference == "base":
+            raise ConfigError(
+                f"grpo.kl-reference is base, and aggregation.method {self.aggregation.method} changes the base's "
+                "weights every round. Measure the KL from global, or take another method."
+            )
+        if self.gate.max_kl > 0 and self.grpo.beta == 0:
+            raise ConfigError(
+                "gate.max-kl needs a KL to look at, and grpo.beta is 0. Set grpo.beta, or gate.max-kl = 0."
+            )
+        self._check_aggregation()
+        self._check_backend()
+
+    def _check_backend(self) -> None:
+        backend, dense = self.backend, "W" in METHODS[self.aggregation.method].holds
+        if dense and (backend.uses_vllm or backend.loader != "transformers" or backend.quantization != "none"):
+            raise ConfigError(
+                f"aggregation.method {self.aggregation.method} changes the base's weights, which backend.sampler "
+                f"{backend.sampler}, backend.loader {backend.loader} and backend.quantization {backend.quantization} "
+                "do not allow. Use transformers and no quantization, or another method."
+            )
+        if 0 < backend.max_lora_rank < self.adapter.rank:
+            raise ConfigError(
+                f"backend.max-lora-rank is {backend.max_lora_rank}, less than adapter.rank = {self.adapter.rank}. "
+                "Set it to 0, which takes the adapter's."
+            )
+
+    def _check_aggregation(self) -> None:
+        method = METHODS[self.aggregation.method]
+        if "W" in method.holds and self.model.dtype != "float32":
+            raise ConfigError(
+                f"aggregation.method {self.aggregation.method} adds small numbers to the base's weights every round; "
+                f"model.dtype {self.model.dtype} rounds them away. Use float32, or another method."
+            )
+        cohort = self.federation.clients_per_round
+        needed = updates_needed(self.aggregation.rule, self.aggregation.hostile)
+        if 0 < cohort < needed:
+            raise ConfigError(
+                f"aggregation.rule {self.aggregation.rule} needs {needed} updates to stand {self.aggregation.hostile} "
+                f"hostile clients, and federation.clients-per-round is {cohort}."
+            )
+        if self.one_rank and any(
+            rank not in ("0", str(self.adapter.rank)) for rank in self.simulation.ranks.split(";")
+        ):
+            raise ConfigError(f"simulation.ranks is {self.simulation.ranks}, but all need one rank: {self.one_rank}.")
+
+    @property
+    def one_rank(self) -> str:
+        """Why all clients need the adapter's rank; empty where each may have a smaller one of its own."""
+        if not METHODS[self.aggregation.method].mixed_ranks:
+            return f"aggregation.method {self.aggregation.method} has no smaller ranks"
+        if self.aggregation.rule in ("trimmed-mean", "median"):
+            return f"by coordinate, as aggregation.rule {self.aggregation.rule} goes, padding would vote"
+        if self.compression.down in ("int8", "int4"):
+            return f"an adapter in blocks of compression.down {self.compression.down} cannot be cut to a smaller rank"
+        return ""
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of one client over the whole federation: the learning-rate schedule's length."""
+        return self.federation.rounds * self.train.steps_per_round
+
+    @property
+    def prompts_per_round(self) -> int:
+        """Prompts a client trains on in a round of `train.steps-per-round` steps."""
+        return self.prompts_in(self.train.steps_per_round)
+
+    def prompts_in(self, steps: int) -> int:
+        """Prompts that some optimizer steps use: each batch of completions serves `num_iterations` of them."""
+        return math.ceil(steps / self.grpo.num_iterations) * self.grpo.prompts_per_step
+
+    @property
+    def sha256(self) -> str:
+        """Hash over all settings that decide the result: not where it is written, nor by how many processes."""
+        same = {k: v for k, v in self.flat().items() if not k.startswith("output.") and k != "simulation.workers"}
+        return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()
+
+    def flat(self) -> dict[str, Value]:
+        """`{"section.name-in-kebab-case": value}`, in the order of definition."""
+        return cast(dict[str, Value], toml.flat(self))
+
+    def with_values(self, values: Mapping[str, object]) -> RunConfig:
+        """This configuration with some settings replaced.
+
+        Args:
+            values: flat kebab keys; an `int` is taken where a setting is a `float`.
+
+        Raises:
+            ConfigError: a key that does not exist (the nearest is named), a wrong type, a value out of bounds.
+        """
+        return toml.with_values(self, values, HINT)
+
+    def to_toml(self) -> str:
+        """The settings as a scenario file that `load_scenario` reads back to an equal configuration."""
+        return toml.to_toml(self)
+
+
+def load_scenario(path: Path) -> RunConfig:
+    """Read a scenario TOML over the defaults.
+
+    Raises:
+        ConfigError: the file is absent, is no TOML, or a setting in it is wrong; the file is named.
+    """
+    values = toml.read_toml(path, "scenario")
+    try:
+        return RunConfig().with_values(values)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def parse_override(text: str) -> tuple[str, Value]:
+    """Split `section.key=value`; the value is read as TOML, and as a plain string where it is no TOML value.
+
+    >>> parse_override("grpo.beta=0.04"), parse_override("model.name=Qwen/Qwen2.5-0.5B-Instruct")
+    (('grpo.beta', 0.04), ('model.name', 'Qwen/Qwen2.5-0.5B-Instruct'))
+    """
+    key, separator, raw = text.partition("=")
+    if not separator or "." not in key:
+        raise ConfigError(f"--set {text} is not of the form section.key=value, as in grpo.beta=0.04.")
+    try:
+        value = tomllib.loads(f"value = {raw.strip()}")["value"]
+    except (ValueError, OverflowError, RecursionError):
+        value = raw.strip()
+    if not isinstance(value, (int, float, str)):
+        raise ConfigError(f"--set {text}: a setting is a number, true or false, or text.")
+    return key.strip(), value

@@ -1,0 +1,69 @@
+"""Append-only JSON Lines: every line is on the disk before the call returns, and a torn line never hides others."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import cast
+
+from ..errors import RunError
+
+Entry = dict[str, object]
+
+
+def append_line(path: Path, line: Mapping[str, object]) -> None:
+    """`append_lines` of one."""
+    append_lines(path, [line])
+
+
+def append_lines(path: Path, lines: Iterable[Mapping[str, object]]) -> None:
+    """Append JSON lines and flush them to the disk. A torn line of an earlier crash is cut off first.
+
+    Raises:
+        OSError: the disk is full; what stood in the file before still stands.
+    """
+    with path.open("ab+", buffering=0) as file:
+        end = file.seek(0, os.SEEK_END)
+        if end and (file.seek(end - 1), file.read(1))[1] != b"\n":
+            file.seek(0)
+            end = file.read().rfind(b"\n") + 1
+            file.truncate(end)
+        try:
+            data = b"".join(as_line(line) for line in lines)
+            while data:  # an unbuffered write may be short, and says so by nothing but its count
+                data = data[file.write(data) :]
+            os.fsync(file.fileno())
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.truncate(path, end)
+            raise
+
+
+def read_lines(path: Path) -> list[Entry]:
+    """All whole JSON lines of a file; a torn last line, which a crash can leave, is passed over.
+
+    Raises:
+        RunError: another line is no JSON object. Nothing of fedgrpo's writes such a line.
+    """
+    if not path.exists():
+        return []
+    *whole, _ = path.read_bytes().split(b"\n")
+    return [_entry(path, number, line) for number, line in enumerate(whole, start=1) if line]
+
+
+def _entry(path: Path, number: int, line: bytes) -> Entry:
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise RunError(f"{path}, line {number} is damaged: it is not JSON.") from error
+    if not isinstance(entry, dict):
+        raise RunError(f"{path}, line {number} is damaged: it is no JSON object.")
+    return cast(Entry, entry)
+
+
+def as_line(line: Mapping[str, object]) -> bytes:
+    """A JSON object as one line."""
+    return json.dumps(line, separators=(",", ":")).encode() + b"\n"

@@ -1,0 +1,110 @@
+"""Held-out accuracy: the clients answer their problems and send counts, for the curve and for the reward gate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import reduce
+from operator import add
+
+from ...common.adapter.adapter import Adapter
+from ...common.analysis.scores import score
+from ...common.errors import ProtocolError, RunError
+from ...common.messages import wire
+from ...common.messages.messages import Evaluation, Tally
+from ...common.settings.run_config import RunConfig
+from ..run.events import Evaluated, UpdateRefused, emit
+from ..run.store import State, Store
+from .exchange import Courier, Packed
+from .intake import read_evaluation
+from .reward_gate import objection
+from .roster import Roster
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the gate says of a round."""
+
+    reason: str
+    """Why it is void; empty if it may be committed."""
+    evaluations: dict[str, Evaluation]
+
+
+@dataclass(slots=True)
+class Evaluator:
+    """Has the members answer their held-out problems."""
+
+    courier: Courier
+    config: RunConfig
+    store: Store
+    roster: Roster
+    _known: dict[str, dict[str, Evaluation]] = field(default_factory=dict[str, dict[str, Evaluation]])
+    """By adapter, its last evaluation at the sampling temperature. Of the current adapter only."""
+
+    def evaluate(self, state: State, temperature: float) -> None:
+        """Have every client that may take part answer its held-out problems, and write down the sums.
+
+        Raises:
+            RunError: no client could.
+        """
+        found, refused = self._ask(state.adapter, state, temperature)
+        if not found and any(code.startswith("policy.") for code in refused):
+            return  # organisations keep their counts to themselves; training goes on
+        if not found:
+            raise RunError(f"No client could evaluate round {state.round}. {self.store.folder} holds what was done.")
+        self.note(state, found, temperature)
+
+    def judge(self, state: State, candidate: State, attempt: int, kls: Sequence[float]) -> Verdict:
+        """Have the clients answer with a round's adapter too, and compare.
+
+        Args:
+            attempt: at the round; a client that has answered for an earlier attempt is asked anew.
+            kls: see `gate.objection`.
+        """
+        temperature, before = self.config.evaluation.temperature, state.adapter.sha256
+        if before not in self._known:  # a resumed run, or rounds between evaluations
+            self._known = {before: self._ask(state.adapter, state, temperature, attempt=attempt)[0]}
+        found, refused = self._ask(candidate.adapter, candidate, temperature, against=before, attempt=attempt)
+        hostile = self.config.aggregation.hostile
+        reason = objection(found, self._known[before], kls, self.config.gate, hostile)
+        if not any(e.total.compared for e in found.values()):
+            self._known = {}  # the clients have forgotten: they were started again
+            reason += f" ({', '.join(sorted(set(refused)))})" if refused else ""
+        return Verdict(reason and f"the reward gate objects: {reason}", found)
+
+    def note(self, state: State, found: Mapping[str, Evaluation], temperature: float | None = None) -> None:
+        """Write down the sums of an evaluation; without a temperature, of one at that of sampling."""
+        if temperature != 0:
+            self._known = {state.adapter.sha256: dict(found)}
+        decoding = "greedy" if temperature == 0 else "sampled"
+        total = reduce(add, (e.total for e in found.values()))
+        names = sorted({name for e in found.values() for name in e.classes})
+        classes = {name: reduce(add, (e.classes.get(name, Tally()) for e in found.values())) for name in names}
+        line = {"kind": "evaluation", "round": state.round, "decoding": decoding, "clients": sorted(found)}
+        counts = {"total": asdict(total), "classes": {name: asdict(tally) for name, tally in classes.items()}}
+        self.store.add_metrics({**line, **counts})
+        emit(Evaluated(state.round, decoding, score(total)))
+
+    def _ask(
+        self, adapter: Adapter, state: State, temperature: float, *, against: str = "", attempt: int = 0
+    ) -> tuple[dict[str, Evaluation], list[str]]:
+        """(by organisation, its counts; the codes of those that sent none)."""
+        self.roster.welcome()
+        expected = {"federation": state.federation, "round": state.round}
+        asked = {"config-sha256": self.config.sha256, "temperature": temperature, "against": against}
+        header, arrays = {**expected, **asked, "attempt": attempt}, Packed(adapter, self.config.compression.down)
+        nodes = {self.roster.nodes[name]: name for name in self.roster.able()}
+        messages = {
+            node: wire.pack(header, array=arrays.at(self.roster.members[name].schema)) for node, name in nodes.items()
+        }
+        found: dict[str, Evaluation] = {}
+        refused: list[str] = []
+        for reply in self.courier.ask(messages, "evaluate", f"{state.round}.evaluate"):
+            name = nodes[reply.node]
+            try:
+                found[name] = read_evaluation(reply.opened(), expected, self.config.evaluation.class_columns)
+            except ProtocolError as error:
+                self.roster.refuse(name, error)
+                refused.append(error.code)
+                emit(UpdateRefused(state.round, name, error.code, str(error)))
+        return found, refused

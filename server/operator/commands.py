@@ -1,0 +1,287 @@
+"""The commands of the operator: `fedgrpo server ...` and `fedgrpo keys ...`."""
+
+# pyright: reportUnknownMemberType=false
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ...common.cli import keys as key_files
+from ...common.cli.options import Format, FormatOption, say
+from ...common.errors import ConfigError, RunError
+from ...common.settings.run_config import RunConfig, load_scenario, parse_override
+
+server = typer.Typer(
+    help="Run a federation's server: set up, start, submit runs, look, go on after a crash.", no_args_is_help=True
+)
+keys = typer.Typer(
+    help="Certificates and keys: the federation's CA, the server's certificate, nodes' identities.",
+    no_args_is_help=True,
+)
+FolderArgument = Annotated[Path, typer.Argument(help="The operator's folder.")]
+HostOption = Annotated[list[str] | None, typer.Option("--host", help="Name or address clients connect to; repeatable.")]
+
+
+@server.command("init")
+def init(
+    folder: FolderArgument,
+    host: HostOption = None,
+    port: Annotated[int, typer.Option(help="Port of the gateway, which the network sees.")] = 8000,
+    superlink_port: Annotated[int, typer.Option(help="Port of the SuperLink on 127.0.0.1.")] = 18000,
+    bind: Annotated[str, typer.Option(help="Address the gateway listens on.")] = "0.0.0.0",
+    output: FormatOption = Format.text,
+) -> None:
+    """Make an operator's folder: settings, the federation's CA, the server's certificate, a secret.
+
+    [bold]Example[/bold]
+
+      fedgrpo server init federation --host fed.example.org --port 8000
+    """
+    from .server_folder import Gateway, ServerFolder, ServerSettings, SuperLink, names_or_default
+
+    gateway = Gateway(hosts=names_or_default(host or []), bind=bind, port=port)
+    made = ServerFolder.create(folder, ServerSettings(gateway=gateway, superlink=SuperLink(port=superlink_port)))
+    certificate = made.keys / "ca.crt"
+    found = {"folder": str(made.path), "ca": str(certificate), "fingerprint": key_files.fingerprint(certificate)}
+    if output is Format.json:
+        print(json.dumps(found))
+        return
+    print(
+        f"Made {made.path}.\n"
+        f"Give every organisation {certificate}; its fingerprint, to compare over another channel, is\n"
+        f"  {found['fingerprint']}\n"
+        f"Register the key each of them sends you: fedgrpo keys register {folder} NAME.key.pub\n"
+        f"Start the server: fedgrpo server up {folder}"
+    )
+
+
+@server.command("up")
+def up(folder: FolderArgument) -> None:
+    """Run SuperLink, SuperExec and gateway, and start again what dies. Ctrl-C ends them.
+
+    Only the gateway's port is open to the network, and only Flower's fleet API is behind it. Registered nodes and runs
+    survive a restart.
+
+    [bold]Example[/bold]
+
+      fedgrpo server up federation
+    """
+    from .processes import run_server
+    from .server_folder import ServerFolder
+
+    made = ServerFolder.read(folder)
+    say(f"gateway on {made.settings.gateway.bind}:{made.settings.gateway.port}, logs in {made.logs}")
+    run_server(made, say)
+
+
+@server.command("submit")
+def submit(
+    folder: FolderArgument,
+    scenario: Annotated[Path, typer.Argument(help="The run's settings: a scenario .toml.")],
+    run: Annotated[str | None, typer.Option(help="Name of the run's folder; default: scenario and time.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="Any setting: --set grpo.beta=0.04.")] = None,
+    output: FormatOption = Format.text,
+) -> None:
+    """Play a run to its end: wait for clients, follow the rounds, go on after a crash of SuperLink or ServerApp.
+
+    The exit status is 0 only if every round was committed. Ctrl-C ends the following, not the run.
+
+    [bold]Examples[/bold]
+
+      fedgrpo server submit federation scenario.toml
+      fedgrpo server submit federation scenario.toml --run pilot --set federation.rounds=3
+    """
+    from .runs import submit as play
+    from .server_folder import ServerFolder
+
+    config = load_scenario(scenario)
+    config = config.with_values(dict(parse_override(text) for text in settings or []))
+    name = run or f"{scenario.stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+    _check_name(config, name)
+    try:
+        found = play(ServerFolder.read(folder), config, name, say)
+    except KeyboardInterrupt:
+        say(f"{name} goes on without this command: fedgrpo server status {folder}, fedgrpo server stop {folder} {name}")
+        raise
+    _show(found, folder, output)
+
+
+@server.command("resume")
+def resume(
+    folder: FolderArgument,
+    run: Annotated[str, typer.Argument(help="Name of the run.")],
+    output: FormatOption = Format.text,
+) -> None:
+    """Go on with an interrupted run from its last committed round, with its own settings.
+
+    [bold]Example[/bold]
+
+      fedgrpo server resume federation pilot
+    """
+    from .runs import resume as play
+    from .server_folder import ServerFolder
+
+    _show(play(ServerFolder.read(folder), run, say), folder, output)
+
+
+@server.command("stop")
+def stop(folder: FolderArgument, run: Annotated[str, typer.Argument(help="Name of the run.")]) -> None:
+    """End a run that is under way. What is committed is safe, and `resume` goes on from it.
+
+    [bold]Example[/bold]
+
+      fedgrpo server stop federation pilot
+    """
+    from .runs import stop as end
+    from .server_folder import ServerFolder
+
+    end(ServerFolder.read(folder), run)
+    print(f"Stopped {run}. Go on with it: fedgrpo server resume {folder} {run}")
+
+
+@server.command("status")
+def status(folder: FolderArgument, output: FormatOption = Format.text) -> None:
+    """Show the runs, how far they are, the nodes, and when each was last heard of.
+
+    [bold]Example[/bold]
+
+      fedgrpo server status federation
+    """
+    from ..run.status import RunStatus
+    from .flwr_cli import Flower
+    from .server_folder import ServerFolder
+    from .status_view import print_status
+
+    made = ServerFolder.read(folder)
+    runs = [RunStatus.read(made.runs / name) for name in made.run_names()]
+    try:
+        nodes, trouble = Flower(made).nodes(), ""
+    except RunError as error:  # the runs are worth showing also while the SuperLink is down
+        nodes, trouble = [], str(error)
+    if output is Format.json:
+        print(json.dumps({"runs": [asdict(run) for run in runs], "nodes": nodes, "superlink": trouble or "up"}))
+    else:
+        print_status(runs, nodes, trouble)
+
+
+@server.command("gateway", hidden=True)
+def gateway(folder: FolderArgument) -> None:
+    """Run the gateway alone; `fedgrpo server up` and the systemd unit do."""
+    from .gateway import gateway as application
+    from .gateway import serve
+    from .server_folder import ServerFolder
+
+    made = ServerFolder.read(folder)
+    settings, where = made.settings.gateway, made.keys
+    app = application(f"https://{made.superlink}", where / "ca.crt", int(settings.max_body_mb * 1e6))
+    serve(app, settings.bind, settings.port, where / "server.pem", where / "server.key")
+
+
+@keys.command("ca")
+def ca(folder: Annotated[Path, typer.Argument(help="Folder for ca.crt and ca.key.")]) -> None:
+    """Make a federation's CA. (`fedgrpo server init` does.)"""
+    certificate = key_files.make_authority(folder)
+    print(f"Made {certificate}, fingerprint {key_files.fingerprint(certificate)}")
+
+
+@keys.command("server")
+def server_certificate(
+    folder: Annotated[Path, typer.Argument(help="Folder with ca.crt and ca.key.")], host: HostOption = None
+) -> None:
+    """Make the server's certificate, valid 397 days, for the names clients connect to. (`fedgrpo server init` does.)
+
+    [bold]Example[/bold]
+
+      fedgrpo keys server federation/keys --host fed.example.org --host 192.0.2.7
+    """
+    print(f"Made {key_files.make_server(folder, host or [])}")
+
+
+@keys.command("node")
+def node(
+    path: Annotated[Path, typer.Argument(help="The private key to write; NAME.pub is written beside it.")],
+) -> None:
+    """Make a node's identity. The organisation keeps NAME and sends NAME.pub to the operator.
+
+    [bold]Example[/bold]
+
+      fedgrpo keys node clinic-a
+    """
+    public = key_files.make_node(path)
+    print(
+        f"Made {path} (keep it) and {public} (send it to the operator), fingerprint\n  {key_files.fingerprint(public)}"
+    )
+
+
+@keys.command("register")
+def register(
+    folder: FolderArgument,
+    public_key: Annotated[Path, typer.Argument(help="The NAME.pub an organisation sent.")],
+    name: Annotated[
+        str | None, typer.Option(help="The organisation's name, which it must join under; default: the file's.")
+    ] = None,
+) -> None:
+    """Let a node take part. The server must be up.
+
+    [bold]Example[/bold]
+
+      fedgrpo keys register federation clinic-a.key.pub
+    """
+    from ..federation.intake import NAME
+    from .flwr_cli import Flower
+    from .server_folder import ServerFolder
+
+    name = name or public_key.name.removesuffix(".pub").removesuffix(".key")
+    if not NAME.fullmatch(name):
+        raise ConfigError(f"--name {name!r} is no name of an organisation: letters, digits, dots and hyphens.")
+    number = Flower(ServerFolder.read(folder)).register(public_key.resolve(), name)
+    print(
+        f"Registered {name} as node {number}. Compare the fingerprint with the organisation over another channel:\n"
+        f"  {key_files.fingerprint(public_key)}\n"
+        f"If it is another: fedgrpo keys unregister {folder} {number}"
+    )
+
+
+@keys.command("unregister")
+def unregister(
+    folder: FolderArgument, node_id: Annotated[int, typer.Argument(help="As server status shows it.")]
+) -> None:
+    """Let a node take part no longer. The server must be up."""
+    from .flwr_cli import Flower
+    from .server_folder import ServerFolder
+
+    Flower(ServerFolder.read(folder)).unregister(node_id)
+    print(f"Node {node_id} takes part no longer.")
+
+
+@keys.command("show")
+def show(path: Annotated[Path, typer.Argument(help="A certificate, or NAME.pub.")]) -> None:
+    """Print the fingerprint of a certificate or public key, to compare over another channel."""
+    print(key_files.fingerprint(path))
+
+
+def _check_name(config: RunConfig, name: str) -> None:
+    from ..main import run_folder
+
+    if "/" in name:
+        raise ConfigError(f"--run {name}: a run has a plain name, its folder stands in the operator's folder.")
+    run_folder(config.with_values({"output.run": name}))
+
+
+def _show(found: object, folder: Path, output: Format) -> None:
+    from ..run.status import RunStatus, result_line
+    from .server_folder import ServerFolder
+
+    assert isinstance(found, RunStatus)
+    run_dir = ServerFolder.read(folder).runs / found.name
+    if output is Format.json:
+        print(json.dumps({**asdict(found), "run_dir": str(run_dir)}))
+    else:
+        print(f"{found.name}: {found.round} of {found.rounds} rounds, {found.state}. {result_line(run_dir)}")
+        print(f"Adapters and journal: {run_dir}. With fedgrpo[report] installed: fedgrpo report {run_dir}")

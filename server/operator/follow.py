@@ -1,0 +1,105 @@
+"""Following a run: its folder tells when it ends, and its journal what to say meanwhile."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from ...common.analysis.reward_hacking import Tripped
+from ...common.errors import RunError
+from ...common.storage.jsonl import Entry, read_lines
+from ..run.status import RunStatus, is_busy, stop_reason
+from .flwr_cli import Flower
+
+LOOK_S = 1.0
+ASK_FLOWER_S = 15.0
+DEAD_S = 5.0
+"""A run whose ServerApp let go of the run folder this long ago without finishing has lost it."""
+
+Watch = Callable[[], None]
+
+
+class Follower:
+    """Watches a run's folder, which changes at once, and now and then asks Flower, which takes seconds."""
+
+    def __init__(self, flower: Flower, run_id: int, folder: Path, say: Callable[[str], None]) -> None:
+        self._flower, self._run_id, self._folder, self._say = flower, run_id, folder, say
+        self._seen_busy = False
+        self._free_since = 0.0
+
+    def follow(self, watch: Watch) -> RunStatus | None:
+        """Wait for the end of this Flower run; returns how the federation stands, if it has begun."""
+        next_question = time.monotonic() + ASK_FLOWER_S
+        while not (self._ended_by_itself() or self._died()):
+            watch()
+            time.sleep(LOOK_S)
+            if time.monotonic() >= next_question:
+                if self._flower_gave_up():
+                    break
+                next_question = time.monotonic() + ASK_FLOWER_S
+        watch()
+        return RunStatus.read(self._folder) if (self._folder / "config.resolved.toml").exists() else None
+
+    def _ended_by_itself(self) -> bool:
+        if stop_reason(self._folder):
+            return True
+        journal = read_lines(self._folder / "journal.jsonl")
+        return any(e.get("event") == "FINISHED" for e in journal) and not is_busy(self._folder)
+
+    def _died(self) -> bool:
+        """Whether the ServerApp held the run folder and has let go of it. Ends what is left of the Flower run."""
+        now = time.monotonic()
+        if is_busy(self._folder):
+            self._seen_busy, self._free_since = True, 0.0
+        elif self._seen_busy:
+            self._free_since = self._free_since or now
+            if now - self._free_since > DEAD_S:
+                self._stop_flower()
+                return True
+        return False
+
+    def _flower_gave_up(self) -> bool:
+        try:
+            return self._flower.status(self._run_id).startswith("finished")
+        except RunError as error:
+            self._say(f"cannot ask the SuperLink: {error}")
+            return False
+
+    def _stop_flower(self) -> None:
+        try:
+            self._flower.stop(self._run_id)
+        except RunError as error:  # it may have failed already, or the SuperLink may be starting
+            self._say(f"Flower run {self._run_id}: {error}")
+
+
+class JournalLines:
+    """Says what is new in a run's journal."""
+
+    def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
+        self._folder, self._say = folder, say
+        self._told = len(read_lines(folder / "journal.jsonl"))
+
+    def catch_up(self) -> None:
+        """Say the lines written since the last call."""
+        lines = read_lines(self._folder / "journal.jsonl")
+        for line in lines[self._told :]:
+            self._say(f"{self._folder.name}: {_shown(line)}")
+        self._told = len(lines)
+
+
+def _shown(entry: Entry) -> str:
+    match entry.get("event"):
+        case "PLANNED":
+            cohort = entry.get("cohort")
+            names = ", ".join(map(str, cohort)) if isinstance(cohort, (list, tuple)) else ""  # pyright: ignore
+            return f"round {entry.get('round')}, attempt {entry.get('attempt')}: {names} train"
+        case "COMMITTED":
+            return f"round {entry.get('round')} committed, adapter {str(entry.get('adapter'))[:12]}"
+        case "VOID":
+            return f"round {entry.get('round')} void: {entry.get('reason')}"
+        case "WARNED":
+            said = {key: str(entry.get(key)) for key in ("tripwire", "organisation", "text")}
+            return str(Tripped(round=int(str(entry.get("round"))), **said))
+        case event:
+            return str(event).lower()

@@ -1,0 +1,195 @@
+"""An operator's folder: keys, settings, Flower's state and the runs.
+
+server.toml   names, ports and limits
+keys/         CA, server certificate, the secret that SuperLink and SuperExec share
+flwr/         Flower's own configuration (FLWR_HOME), which names the connection `fedgrpo`
+state.db      the SuperLink's database: registered nodes survive a restart
+app/          the app that is submitted: two stubs, no logic
+nodes.jsonl   which node is which organisation
+submitted/    the settings of each run, and which Flower run plays it
+logs/  runs/
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from importlib import resources
+from pathlib import Path
+
+from ...common import __version__
+from ...common.bounds import at_least, between
+from ...common.cli import keys
+from ...common.errors import ConfigError
+from ...common.settings import toml
+from ...common.settings.run_config import RunConfig
+from ...common.storage.atomic import write_atomic
+from ..federation.roster import read_nodes
+
+CONNECTION = "fedgrpo"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gateway:
+    """What the network sees."""
+
+    hosts: tuple[str, ...] = ()
+    """Names and addresses clients connect to; the certificate holds them."""
+    bind: str = "0.0.0.0"
+    """Address to listen on."""
+    port: int = 8000
+    max_body_mb: float = 16.0
+    """A longer request is refused. Flower cuts arrays into chunks of 5 MiB."""
+
+    def __post_init__(self) -> None:
+        between("gateway.port", self.port, 1, 65535, "it is a TCP port")
+        at_least("gateway.max-body-mb", self.max_body_mb, 6, "Flower sends chunks of 5 MiB")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SuperLink:
+    """Flower's SuperLink, which listens on 127.0.0.1 only."""
+
+    port: int = 18000
+
+    def __post_init__(self) -> None:
+        between("superlink.port", self.port, 1, 65535, "it is a TCP port")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFolders:
+    """Where runs are written."""
+
+    folder: str = "runs"
+    """Relative to the operator's folder."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerSettings:
+    """All sections of server.toml."""
+
+    gateway: Gateway = field(default_factory=Gateway)
+    superlink: SuperLink = field(default_factory=SuperLink)
+    runs: RunFolders = field(default_factory=RunFolders)
+
+
+@dataclass(frozen=True)
+class ServerFolder:
+    """An operator's folder."""
+
+    path: Path
+    settings: ServerSettings
+
+    @classmethod
+    def create(cls, path: Path, settings: ServerSettings) -> ServerFolder:
+        """Make a new folder with settings, CA, certificate and secret.
+
+        Raises:
+            ConfigError: there is one already, or it cannot be written.
+        """
+        folder = cls(path.expanduser().resolve(), settings)
+        comments = {
+            f.name: (globals()[type(getattr(settings, f.name)).__name__].__doc__ or "") for f in fields(settings)
+        }
+        text = "".join(f"# {name}: {about}\n" for name, about in comments.items()) + "\n" + toml.to_toml(settings)
+        keys.write_new(folder.path / "server.toml", text.encode())
+        keys.make_authority(folder.keys)
+        keys.make_server(folder.keys, settings.gateway.hosts)
+        keys.make_secret(folder.keys / "superexec.secret")
+        folder.path.chmod(0o700)
+        return folder
+
+    @classmethod
+    def read(cls, path: Path) -> ServerFolder:
+        """Read an operator's folder, and bring Flower's configuration and the app in it up to date.
+
+        Raises:
+            ConfigError: it is none, or server.toml is wrong.
+        """
+        path = path.expanduser().resolve()
+        if not (path / "server.toml").is_file():
+            raise ConfigError(f"{path} is no server folder. Make one: fedgrpo server init {path} --host NAME")
+        try:
+            settings = toml.with_values(ServerSettings(), toml.read_toml(path / "server.toml", "settings"))
+        except ConfigError as error:
+            raise ConfigError(f"{path / 'server.toml'}: {error}") from error
+        folder = cls(path, settings)
+        folder._configure_flower()
+        write_app(folder.app)
+        return folder
+
+    @property
+    def keys(self) -> Path:
+        """CA, certificate, secret."""
+        return self.path / "keys"
+
+    @property
+    def flower_home(self) -> Path:
+        """FLWR_HOME of everything this operator runs."""
+        return self.path / "flwr"
+
+    @property
+    def app(self) -> Path:
+        """The app that is submitted."""
+        return self.path / "app"
+
+    @property
+    def runs(self) -> Path:
+        """Folder of run folders."""
+        return self.path / self.settings.runs.folder
+
+    @property
+    def logs(self) -> Path:
+        """Logs of the processes."""
+        return self.path / "logs"
+
+    @property
+    def superlink(self) -> str:
+        """Address of the SuperLink on this machine."""
+        return f"127.0.0.1:{self.settings.superlink.port}"
+
+    @property
+    def nodes_file(self) -> Path:
+        """Which node is which organisation: written when a key is registered, held to by every run."""
+        return self.path / "nodes.jsonl"
+
+    def node_names(self) -> dict[int, str]:
+        """Node id -> organisation."""
+        return read_nodes(self.nodes_file)
+
+    def run_names(self) -> list[str]:
+        """Names of the runs, oldest first."""
+        found = [path for path in (self.path / "submitted").glob("*.toml") if (self.runs / path.stem).is_dir()]
+        return [path.stem for path in sorted(found, key=lambda path: path.stat().st_mtime)]
+
+    def _configure_flower(self) -> None:
+        self.flower_home.mkdir(exist_ok=True, mode=0o700)
+        certificate = json.dumps(str(self.keys / "ca.crt"))
+        lines = ["[superlink]", f'default = "{CONNECTION}"', "", f"[superlink.{CONNECTION}]"]
+        lines += [f'address = "{self.superlink}"', f"root-certificates = {certificate}", ""]
+        write_atomic(self.flower_home / "config.toml", "\n".join(lines).encode())
+
+
+def write_app(folder: Path) -> Path:
+    """Write the app as Flower wants it: two stubs that import what each party has installed, and all settings.
+
+    A checkout of the repository is the same app; this one also exists where fedgrpo was installed as a package.
+    """
+    defaults = [f"{key} = {json.dumps(value)}" for key, value in RunConfig().flat().items()]
+    include = ["server/app.py", "client/app.py"]
+    lines = ["[project]", 'name = "fedgrpo"', f'version = "{__version__}"', 'license = "Apache-2.0"', ""]
+    lines += ["[tool.flwr.app]", 'publisher = "fedgrpo"', f"fab-include = {json.dumps(include)}", ""]
+    lines += ["[tool.flwr.app.components]", 'serverapp = "server.app:app"', 'clientapp = "client.app:app"', ""]
+    lines += ["[tool.flwr.app.config]", *defaults, ""]
+    for side in ("server", "client"):
+        (folder / side).mkdir(parents=True, exist_ok=True)
+        stub = resources.files(f"fedgrpo.{side}").joinpath("app.py").read_bytes()
+        write_atomic(folder / side / "app.py", stub)
+    write_atomic(folder / "pyproject.toml", "\n".join(lines).encode())
+    return folder
+
+
+def names_or_default(hosts: Sequence[str]) -> tuple[str, ...]:
+    """The hosts of a certificate; without any, this machine only."""
+    return tuple(hosts) or keys.LOOPBACK

@@ -1,0 +1,208 @@
+"""A run folder read back: everything that terminal, JSON and report say comes from here, and so from the files."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from math import nan
+from pathlib import Path
+from typing import Any, cast
+
+from ...common.analysis.contributions import accounts
+from ...common.analysis.reward_hacking import Tripped, Tripwires
+from ...common.analysis.scores import Climb, Score, climb_by_style, score
+from ...common.errors import ConfigError, RunError
+from ...common.messages.messages import Tally
+from ...common.settings.run_config import RunConfig, load_scenario
+from ...common.storage.jsonl import read_lines
+from .alarms import replayed
+
+Line = dict[str, Any]
+ANSWERS = "answers.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """Counts over the held-out problems after some round."""
+
+    round: int
+    clients: tuple[str, ...]
+    """Who answered."""
+    total: Tally
+    classes: dict[str, Tally]
+
+    def of(self, column: str) -> dict[str, Tally]:
+        """The classes of one column, by value."""
+        pairs = ((name.partition("="), tally) for name, tally in self.classes.items())
+        return {value: tally for (own, _, value), tally in pairs if own == column}
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A finished or unfinished run."""
+
+    folder: Path
+    config: RunConfig
+    journal: list[Line]
+    rounds: list[Line]
+    """One line of metrics per committed round."""
+    sampled: list[Evaluated]
+    greedy: list[Evaluated]
+
+    @classmethod
+    def read(cls, folder: Path) -> Run:
+        """Read a run folder.
+
+        Raises:
+            ConfigError: the folder holds no run.
+        """
+        journal: list[Line] = read_lines(folder / "journal.jsonl")
+        if not journal:
+            raise ConfigError(f"{folder} holds no run: there is no journal.jsonl in it, or nothing in that.")
+        lines: list[Line] = read_lines(folder / "metrics.jsonl")
+        try:
+            return cls(
+                folder=folder,
+                config=load_scenario(folder / "config.resolved.toml"),
+                journal=[line for line in journal if line["event"]],
+                rounds=[line for line in lines if line["kind"] == "round"],
+                sampled=_evaluations(lines, "sampled"),
+                greedy=_evaluations(lines, "greedy"),
+            )
+        except (KeyError, TypeError) as error:
+            raise RunError(f"{folder / 'metrics.jsonl'} or journal.jsonl is damaged: a line lacks {error}.") from error
+
+    @property
+    def before(self) -> Evaluated:
+        """The first sampled evaluation."""
+        return self.sampled[0]
+
+    @property
+    def after(self) -> Evaluated:
+        """The last sampled evaluation."""
+        return self.sampled[-1]
+
+    @property
+    def class_columns(self) -> list[str]:
+        """Columns that accuracy is split by; `style` comes last."""
+        found = {name.partition("=")[0] for name in self.after.classes}
+        return [*sorted(found - {"style"}), "style"]
+
+    @property
+    def climb(self) -> Climb:
+        """What the rise of sampled accuracy consists of, by answer style."""
+        return climb_by_style(self.before.of("style"), self.after.of("style"))
+
+    def outcomes(self, decoding: str) -> dict[int, bool]:
+        """Which of the held-out problems were answered right in the last evaluation, strictly, by their index.
+
+        Empty where the clients were real ones: they give out counts alone. Where the reward gate had a round tried
+        again, the answers of the last attempt stand, which is the one that was committed.
+        """
+        last = self.config.federation.rounds
+        lines: list[Line] = read_lines(self.folder / ANSWERS)
+        mine = [line for line in lines if (line["round"], line["decoding"]) == (last, decoding)]
+        return {i: mark == "1" for line in mine for i, mark in zip(line["problems"], line["right"], strict=True)}
+
+    def warnings(self) -> list[Tripped]:
+        """What the tripwires say of the run, from its metrics: also of one that was played before there were any."""
+        lines = read_lines(self.folder / "metrics.jsonl")
+        return replayed(cast("list[Line]", lines), Tripwires())
+
+    def rewards(self) -> list[float]:
+        """Mean reward over the clients, by round: each client's in its own units."""
+        told = [[c["reward/mean"] for c in line["clients"].values() if "reward/mean" in c] for line in self.rounds]
+        return [sum(values) / len(values) if values else nan for values in told]
+
+    def result(self) -> dict[str, Any]:
+        """The run as one JSON object: what `simulate --format json` prints last."""
+        if not self.sampled:
+            raise ConfigError(f"{self.folder} has no evaluation yet.")
+        committed = [line for line in self.journal if line["event"] in ("CREATED", "COMMITTED")]
+        after, rewards = score(self.after.total), self.rewards()
+        return {
+            "run_dir": str(self.folder),
+            "rounds": len(self.rounds),
+            "clients": max((len(line["clients"]) for line in self.rounds), default=0),
+            "adapter_sha256": committed[-1]["adapter"],
+            "accuracy": {
+                "before": after.base,
+                "after": after.strict,
+                "gain": after.gain,
+                "interval": [after.gain_low, after.gain_high],
+                "problems": after.problems,
+                "clients": list(self.after.clients),
+                "lenient": {"before": score(self.before.total).lenient, "after": after.lenient},
+                "greedy": {"before": _strict(self.greedy[:1]), "after": _strict(self.greedy[-1:])},
+                "by_class": {
+                    f"{row.column}={row.value}": {
+                        "before": row.before,
+                        "after": row.after,
+                        "problems_before": row.problems_before,
+                        "problems_after": row.problems_after,
+                    }
+                    for row in self.class_rows()
+                },
+            },
+            "truncated": {"before": score(self.before.total).truncated, "after": after.truncated},
+            "completion_length": {"before": score(self.before.total).mean_length, "after": after.mean_length},
+            "climb": asdict(self.climb),
+            "reward": {"first": rewards[0] if rewards else None, "last": rewards[-1] if rewards else None},
+            "seconds": round(sum(line["seconds"] for line in self.rounds), 3),
+            "bytes_up": sum(line["bytes_up"] for line in self.rounds),
+            "bytes_down": sum(line["bytes_down"] for line in self.rounds),
+            "aggregation_error": [line.get("aggregation/error") for line in self.rounds],
+            "ledger": [account.as_json() for account in accounts(self.rounds)],
+            "warnings": [asdict(tripped) for tripped in self.warnings()],
+            "void_rounds": sum(line["event"] == "VOID" for line in self.journal),
+            "finished": any(line["event"] == "FINISHED" for line in self.journal),
+        }
+
+    def class_rows(self) -> list[ClassRow]:
+        """Share and accuracy of every class, before and after."""
+        names = [f"{c}={v}" for c in self.class_columns for v in sorted({*self.before.of(c), *self.after.of(c)})]
+        return [ClassRow.of(name, self.before, self.after) for name in names]
+
+
+@dataclass(frozen=True, slots=True)
+class ClassRow:
+    """One class before and after: its share of the answers, and strict accuracy within it (None where it is empty)."""
+
+    column: str
+    value: str
+    problems_before: int
+    problems_after: int
+    share_before: float
+    share_after: float
+    before: float | None
+    after: float | None
+
+    @classmethod
+    def of(cls, name: str, before: Evaluated, after: Evaluated) -> ClassRow:
+        """The row of the class `column=value`."""
+        column, _, value = name.partition("=")
+        old, new = before.classes.get(name, Tally()), after.classes.get(name, Tally())
+        shares = old.problems / before.total.problems, new.problems / after.total.problems
+        return cls(column, value, old.problems, new.problems, *shares, accuracy(old), accuracy(new))
+
+
+def accuracy(tally: Tally) -> float | None:
+    """Strict accuracy; None of nothing."""
+    return tally.correct / tally.problems if tally.problems else None
+
+
+def _evaluations(lines: list[Line], decoding: str) -> list[Evaluated]:
+    chosen = [line for line in lines if line["kind"] == "evaluation" and line["decoding"] == decoding]
+    return [
+        Evaluated(
+            line["round"],
+            tuple(line["clients"]),
+            Tally(**line["total"]),
+            {name: Tally(**tally) for name, tally in line["classes"].items()},
+        )
+        for line in sorted(chosen, key=lambda line: line["round"])
+    ]
+
+
+def _strict(evaluated: list[Evaluated]) -> float | None:
+    found: list[Score] = [score(e.total) for e in evaluated]
+    return found[0].strict if found else None

@@ -1,0 +1,166 @@
+"""An in-process Flower grid: real ServerApp, real ClientApp, messages serialised as on the wire, no network.
+
+Each simulated node belongs to one lane, and a lane does one message at a time, as a SuperNode does. A lane is this
+process (`LocalLane`, for tests and one core) or a worker process of its own (`worker.ProcessLane`). Private names of
+Flower that this needs are pinned by `tests/server/test_flower_contract.py`.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+
+RAISED, EXPIRED, CRASHED = 2, 3, 8  # Flower's error codes
+NodeConfig = dict[str, int | float | str | bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """A serialised message: what would cross the network, plus the id that the SuperLink keeps beside it."""
+
+    message_id: str
+    root: str
+    objects: dict[str, bytes]
+    node: int
+    expires_at: float
+
+    @classmethod
+    def pack(cls, message: Message, message_id: str) -> Parcel:
+        """Serialise a message."""
+        objects = {key: item.deflate() for key, item in get_all_nested_objects(message).items()}
+        metadata = message.metadata
+        return cls(message_id, message.object_id, objects, metadata.dst_node_id, metadata.created_at + metadata.ttl)
+
+    def open(self) -> Message:
+        """The message again, sharing nothing with the one that was packed."""
+        message = inflate_object_from_contents(self.root, dict(self.objects))
+        assert isinstance(message, Message)
+        set_message_id(message, self.message_id)
+        return message
+
+
+class Lane(Protocol):
+    """Does messages of some nodes, one at a time."""
+
+    def answer(self, parcel: Parcel) -> Parcel:
+        """The reply to a message; a failure of the client is a reply too."""
+        ...
+
+    def close(self) -> None:
+        """Free what the lane holds."""
+        ...
+
+
+class LocalLane:
+    """Runs the ClientApp in this process."""
+
+    def __init__(
+        self, app: ClientApp, node_configs: Mapping[int, NodeConfig], run_config: Mapping[str, object]
+    ) -> None:
+        self._app = app
+        self._contexts = {
+            node: Context(1, node, dict(config), RecordDict(), dict(run_config))  # pyright: ignore[reportArgumentType]
+            for node, config in node_configs.items()
+        }
+
+    def answer(self, parcel: Parcel) -> Parcel:
+        """Have the ClientApp answer."""
+        message = parcel.open()
+        if time.time() > parcel.expires_at:
+            return Parcel.pack(Message(Error(EXPIRED, "the message expired"), reply_to=message), "")
+        try:
+            reply = self._app(message, self._contexts[parcel.node])
+        except Exception as error:  # what Flower does with an exception of a ClientApp
+            reply = Message(Error(RAISED, repr(error)), reply_to=message)
+        return Parcel.pack(reply, uuid.uuid4().hex)
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
+class LocalGrid(Grid):
+    """Carries messages between the ServerApp and the lanes."""
+
+    def __init__(self, lanes: Mapping[int, Lane]) -> None:
+        """`lanes` maps each node id to the lane that does its messages; several nodes may share one."""
+        identify_process()
+        self._lanes = dict(lanes)
+        distinct: Sequence[Lane] = list({id(lane): lane for lane in lanes.values()}.values())
+        self._pools = {id(lane): ThreadPoolExecutor(1) for lane in distinct}
+        self._distinct = distinct
+        self._waiting: dict[str, Future[Parcel]] = {}
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        """Hand messages to their lanes."""
+        ids: list[str] = []
+        for message in messages:
+            message_id = uuid.uuid4().hex
+            set_message_id(message, message_id)
+            lane = self._lanes[message.metadata.dst_node_id]
+            parcel = Parcel.pack(message, message_id)
+            self._waiting[message_id] = self._pools[id(lane)].submit(lane.answer, parcel)
+            ids.append(message_id)
+        return ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        """Replies that have come; each is given out once."""
+        done = [i for i in message_ids if i in self._waiting and self._waiting[i].done()]
+        return [self._waiting.pop(i).result().open() for i in done]
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+        """Push, and wait for the replies."""
+        waiting = self.push_messages(messages)
+        end = time.monotonic() + (timeout if timeout is not None else float("inf"))
+        replies: list[Message] = []
+        while len(replies) < len(waiting) and time.monotonic() < end:
+            replies += self.pull_messages(waiting)
+            time.sleep(0.005)
+        return replies
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        """A message to a node."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> list[int]:
+        """All simulated nodes."""
+        return sorted(self._lanes)
+
+    def set_run(self, run: Run) -> None:
+        """Flower asks for this; a simulation has no run record."""
+        self._run = run
+
+    @property
+    def run(self) -> Run:
+        """The run record, if one was set."""
+        return self._run
+
+    def close(self) -> None:
+        """End the lanes. Work under way is not waited for."""
+        for pool in self._pools.values():
+            pool.shutdown(wait=False, cancel_futures=True)  # first: else a lane would go on with what is queued
+        for lane in self._distinct:
+            lane.close()
+
+
+def identify_process() -> None:
+    """Give this process the identity without which Flower makes no message."""
+    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
+
+
+def set_message_id(message: Message, message_id: str) -> None:
+    """Write the id that otherwise the SuperLink gives."""
+    message.metadata.__dict__["_message_id"] = message_id

@@ -1,0 +1,145 @@
+"""One simulated federation: checks first, then workers, then the real ServerApp."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from importlib.util import find_spec
+from pathlib import Path
+
+from flwr.app import Context, RecordDict
+
+from ...client.learner.models.backend_check import check_backend
+from ...client.learner.rewards import try_rewards
+from ...common.errors import ConfigError, RunError
+from ...common.settings.run_config import RunConfig, load_scenario
+from ...common.storage.atomic import write_atomic
+from ...common.trackers.names import check_uses
+from ...server.main import app, run_folder
+from ...server.run.reader import Run
+from .grid import Lane, LocalGrid, NodeConfig
+from .progress import keeping
+from .simulated_clients import SYSTEM_PROMPTS, client_rewards, client_tools, divide, resolve_model
+from .worker import ProcessLane
+
+SCENARIOS = Path(__file__).parent.parent / "scenarios"
+
+
+def scenario(name: str) -> RunConfig:
+    """A scenario that comes with fedgrpo, by name, or one in a TOML file.
+
+    Raises:
+        ConfigError: there is no such scenario, or it is wrong.
+    """
+    shipped = SCENARIOS / f"{name}.toml"
+    path = shipped if shipped.is_file() else Path(name)
+    if path.suffix != ".toml":
+        known = ", ".join(sorted(p.stem for p in SCENARIOS.glob("*.toml")))
+        raise ConfigError(f"There is no scenario {name!r}. Known are {known}, or give the path of a .toml file.")
+    return load_scenario(path)
+
+
+def all_at_once(config: RunConfig) -> RunConfig:
+    """The settings with a federation that begins when every simulated client that takes part has joined.
+
+    All of them are on this machine; which of them loads fastest must not decide the first round.
+    """
+    clients = len(config.simulation.taking_part)
+    fewest = min(config.federation.min_clients, clients)
+    return config.with_values({"federation.start-clients": clients, "federation.min-clients": fewest})
+
+
+def resumed(folder: Path) -> RunConfig:
+    """The settings of an earlier run, set to go on in its folder."""
+    config = Run.read(folder).config
+    return config.with_values({"output.dir": str(folder.resolve().parent), "output.run": folder.resolve().name})
+
+
+def check(config: RunConfig) -> None:
+    """Find what would fail later, before a model is loaded: libraries, model folder, data, division, every reward.
+
+    Raises:
+        FedGRPOError: something is wrong; says what and where.
+    """
+    missing = [name for name in ("torch", "trl", "peft", "datasets", "matplotlib", "jinja2") if not find_spec(name)]
+    if missing:
+        raise ConfigError(
+            f"A simulation needs {', '.join(missing)}, which the base installation leaves out. "
+            "Install the extra: pip install 'fedgrpo[simulation]'."
+        )
+    check_backend(config.backend)
+    check_uses("output.trackers", config.output.tracker_uses)
+    resolve_model(config.model.name, config.model.revision, config.backend.source)
+    shards, _ = divide(config)
+    prompt = SYSTEM_PROMPTS[config.simulation.system_prompt]
+    for shard, rewards in zip(shards, client_rewards(config), strict=True):
+        try_rewards(rewards, shard[0].row(prompt))
+
+
+def same_inputs(config: RunConfig) -> None:
+    """Hold a resumed run to the data and rewards it began with: other ones would make another run of it.
+
+    Raises:
+        ConfigError: they have changed since.
+    """
+    shards, held_out = divide(config)
+    digest = hashlib.sha256(repr((shards, held_out)).encode())
+    rewards = {reward.source for rewards in client_rewards(config) for reward in rewards}
+    for source in sorted({*rewards, *client_tools(config).sources} - {"built-in"}):
+        digest.update(Path(source).expanduser().read_bytes())
+    path = run_folder(config) / "inputs.sha256"
+    if not path.exists():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, digest.hexdigest().encode())
+        except OSError as error:
+            raise ConfigError(f"Cannot make the run folder {path.parent}: {error.strerror}.") from error
+    elif path.read_text() != digest.hexdigest():
+        raise ConfigError(
+            f"The data or a reward file has changed since {path.parent} began, so going on would mix two experiments. "
+            "Put them back, or start a new run. (If a repaired reward file is what changed, remove inputs.sha256.)"
+        )
+
+
+def run_simulation(config: RunConfig) -> Run:
+    """Play the federation that the settings describe, and return what it left in its folder.
+
+    Raises:
+        RunError: it could not be played to the end; what was committed is safe.
+    """
+    folder = run_folder(config)
+    config = config.with_values({"output.run": folder.name})
+    grid = LocalGrid(make_lanes(config))
+    try:
+        with keeping(folder):
+            app(grid, Context(1, 1, {}, RecordDict(), config.flat()))
+    except RunError as error:
+        if (folder / "journal.jsonl").exists():
+            raise type(error)(f"{error}\nGo on with: fedgrpo simulate --resume {folder}") from error
+        raise
+    finally:
+        grid.close()
+    return Run.read(folder)
+
+
+def make_lanes(config: RunConfig) -> dict[int, Lane]:
+    """Node id -> worker process. Client k has node id k + 2 (1 is Flower's server); workers take turns."""
+    clients, numbers = config.simulation.clients, config.simulation.taking_part
+    workers = min(config.simulation.workers or _workers(config), len(numbers))
+    nodes: list[dict[int, NodeConfig]] = [{} for _ in range(workers)]
+    for i, k in enumerate(numbers):
+        nodes[i % workers][k + 2] = {"partition-id": k, "num-partitions": clients}
+    lanes = [ProcessLane(share, config.flat()) for share in nodes]
+    return {node: lane for lane, share in zip(lanes, nodes, strict=True) for node in share}
+
+
+def _workers(config: RunConfig) -> int:
+    """One where vLLM samples, whose engine serves all clients; else as many as the machine has room for."""
+    return 1 if config.backend.uses_vllm else default_workers()
+
+
+def default_workers() -> int:
+    """One worker per core; one in all where there is a GPU, whose memory holds one base model."""
+    if Path("/proc/driver/nvidia/version").exists():
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,134 @@
+"""Simulated clients: each takes its part of the scenario's dataset, and all in a process share one resident model."""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from pathlib import Path
+from tempfile import gettempdir
+from typing import TYPE_CHECKING
+
+from ...client.learner import Learner
+from ...client.learner.data.problems import Problem
+from ...client.learner.data.system_prompts import SYSTEM_PROMPTS
+from ...client.learner.models.model_files import model_folder
+from ...client.learner.models.unsloth_backend import import_unsloth
+from ...client.learner.rewards import Reward, load_rewards
+from ...client.learner.tools import ToolBox, load_tools
+from ...client.learner.training.error_feedback import RoundingLearner
+from ...common.errors import ConfigError
+from ...common.settings.run_config import RunConfig, Value
+from .datasets import load_problems
+from .faults import FaultyLearner, spoiled
+from .partition import partition
+
+if TYPE_CHECKING:
+    from ...client.learner.training.local_learner import ResidentModel
+
+BUILTIN_POLICY = Path(__file__).parent.parent / "builtin" / "policy"
+SPLIT_POLICY = Path(__file__).parent.parent / "builtin" / "policy_split"
+BUILTIN_POLICIES = {"builtin": BUILTIN_POLICY, "builtin-split": SPLIT_POLICY}
+"""Shipped with the package; `builtin/recipes.py` says what each was taught."""
+
+
+def simulated_learner(node_config: dict[str, Value], config: RunConfig) -> Learner:
+    """The learner of the client that `partition-id` in a node's configuration numbers (entry point of the relay)."""
+    from ...client.learner.training.local_learner import ClientData, ResidentLearner
+    from .progress import Reporter
+
+    number, nodes = node_config["partition-id"], node_config.get("num-partitions")
+    clients = config.simulation.clients
+    if nodes != clients or not isinstance(number, int) or not 0 <= number < clients:
+        raise ConfigError(
+            f"This is simulated node {number} of {nodes}, but simulation.clients is {clients}. With flwr run, give "
+            f"--federation-config 'num-supernodes={clients} client-resources-num-cpus=1'."
+        )
+    if number not in config.simulation.taking_part:
+        raise ConfigError(f"simulation.only is {config.simulation.only}: client {number} takes no part in this run.")
+    name, fault = client_name(number), config.simulation.fault_of.get(number, "")
+    shards, held_out = divide(config)
+    mine = answered_by(number, config, len(held_out))
+    data = ClientData(
+        organisation=name,
+        shard=shards[number],
+        held_out=[held_out[i] for i in mine],
+        rewards=spoiled(client_rewards(config)[number], fault),
+        system_prompt=SYSTEM_PROMPTS[config.simulation.system_prompt],
+    )
+
+    learner = ResidentLearner(_resident(config, client_rank(config, number)), data, Reporter(name, mine))
+    return RoundingLearner(FaultyLearner(learner, fault) if fault else learner, config, _own_folder(config, name))
+
+
+def _own_folder(config: RunConfig, name: str) -> Path:
+    """Where a simulated client keeps what is its own."""
+    run = config.output.run
+    base = Path(config.output.dir).expanduser() / run if run else Path(gettempdir()) / "fedgrpo-clients"
+    return base / "clients" / name
+
+
+def client_name(number: int) -> str:
+    """Name of a simulated organisation."""
+    return f"client-{number}"
+
+
+def answered_by(number: int, config: RunConfig, problems: int) -> range:
+    """Which of the held-out problems a client answers: they are dealt in turn, and one that is alone has them all."""
+    alone = config.simulation.only >= 0
+    return range(problems) if alone else range(number, problems, config.simulation.clients)
+
+
+@lru_cache(maxsize=1)
+def divide(config: RunConfig) -> tuple[list[list[Problem]], list[Problem]]:
+    """(each client's shard, all held-out problems).
+
+    Raises:
+        ConfigError: a client would have nothing to train on or to answer.
+    """
+    train, test = load_problems(config)
+    if len(test) < config.simulation.clients:
+        raise ConfigError(
+            f"{len(test)} held-out problems are too few for {config.simulation.clients} clients, each of which answers "
+            "some. Raise evaluation.problems or give more in test.jsonl."
+        )
+    return partition(train, config), test
+
+
+def client_rewards(config: RunConfig) -> list[tuple[Reward, ...]]:
+    """Each client's reward set, and the environment's own reward."""
+    specs, own = config.simulation.rewards.split(";"), client_tools(config).rewards()
+    return [load_rewards(specs[k % len(specs)]) + own for k in range(config.simulation.clients)]
+
+
+def client_tools(config: RunConfig) -> ToolBox:
+    """What the policy may use at every simulated client."""
+    settings = config.simulation
+    return load_tools(settings.tools, settings.environment, settings.tool_turns)
+
+
+def resolve_model(name: str, revision: str, source: str = "hub") -> Path:
+    """The local folder of a model: a built-in one, a folder, or a snapshot from where models are kept.
+
+    Raises:
+        ConfigError: there is no such folder, or the source cannot be reached or has no such model.
+    """
+    return BUILTIN_POLICIES.get(name) or model_folder(name, revision, source)
+
+
+def client_rank(config: RunConfig, number: int) -> int:
+    """The rank of a simulated client's adapter; 0 is the federation's."""
+    ranks = [int(rank) for rank in config.simulation.ranks.split(";")]
+    return ranks[number % len(ranks)]
+
+
+@lru_cache
+def _resident(config: RunConfig, rank: int) -> ResidentModel:
+    """One resident model for all clients of the same rank."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    import_unsloth(config.backend)
+    from ...client.learner.training.local_learner import Base, ResidentModel, prepare_process
+
+    device = prepare_process()
+    folder = resolve_model(config.model.name, config.model.revision, config.backend.source)
+    base = Base.load(folder, config.model.dtype, device, config.backend)
+    return ResidentModel(base, config, divide(config)[0][0][0], rank, box=client_tools(config))

@@ -1,0 +1,229 @@
+"""The whole deployment on this machine: `fedgrpo simulate --engine superlink`.
+
+Each simulated client becomes an organisation with a folder, data files, a policy that allows this run and no other, and
+a registered key; SuperLink, gateway, SuperNodes and learners are the processes they are in production, with TLS between
+them. The result equals the in-process simulation's: same seeds, same shards, same names.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import tempfile
+import threading
+from collections.abc import Callable, Generator
+from pathlib import Path
+
+from ...client.commands.processes import run_client
+from ...client.learner.data.problems import Problem
+from ...client.learner.models.model_files import file_hash
+from ...client.learner.rewards import absolute_paths
+from ...client.organisation.settings import (
+    Data,
+    Flower,
+    Identity,
+    LearnerSettings,
+    Model,
+    Organisation,
+    Policy,
+    Prompt,
+    Rewards,
+    Site,
+    Tools,
+)
+from ...common.cli import keys
+from ...common.cli.supervisor import free_ports
+from ...common.errors import ConfigError
+from ...common.settings import toml
+from ...common.settings.run_config import RunConfig
+from ...common.storage.atomic import write_atomic
+from ...server.main import run_folder
+from ...server.operator import flwr_cli, runs
+from ...server.operator.processes import run_server
+from ...server.operator.server_folder import Gateway, RunFolders, ServerFolder, ServerSettings, SuperLink
+from ...server.run.reader import Run
+from .replay import Replay
+from .simulated_clients import SYSTEM_PROMPTS, answered_by, client_name, client_rank, divide, resolve_model
+
+LOGGER = logging.getLogger("fedgrpo.loopback")
+FOLDER = "loopback"
+
+
+def run_loopback(config: RunConfig) -> Run:
+    """Play the federation with real processes, and return what it left in its folder.
+
+    Raises:
+        RunError: it could not be played to the end; what was committed is safe.
+    """
+    if config.simulation.faults:
+        raise ConfigError(
+            "simulation.faults are faults of simulated learners, and these are real. Use --engine processes."
+        )
+    folder = run_folder(config)
+    base = folder / FOLDER
+    server = _server(base, folder.parent)
+    replay = Replay(folder)
+    with contextlib.ExitStack() as stack:
+        sockets = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fedgrpo-")))  # their paths must be short
+        sites = _sites(base, server, config, sockets)
+        failures: list[Exception] = []
+        say = LOGGER.info
+        watch = lambda: _raise_first(failures, replay)  # noqa: E731
+        ready = stack.enter_context(_running("server", lambda stop, tell: run_server(server, tell, stop), failures))
+        _wait(ready, failures)
+        _register(server, sites)
+        for site in sites:
+            stack.enter_context(
+                _running(site.name, lambda stop, tell, site=site: run_client(site, tell, stopped=stop), failures)
+            )
+        if (folder / "journal.jsonl").exists():
+            runs.resume(server, folder.name, say, watch)
+        else:
+            runs.submit(server, config, folder.name, say, watch)
+    replay.catch_up()
+    return Run.read(folder)
+
+
+def _server(base: Path, run_folders: Path) -> ServerFolder:
+    """The operator's folder; a run that goes on has one, and gets ports that are free now."""
+    path = base / "server"
+    gateway_port, superlink_port = free_ports(2)
+    settings = ServerSettings(
+        gateway=Gateway(hosts=keys.LOOPBACK, bind="127.0.0.1", port=gateway_port),
+        superlink=SuperLink(port=superlink_port),
+        runs=RunFolders(folder=str(run_folders)),
+    )
+    if (path / "server.toml").exists():
+        write_atomic(path / "server.toml", toml.to_toml(settings).encode())
+    else:
+        ServerFolder.create(path, settings)
+    return ServerFolder.read(path)
+
+
+def _sites(base: Path, server: ServerFolder, config: RunConfig, sockets: Path) -> list[Site]:
+    """Write each organisation's folder: data, file, key."""
+    shards, held_out = divide(config)
+    specs = config.simulation.rewards.split(";")
+    model = resolve_model(config.model.name, config.model.revision, config.backend.source)
+    sites: list[Site] = []
+    for number in config.simulation.taking_part:
+        shard = shards[number]
+        name = client_name(number)
+        place = base / name
+        place.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _write_problems(place / "train.jsonl", shard)
+        _write_problems(place / "held_out.jsonl", [held_out[i] for i in answered_by(number, config, len(held_out))])
+        settings = Organisation(
+            organisation=Identity(name=name),
+            data=Data(train="train.jsonl", held_out="held_out.jsonl", labels=tuple(sorted(shard[0].labels))),
+            prompt=Prompt(system=SYSTEM_PROMPTS[config.simulation.system_prompt]),
+            rewards=Rewards(use=specs[number % len(specs)]),
+            tools=Tools(
+                use=absolute_paths(config.simulation.tools),
+                environment=absolute_paths(config.simulation.environment),
+                turns=config.simulation.tool_turns,
+            ),
+            backend=config.backend,
+            model=Model(
+                name=config.model.name,
+                folder=str(model),
+                sha256=file_hash(model),
+                rank=client_rank(config, number),
+            ),
+            learner=LearnerSettings(socket=str(sockets / f"{number}.sock")),
+            flower=Flower(
+                superlink=f"127.0.0.1:{server.settings.gateway.port}",
+                root_certificates=str(server.keys / "ca.crt"),
+                key="node.key",
+            ),
+            policy=_just_this_run(config),
+        )
+        write_atomic(place / "organisation.toml", toml.to_toml(settings).encode())
+        if not (place / "node.key").exists():
+            keys.make_node(place / "node.key")
+        sites.append(Site.read(place / "organisation.toml"))
+    return sites
+
+
+def _just_this_run(config: RunConfig) -> Policy:
+    """A policy that allows what these settings need, and nothing more."""
+    grpo, evaluation = config.grpo, config.evaluation
+    per_step = grpo.per_device_train_batch_size * grpo.gradient_accumulation_steps
+    return Policy(
+        privacy="none",
+        max_rank=config.adapter.rank,
+        max_alpha=config.adapter.alpha,
+        methods=(config.aggregation.method,),
+        target_modules=tuple(name.strip() for name in config.adapter.target_modules.split(",")),
+        max_learning_rate=grpo.learning_rate,
+        max_rounds=config.federation.rounds,
+        max_steps_per_round=config.train.steps_per_round,
+        max_seconds_per_round=config.train.seconds_per_round,
+        max_generations=grpo.num_generations,
+        max_completions_per_step=max(per_step, evaluation.batch_size),
+        max_new_tokens=max(grpo.max_completion_length, evaluation.max_completion_length),
+        max_left_out_share=1.0,
+        min_members=1,
+        max_delta_norm=config.intake.max_delta_norm,
+        max_bytes_per_round=1 << 40,
+        metrics=("*",),
+        min_groups=1,
+        evaluate=True,
+        class_columns=("style", *evaluation.class_columns),
+        min_class_problems=1,
+        report_hardware=True,
+    )
+
+
+def _register(server: ServerFolder, sites: list[Site]) -> None:
+    known = set(server.node_names().values())
+    for site in sites:
+        if site.name not in known:
+            flwr_cli.Flower(server).register(site.file.parent / "node.key.pub", site.name)
+
+
+def _write_problems(path: Path, problems: list[Problem]) -> None:
+    rows = [{"question": p.question, "answer": p.answer, **p.labels} for p in problems]
+    write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
+
+
+@contextlib.contextmanager
+def _running(
+    name: str, work: Callable[[threading.Event, Callable[[str], None]], None], failures: list[Exception]
+) -> Generator[threading.Event]:
+    """Run a set of services in a thread while the block runs; yields an event that is set when they are ready."""
+    stop, ready = threading.Event(), threading.Event()
+
+    def tell(line: str) -> None:
+        LOGGER.info("%s: %s", name, line)
+        if line == "ready":
+            ready.set()
+
+    def run() -> None:
+        try:
+            work(stop, tell)
+        except Exception as error:
+            failures.append(error)
+        finally:
+            ready.set()
+
+    thread = threading.Thread(target=run, name=name)
+    thread.start()
+    try:
+        yield ready
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _wait(ready: threading.Event, failures: list[Exception]) -> None:
+    ready.wait()
+    if failures:
+        raise failures[0]
+
+
+def _raise_first(failures: list[Exception], replay: Replay) -> None:
+    replay.catch_up()
+    if failures:
+        raise failures[0]

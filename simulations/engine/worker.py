@@ -1,0 +1,104 @@
+"""Worker processes: each holds one resident model and does the messages of its share of the clients."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import multiprocessing
+import os
+import signal
+from collections.abc import Mapping
+from multiprocessing.connection import Connection
+from typing import Any
+
+from flwr.app import Error, Message
+
+from .grid import CRASHED, LocalLane, NodeConfig, Parcel, identify_process
+
+GRACE_S = 2.0
+
+
+class ProcessLane:
+    """A lane in a process of its own. A worker that dies costs the message it had, and is started again."""
+
+    def __init__(self, node_configs: Mapping[int, NodeConfig], run_config: Mapping[str, object]) -> None:
+        self._arguments = (dict(node_configs), dict(run_config))
+        self._closed = False
+        self._start()
+
+    def answer(self, parcel: Parcel) -> Parcel:
+        """Have the worker answer; log records it sends meanwhile are logged here."""
+        item = self._exchange(parcel)
+        while isinstance(item, dict):
+            logging.getLogger(item["name"]).handle(logging.makeLogRecord(item))
+            item = self._exchange(None)
+        if item is not None:
+            return item
+        self._end()
+        if not self._closed:
+            self._start()
+        return Parcel.pack(Message(Error(CRASHED, "the worker process died"), reply_to=parcel.open()), "")
+
+    def close(self) -> None:
+        """End the worker: an idle one by itself, one at work by a signal."""
+        self._closed = True
+        self._end()
+
+    def _exchange(self, parcel: Parcel | None) -> Any:
+        """Send a parcel, if there is one, and receive what comes next: a parcel, a log record, None from the dead."""
+        try:
+            if parcel is not None:
+                self._pipe.send(parcel)
+            return self._pipe.recv()
+        except (EOFError, OSError):
+            return None
+
+    def _end(self) -> None:
+        with contextlib.suppress(OSError):
+            self._pipe.send(None)
+        self._process.join(timeout=GRACE_S)
+        if self._process.is_alive():
+            self._process.terminate()
+            self._process.join(timeout=GRACE_S)
+        if self._process.is_alive():
+            self._process.kill()
+        with contextlib.suppress(OSError):
+            self._pipe.close()
+
+    def _start(self) -> None:
+        spawn = multiprocessing.get_context("spawn")  # fork is unsafe beside threads and CUDA
+        self._pipe, theirs = spawn.Pipe()
+        self._process = spawn.Process(target=_work, args=(theirs, *self._arguments), daemon=True)
+        self._process.start()
+        theirs.close()
+
+
+class _SendRecords(logging.Handler):
+    """Sends log records to the parent as plain dictionaries."""
+
+    def __init__(self, pipe: Connection) -> None:
+        super().__init__()
+        self._pipe = pipe
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.format(record)  # fills in exc_text
+        plain = {k: v for k, v in record.__dict__.items() if isinstance(v, (str, int, float, type(None)))}
+        self._pipe.send({**plain, "msg": record.getMessage(), "args": None, "exc_info": None})
+
+
+def _work(pipe: Connection, node_configs: Mapping[int, NodeConfig], run_config: Mapping[str, object]) -> None:
+    """A worker's whole life: answer until the parent goes away."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides what ends
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    logger = logging.getLogger("fedgrpo")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(_SendRecords(pipe))
+    logger.propagate = False
+    identify_process()
+    from ...client.main import app
+
+    lane = LocalLane(app, node_configs, run_config)
+    with contextlib.suppress(EOFError, OSError):
+        while (parcel := pipe.recv()) is not None:
+            pipe.send(lane.answer(parcel))

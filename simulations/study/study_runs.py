@@ -1,0 +1,129 @@
+"""The cells of a study: one ordinary run each, in a folder of its own that says how far it is."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...common.errors import ConfigError
+from ...common.settings.run_config import RunConfig, load_scenario
+from ...common.storage.atomic import write_atomic
+from ...common.storage.jsonl import Entry, read_lines
+from ...server.run.status import is_busy
+from .arms import is_local
+from .study_file import Study
+
+NEW, UNFINISHED, BUSY, FINISHED = "new", "unfinished", "busy", "finished"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One run of a study: an arm under a seed, and where each client trains alone, one of them."""
+
+    arm: str
+    seed: int
+    client: int | None
+    config: RunConfig
+    root: Path
+    """The study's folder."""
+
+    @property
+    def run(self) -> str:
+        """Name of its run folder."""
+        return f"seed-{self.seed}" + ("" if self.client is None else f"-client-{self.client}")
+
+    @property
+    def name(self) -> str:
+        """Arm and run, as a person reads it."""
+        return f"{self.arm}/{self.run}"
+
+    @property
+    def folder(self) -> Path:
+        """Its run folder."""
+        return self.root / "runs" / self.arm / self.run
+
+    @property
+    def log(self) -> Path:
+        """What its process said when it last ran."""
+        return self.root / "logs" / self.arm / f"{self.run}.log"
+
+    @property
+    def scenario(self) -> Path:
+        """The scenario file it is played from."""
+        return self.root / "scenarios" / self.arm / f"{self.run}.toml"
+
+    @property
+    def work(self) -> int:
+        """What it costs, as far as it is known beforehand: passes over a batch."""
+        clients = len(self.config.simulation.taking_part)
+        return clients * self.config.total_steps * self.config.grpo.gradient_accumulation_steps
+
+    @property
+    def journal(self) -> list[Entry]:
+        """The journal of its run; empty where none has begun."""
+        return read_lines(self.folder / "journal.jsonl")
+
+    @property
+    def round(self) -> int:
+        """Rounds committed."""
+        return sum(line.get("event") == "COMMITTED" for line in self.journal)
+
+    def own_config(self) -> RunConfig:
+        """Its settings with where it is written."""
+        return self.config.with_values({"output.dir": str(self.folder.parent), "output.run": self.run})
+
+    def state(self) -> str:
+        """`new`, `unfinished`, `busy` (another process is at work on it) or `finished`.
+
+        Raises:
+            ConfigError: it was played with other settings; says with which, and what to do.
+        """
+        journal = self.journal
+        if not journal:
+            return BUSY if is_busy(self.folder) else NEW
+        if journal[0].get("config") != self.config.sha256:
+            raise ConfigError(
+                f"{self.folder} was played with other settings than the study has now{self._changes()}. Put the "
+                "settings back, remove that folder to play it again, or give another folder with --out."
+            )
+        if any(line.get("event") == "FINISHED" for line in journal):
+            return FINISHED
+        return BUSY if is_busy(self.folder) else UNFINISHED
+
+    def command(self) -> list[str]:
+        """The command that plays it, or goes on with it. Writes the scenario file where that is needed."""
+        own = [sys.executable, "-m", "fedgrpo.common.cli.main", "simulate"]
+        always = ["--workers=1", "--format=json"]
+        if self.journal:
+            return [*own, "--resume", str(self.folder), *always]
+        (self.folder / "inputs.sha256").unlink(missing_ok=True)  # of a run that never began
+        self.scenario.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(self.scenario, self.config.to_toml().encode())
+        return [*own, str(self.scenario), "--out", str(self.folder.parent), "--run", self.run, *always]
+
+    def _changes(self) -> str:
+        now = self.config.flat()
+        try:
+            then = load_scenario(self.folder / "config.resolved.toml").flat()
+        except ConfigError:
+            return ""
+        changed = [key for key in now if now[key] != then[key] and not key.startswith(("output.", "simulation.work"))]
+        told = ", ".join(f"{key} was {then[key]!r} and is {now[key]!r}" for key in changed)
+        return f": {told}" if told else ", by another version of fedgrpo"
+
+
+def cells_of(study: Study, root: Path) -> list[Cell]:
+    """All cells, seed by seed, so that an interrupted study has whole seeds to compare."""
+    return [
+        Cell(
+            arm=arm.name,
+            seed=seed,
+            client=config.simulation.only if is_local(arm.kind) else None,
+            config=config,
+            root=root,
+        )
+        for seed in study.seeds
+        for arm in study.arms
+        for config in arm.runs[seed]
+    ]

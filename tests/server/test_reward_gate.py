@@ -1,0 +1,133 @@
+"""The reward gate: what it lets through, what it rolls back, and what happens to a run when it does."""
+
+import json
+
+import pytest
+from federation import honest, play, settings
+from fedgrpo.common.errors import ConfigError, RunError
+from fedgrpo.common.messages import wire
+from fedgrpo.common.messages.messages import Evaluation, Tally
+from fedgrpo.common.settings.aggregation import Gate
+from fedgrpo.common.settings.run_config import RunConfig
+from fedgrpo.common.storage.jsonl import read_lines
+from fedgrpo.server.federation.reward_gate import objection
+
+
+def told(better, worse, compared=100, truncated=0):
+    correct = max(better, 50)
+    return Evaluation(
+        total=Tally(problems=100, correct=correct, truncated=truncated, compared=compared, better=better, worse=worse)
+    )
+
+
+def of(**found):
+    return dict(found)
+
+
+BEFORE = {name: told(0, 0) for name in "abcde"}
+
+
+def says(candidate, current=BEFORE, kls=(), hostile=0, **limits):
+    return objection(candidate, current, kls, Gate(enabled=True, **limits), hostile)
+
+
+def test_a_round_that_is_no_worse_passes_and_one_that_surely_is_does_not():
+    assert says(of(a=told(9, 5), b=told(3, 6))) == ""
+    assert says(of(a=told(5, 9), b=told(6, 8))) == ""  # worse, within the noise
+    assert "would change by -10.0 points on 200 problems" in says(of(a=told(5, 15), b=told(5, 15)))
+    assert says(of(a=told(5, 15), b=told(5, 15)), min_gain=-0.2) == ""
+    assert "no client could compare" in says(of(a=told(0, 0, compared=0)))
+
+
+def test_a_few_liars_neither_pass_a_bad_round_nor_void_a_good_one():
+    bad = {"a": told(2, 20), "b": told(3, 19), "c": told(2, 21), "liar": told(90, 0)}
+    assert says(bad) == ""
+    assert "would change" in says(bad, hostile=1)
+    good = {"a": told(20, 2), "b": told(19, 3), "c": told(21, 2), "liar": told(0, 90)}
+    assert "would change" in says(good)
+    assert says(good, hostile=1) == ""
+    assert says({"a": told(9, 2)}, hostile=3) == ""  # one is always heard
+
+
+def test_nobody_decides_by_claiming_many_problems():
+    huge = Tally(problems=10**10, truncated=10**10, compared=10**10)
+    claims = {**{name: told(3, 2) for name in "abcdefg"}, "liar": Evaluation(total=huge)}
+    assert says(claims, {name: told(0, 0) for name in claims}, hostile=2) == ""
+    drowned = {**{name: told(2, 20) for name in "abcdefg"}, "liar": Evaluation(total=huge)}
+    assert "would change" in says(drowned, hostile=2)
+
+
+def test_truncation_and_kl_are_wires_of_their_own():
+    runaway = of(a=told(9, 5, truncated=60), b=told(9, 5, truncated=50))
+    assert "truncated" in says(runaway)
+    assert says(runaway, max_truncation_rise=0.9) == ""
+    assert "KL is 0.9" in says(of(a=told(9, 5)), kls=(0.1, 0.9, 3.0), max_kl=0.5)
+    assert says(of(a=told(9, 5)), kls=(0.1, 0.2, 3.0), max_kl=0.5) == ""
+
+
+def test_a_kl_limit_without_a_kl_is_refused():
+    with pytest.raises(ConfigError, match=r"grpo\.beta is 0"):
+        RunConfig().with_values({"gate.max-kl": 0.1})
+
+
+def verdicts(better, worse, told=None):
+    """Clients that give the gate these counts for each candidate, by attempt of the federation."""
+
+    def behave(number, header, reply):
+        if header["kind"] != "evaluate" or not header["against"]:
+            return reply
+        if told is not None and number == 0:
+            told.append((header["round"], header["attempt"]))
+        tallies = {"total": [10, 8, 9, 1, 100, 5, 0, 10, better(header), worse(header)]}
+        return wire.pack({**{k: header[k] for k in ("federation", "round")}, "tallies": json.dumps(tallies)})
+
+    return behave
+
+
+def test_a_rolled_back_round_is_void_says_why_and_is_tried_on_other_prompts(tmp_path):
+    positions = []
+
+    def behave(number, header, reply):
+        if header["kind"] == "train" and number == 0:
+            positions.append((header["round"], header["attempt"], header["position"]))
+        return verdicts(lambda h: 0, lambda h: 8 if h["attempt"] == 1 and h["round"] == 2 else 0)(number, header, reply)
+
+    run = play(settings(tmp_path, gate__enabled=True), behave)
+    (void,) = [line for line in run.journal if line["event"] == "VOID"]
+    assert "reward gate objects: held-out accuracy would change by -80.0 points on 40 problems" in void["reason"]
+    assert positions == [(1, 1, 0), (2, 1, 4), (2, 2, 8), (3, 1, 12)]
+    assert len(run.rounds) == 3
+    adapters = [line["adapter"] for line in run.journal if line["event"] in ("CREATED", "PLANNED")]
+    assert adapters[2] == adapters[3]  # both attempts at round 2 began from round 1's adapter
+
+
+def test_the_gates_evaluation_is_the_rounds_and_nobody_answers_twice(tmp_path):
+    told = []
+    run = play(settings(tmp_path, gate__enabled=True), verdicts(lambda h: 3, lambda h: 1, told))
+    assert told == [(1, 1), (2, 1), (3, 1)]
+    sampled = [line["round"] for line in read_lines(run.folder / "metrics.jsonl") if line.get("decoding") == "sampled"]
+    assert sampled == [0, 1, 2, 3]
+
+
+def test_a_gate_that_never_agrees_stops_the_run_and_keeps_what_was_committed(tmp_path):
+    config = settings(tmp_path, gate__enabled=True, federation__max_void_rounds=2)
+    with pytest.raises(RunError, match="void 2 times: the reward gate objects"):
+        play(config, verdicts(lambda h: 0, lambda h: 9 if h["round"] == 2 else 0))
+    journal = read_lines(tmp_path / "run" / "journal.jsonl")
+    assert [line["round"] for line in journal if line["event"] == "COMMITTED"] == [1]
+
+
+def test_clients_that_have_forgotten_are_asked_about_the_current_adapter_first(tmp_path):
+    asked = []
+
+    def behave(number, header, reply):
+        if header["kind"] == "evaluate" and number == 0:
+            asked.append((header["round"], bool(header["against"]), header["attempt"]))
+        if header["kind"] == "evaluate" and header["against"] and header["round"] == 2 and header["attempt"] == 1:
+            tallies = {"total": [10, 8, 9, 1, 100, 5, 0, 0, 0, 0]}
+            return wire.pack({**{k: header[k] for k in ("federation", "round")}, "tallies": json.dumps(tallies)})
+        return honest(number, header, reply)
+
+    run = play(settings(tmp_path, gate__enabled=True), behave)
+    assert len(run.rounds) == 3
+    assert (1, False, 2) in asked  # before the second attempt at round 2

@@ -1,0 +1,297 @@
+"""A study: cells know how far they are, are played once, and come to a table that is right."""
+
+import fcntl
+import json
+import os
+import re
+import signal
+import sys
+import threading
+import time
+
+import pytest
+from fedgrpo.common.cli import main as cli
+from fedgrpo.common.errors import ConfigError
+from fedgrpo.simulations.study.comparison import compared
+from fedgrpo.simulations.study.figure import draw
+from fedgrpo.simulations.study.outcomes import gather
+from fedgrpo.simulations.study.play import Interrupted, Progress, play
+from fedgrpo.simulations.study.study_runs import Cell
+from fedgrpo.simulations.study.table import markdown, rows
+from fedgrpo.simulations.study.view import time_left, watching
+from study_runs import STUDY, begun, finished, planned
+
+RIGHT = {
+    "central/seed-0": "1100",
+    "central/seed-1": "1000",
+    "naive/seed-0": "1110",
+    "naive/seed-1": "1000",
+    "local/seed-0-client-0": "1000",
+    "local/seed-0-client-1": "1111",
+    "local/seed-1-client-0": "0000",
+    "local/seed-1-client-1": "0001",
+}
+
+
+def found(study, cells):
+    return compared(study, *gather(study, {cell: cell.state() for cell in cells.values()}))
+
+
+def test_a_cell_says_how_far_it_is(tmp_path):
+    _, cells = planned(tmp_path)
+    cell = cells["naive/seed-1"]
+    assert cell.folder == tmp_path / "out" / "which" / "runs" / "naive" / "seed-1"
+    assert cell.state() == "new"
+    assert cell.command()[3:] == [
+        "simulate", str(cell.scenario), "--out", str(cell.folder.parent), "--run", "seed-1", "--workers=1",
+        "--format=json",
+    ]  # fmt: skip
+    assert cell.scenario.read_text() == cell.config.to_toml()
+    begun(cell, "PLANNED", "COMMITTED", "PLANNED")
+    assert (cell.state(), cell.round) == ("unfinished", 1)
+    assert cell.command()[3:] == ["simulate", "--resume", str(cell.folder), "--workers=1", "--format=json"]
+    with (cell.folder / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert cell.state() == "busy"
+    begun(cell, "PLANNED", "COMMITTED", "FINISHED")
+    assert cell.state() == "finished"
+
+
+def test_a_cell_that_was_played_with_other_settings_is_refused_with_what_to_do(tmp_path):
+    _, cells = planned(tmp_path)
+    finished(cells["naive/seed-0"], "1111")
+    _, changed = planned(tmp_path, STUDY.replace('"federation.rounds" = 1', '"federation.rounds" = 2'))
+    with pytest.raises(ConfigError, match="federation.rounds was 1 and is 2. Put the settings back, remove that"):
+        changed["naive/seed-0"].state()
+    assert changed["naive/seed-1"].state() == "new"
+
+
+def test_the_table_of_two_seeds_and_four_problems(tmp_path):
+    study, cells = planned(tmp_path)
+    for name, right in RIGHT.items():
+        finished(cells[name], right)
+    result = found(study, cells)
+    assert [[*row[:2], *row[3:]] for row in rows(result)] == [
+        ["central", "37.5%", "50.0%, 25.0%", "–", "–", "3"],
+        ["naive", "50.0%", "+25.0, +0.0", "1.00", "2.00", "3"],
+        ["local (mean of 2 clients)", "37.5%", "+12.5, -12.5", "–", "–", "6"],
+        ["local (best client)", "62.5%", "+50.0, +0.0", "", "", ""],
+        ["local (worst client)", "12.5%", "25.0%, 0.0%", "", "", ""],
+    ]
+    assert [row[2][:6].strip() for row in rows(result)] == ["–", "+12.5", "+0.0 (", "+25.0", "–"]
+    assert result["sentences"] == [  # the intervals are those of all 4 x 4^4 resamplings, counted out
+        "no difference was found between naive and central (+0.0 to +50.0)",
+        "no difference was found between local (mean of 2 clients) and central (-50.0 to +43.8)",
+        "no difference was found between local (best client) and central (-50.0 to +87.5)",
+    ]
+    assert result["arms"]["local"]["curve"] == {
+        "rounds": [0, 1], "mean": [0.0, 0.375], "low": [0.0, 0.125], "high": [0.0, 0.625],
+    }  # fmt: skip
+    page = markdown(result)
+    assert page.startswith("# Which is better?\n\n| arm | accuracy | against central (95 % interval) | each seed |")
+    assert "Rollouts that a policy learns from: central 256, but local 128." in page
+    assert "2 seeds, 4 held-out problems." in page
+
+
+def test_seeds_that_are_not_finished_are_named_and_do_not_count(tmp_path):
+    study, cells = planned(tmp_path)
+    for name, right in RIGHT.items():
+        if name != "local/seed-1-client-1":
+            finished(cells[name], right)
+    begun(cells["naive/seed-0"], "PLANNED")
+    result = found(study, cells)
+    assert result["not_counted"] == {"naive/seed-0": "unfinished", "local/seed-1-client-1": "new"}
+    assert list(result["arms"]["local"]["rows"][0]["by_seed"]) == ["0"]
+    assert result["arms"]["naive"]["against"][0]["by_seed"] == {"1": 0.0}
+    assert "Not all of the 2 seeds are there: naive 1, local 1." in markdown(result)
+    assert "Not counted: naive/seed-0, local/seed-1-client-1." in markdown(result)
+
+
+def test_a_run_without_all_of_its_answers_does_not_count(tmp_path):
+    study, cells = planned(tmp_path)
+    for name, right in RIGHT.items():
+        finished(cells[name], right)
+    file = cells["naive/seed-0"].folder / "answers.jsonl"
+    file.write_text(file.read_text().replace('"1110", "problems": [0, 1, 2, 3]', '"111", "problems": [0, 1, 2]'))
+    assert "3 of 4 held-out problems" in found(study, cells)["not_counted"]["naive/seed-0"]
+
+
+@pytest.mark.parametrize("over_bytes", [False, True])
+def test_the_same_result_draws_the_same_figure_without_a_network(tmp_path, over_bytes):
+    study, cells = planned(tmp_path)
+    for name, right in RIGHT.items():
+        finished(cells[name], right)
+    result = found(study, cells)
+    for name in ("one.svg", "two.svg"):
+        draw(result, tmp_path / name, over_bytes=over_bytes)
+    figure = (tmp_path / "one.svg").read_text()
+    assert figure == (tmp_path / "two.svg").read_text()
+    assert "<dc:date>" not in figure
+    assert ">naive<" in figure
+    assert ("central (sends nothing)" in figure) == over_bytes
+
+
+@pytest.fixture
+def played(tmp_path, monkeypatch):
+    """Cells whose command is a small Python program that gets the cell's journal as its argument."""
+    _, cells = planned(tmp_path)
+
+    def prepare(program):
+        for cell in cells.values():
+            begun(cell)
+        words = [sys.executable, "-c", program]
+        monkeypatch.setattr(Cell, "command", lambda self: [*words, str(self.folder / "journal.jsonl")])
+        return list(cells.values())
+
+    return prepare
+
+
+ENDS = 'import sys, json; open(sys.argv[1], "a").write(json.dumps({"event": "FINISHED"}) + "\\n")\n'
+
+
+def test_no_more_runs_than_jobs_are_played_at_once_and_each_is_played_once(played):
+    cells = played("import time; time.sleep(0.3)\n" + ENDS)
+    seen = []
+    done = play(cells, 3, lambda now: seen.append(len(now.running)))
+    assert max(seen) == 3
+    assert sorted(cell.name for cell in done.finished) == sorted(RIGHT)
+    assert not done.failed
+    for cell in cells:
+        assert sum(line["event"] == "FINISHED" for line in cell.journal) == 1
+    again = play(cells, 3, lambda now: None)
+    assert len(again.finished) == len(cells)
+    assert all(sum(line["event"] == "FINISHED" for line in cell.journal) == 1 for cell in cells)
+
+
+def test_a_run_that_fails_is_told_and_does_not_lose_the_others(played):
+    cells = played('import sys\nif "naive" in sys.argv[1]: sys.exit("no more disk")\n' + ENDS)
+    done = play(cells, 4, lambda now: None)
+    assert {cell.name: said for cell, said in done.failed.items()} == {
+        "naive/seed-0": "exit status 1\nno more disk",
+        "naive/seed-1": "exit status 1\nno more disk",
+    }
+    assert len(done.finished) == 6
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupted_study_leaves_no_process_behind(played, number):
+    cells = played("import time; time.sleep(60)")
+    processes = {}
+
+    def watch(now):
+        processes.update(now.running)
+        if len(processes) == 2:
+            os.kill(os.getpid(), number)
+
+    with pytest.raises(Interrupted, match="8 runs before the end. Give the same command again"):
+        play(cells, 2, watch)
+    assert len(processes) == 2
+    assert all(process.poll() is not None for process in processes.values())
+
+
+@pytest.mark.parametrize("orphan_is_first", [True, False])
+def test_a_run_that_a_killed_study_left_behind_is_waited_for(played, tmp_path, orphan_is_first):
+    """Also where it takes the run folder's lock only after our own process has started, which then has to give way."""
+    started = tmp_path / "started"
+    program = f"import pathlib, time; pathlib.Path({str(started)!r}).touch(); time.sleep(0.4); raise SystemExit('busy')"
+    cells = played(program)[:1]
+    lock = (cells[0].folder / ".lock").open("w")
+    if orphan_is_first:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+
+    def orphan():
+        while not orphan_is_first and not started.exists():
+            time.sleep(0.01)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        time.sleep(1.2)
+        begun(cells[0], "COMMITTED", "FINISHED")
+        lock.close()
+
+    thread = threading.Thread(target=orphan)
+    thread.start()
+    done = play(cells, 1, lambda now: None)
+    thread.join()
+    assert done.finished == cells
+    assert not done.failed
+    assert started.exists() != orphan_is_first
+
+
+def test_the_time_left_counts_the_work_and_not_the_runs(tmp_path):
+    _, cells = planned(tmp_path)
+    central, naive, local = (cells[name] for name in ("central/seed-0", "naive/seed-0", "local/seed-0-client-0"))
+    assert (central.work, naive.work, local.work) == (8, 8, 4)
+    assert time_left(Progress(waiting=[central]), 10.0) is None
+    assert time_left(Progress(waiting=[central, local], finished=[naive]), 10.0) == pytest.approx(15.0)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress_tells_what_is_done_running_and_failed(tmp_path, monkeypatch, capsys, terminal):
+    monkeypatch.setenv("FORCE_COLOR" if terminal else "NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "100")
+    _, cells = planned(tmp_path)
+    finished(cells["central/seed-0"], "1100")
+    finished(cells["naive/seed-0"], "1110")
+    begun(cells["central/seed-1"], "COMMITTED")
+    states = {cell: cell.state() for cell in cells.values()}
+    with watching(states) as show:
+        naive, failed = cells["naive/seed-0"], {cells["naive/seed-1"]: "exit status 1\nno more disk"}
+        show(Progress(waiting=[], running={cells["central/seed-1"]: None}, finished=[naive], failed=failed))
+    told = " ".join(re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().err).split())
+    assert "no more disk" in told
+    assert "75.0%" in told
+    assert ("1 running, 1 failed" in told) == terminal
+    assert ("central/seed-1 round 1 of 1" in told) == terminal
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    """Run `fedgrpo study ...` in this process: (exit status, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words):
+        monkeypatch.setattr("sys.argv", ["fedgrpo", "study", *map(str, words)])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        out, err = capsys.readouterr()
+        return caught.value.code, out, err
+
+    return call
+
+
+def test_a_table_of_what_is_there_plays_nothing(run, tmp_path):
+    _, cells = planned(tmp_path)
+    status, _, err = run("which.toml", "--out", "out", "--table")
+    assert (status, "holds no arm with a finished seed" in " ".join(err.split())) == (1, True)
+    finished(cells["central/seed-0"], "1100")
+    finished(cells["naive/seed-0"], "1111")
+    status, out, _ = run("which.toml", "--out", "out", "--table", "--format", "json")
+    assert status == 0
+    assert json.loads(out.splitlines()[-1])["arms"]["naive"]["rows"][0]["accuracy"] == 1.0
+    assert {p.name for p in (tmp_path / "out" / "which").iterdir()} == {
+        "runs", "result.json", "table.md", "figure.svg",
+    }  # fmt: skip
+    status, out, _ = run("which.toml", "--out", "out", "--table")
+    assert "central" in out
+    assert "100.0%" in out
+
+
+def test_a_failed_run_makes_the_exit_status_and_the_rest_is_tabulated(run, tmp_path, monkeypatch):
+    _, cells = planned(tmp_path)
+    for name, right in RIGHT.items():
+        if name != "naive/seed-1":
+            finished(cells[name], right)
+    monkeypatch.setattr(Cell, "command", lambda self: [sys.executable, "-c", "raise SystemExit('no more disk')"])
+    status, out, err = run("which.toml", "--out", "out", "--format", "json")
+    assert status == 1
+    assert "naive/seed-1 failed, exit status 1\nno more disk" in err
+    result = json.loads(out.splitlines()[-1])
+    assert list(result["not_counted"]) == ["naive/seed-1"]
+    assert result["arms"]["naive"]["rows"][0]["by_seed"] == {"0": 0.75}
+
+
+def test_what_is_wrong_is_found_before_anything_is_played(run, tmp_path):
+    planned(tmp_path, STUDY.replace('"evaluation.problems" = 4', '"evaluation.problems" = 1'))
+    status, _, err = run("which.toml", "--out", "out")
+    assert status == 1
+    assert "naive/seed-0: 1 held-out problems are too few for 2 clients" in " ".join(err.split())
+    assert not (tmp_path / "out").exists()
