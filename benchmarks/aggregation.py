@@ -34,7 +34,7 @@ from fedgrpo.common.settings.aggregation import Aggregation
 from fedgrpo.server.aggregation.aggregate import next_adapter
 from fedgrpo.server.aggregation.lowrank import Product
 from fedgrpo.server.aggregation.methods import mean_delta
-from fedgrpo.server.aggregation.products import Contribution
+from fedgrpo.server.aggregation.products import ClientUpdate
 from fedgrpo.server.run.store import Store
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAvg
@@ -93,7 +93,7 @@ def deltas(schema: AdapterSchema, clients: int) -> list[np.ndarray]:
 
 def ours(folder: Path, schema: AdapterSchema, clients: int) -> np.ndarray:
     store = Store(folder)
-    given = [Contribution(1 / clients, 1.0, schema, store.kept_update(f"c{k:03d}")) for k in range(clients)]
+    given = [ClientUpdate(1 / clients, 1.0, schema, store.kept_update(f"c{k:03d}")) for k in range(clients)]
     return mean_delta(Adapter.initial(schema), given, holders=False)
 
 
@@ -216,7 +216,7 @@ def methods(table: Table) -> dict[str, float]:
             }
             for k in range(16)
         }
-        given = {n: Contribution(1 / 16, 1.0, schema, Adapter.from_parts(schema, p).vector) for n, p in parts.items()}
+        given = {n: ClientUpdate(1 / 16, 1.0, schema, Adapter.from_parts(schema, p).vector) for n, p in parts.items()}
         began = time.process_time()
         step = next_adapter(start, {}, given, Aggregation(method=name))
         found[f"{name}_step_s"] = time.process_time() - began

@@ -18,7 +18,7 @@ from collections.abc import Callable
 import torch
 from fedgrpo.client.learner.models.base_model import Base
 from fedgrpo.client.learner.samplers import Sampling
-from fedgrpo.client.learner.training.local_learner import ResidentModel, prepare_process
+from fedgrpo.client.learner.training.local_learner import LoadedModel, prepare_process
 from fedgrpo.common.adapter.adapter import Adapter
 from fedgrpo.common.settings.run_config import RunConfig
 from fedgrpo.simulations.builtin import world
@@ -69,7 +69,7 @@ def main() -> None:
     settings = {"grpo.num-generations": SIZE, "grpo.per-device-train-batch-size": GROUPS * SIZE}
     config = RunConfig().with_values({**settings, "grpo.max-completion-length": LENGTH, "grpo.max-prompt-length": 512})
     base = Base.load(BUILTIN_POLICY, "float32", prepare_process("cpu"))
-    model = ResidentModel(base, config, world.problems("train", 1, 0)[0].problem())
+    model = LoadedModel(base, config, world.problems("train", 1, 0)[0].problem())
     model.trainer.adapted.load(Adapter.initial(model.schema))
     table, ratios = Table("what", "ours, ms", "without, ms", "ratio"), {}
 

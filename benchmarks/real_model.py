@@ -94,8 +94,8 @@ def ours(given: argparse.Namespace, folder: Path, clients: int) -> dict[str, flo
     from fedgrpo.client.learner.rewards import Reward
     from fedgrpo.client.learner.training.local_learner import (
         ClientData,
-        ResidentLearner,
-        ResidentModel,
+        LoadedModel,
+        LocalLearner,
         prepare_process,
     )
     from fedgrpo.client.learner.training.watcher import Watcher
@@ -104,10 +104,10 @@ def ours(given: argparse.Namespace, folder: Path, clients: int) -> dict[str, flo
 
     base = Base.load(folder, config.model.dtype, prepare_process(given.device), config.backend)
     shard = problems(config.prompts_per_round * 4)
-    model = ResidentModel(base, config, shard[0])
+    model = LoadedModel(base, config, shard[0])
     rewards = (Reward("hash", 1.0, by_hash, __file__),)
     learners = [
-        ResidentLearner(
+        LocalLearner(
             model,
             ClientData(organisation=f"c{k}", shard=shard, held_out=shard[:2], rewards=rewards, system_prompt=""),
             Watcher(),

@@ -32,7 +32,7 @@ from fedgrpo.common.settings.run_config import RunConfig
 from fedgrpo.server.federation.roster import Roster
 from fedgrpo.server.federation.rounds import Rounds
 from fedgrpo.server.run.store import Store
-from fedgrpo.simulations.engine.grid import LocalGrid, LocalLane
+from fedgrpo.simulations.engine.grid import LocalGrid, LocalWorker
 from fedgrpo.simulations.engine.runner import scenario
 from fedgrpo.simulations.engine.simulated_clients import BUILTIN_POLICY, client_name, divide
 from rich.console import Console
@@ -49,8 +49,8 @@ class Federated:
     def __init__(self, config: RunConfig, folder: Path) -> None:
         clients = range(config.simulation.clients)
         nodes = {k + 2: {"partition-id": k, "num-partitions": len(clients)} for k in clients}
-        lane = LocalLane(app, nodes, config.flat())
-        grid = LocalGrid(dict.fromkeys(nodes, lane))
+        worker = LocalWorker(app, nodes, config.flat())
+        grid = LocalGrid(dict.fromkeys(nodes, worker))
         roster = Roster(grid, config, None, {})
         store = Store(folder)
         terms = roster.gather(lambda: None)

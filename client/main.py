@@ -28,7 +28,7 @@ from ..common.messages import wire
 from ..common.messages.messages import EvaluateTask, TrainTask
 from ..common.settings.run_config import RunConfig, Value
 from .learner import Learner
-from .organisation.settings import Site
+from .organisation.settings import OrganisationFile
 from .relay.egress import EgressGate
 from .relay.error_codes import code_of
 from .relay.remote_learner import RemoteLearner
@@ -141,7 +141,9 @@ def _reply(message: Message, context: Context, answer: Answer) -> Message:
         if header.get("config-sha256") != config.sha256:
             raise ProtocolError("config", "the task was made with other settings than this run's configuration")
         deadline = message.metadata.created_at + message.metadata.ttl
-        remote = RemoteLearner(gate.site.socket, config, deadline, gate.site.policy_sha256) if gate else None
+        remote = (
+            RemoteLearner(gate.organisation.socket, config, deadline, gate.organisation.policy_sha256) if gate else None
+        )
         content = answer(remote or _simulated(tuple(sorted(node.items())), run), header, config)
     except FedGRPOError as error:
         LOGGER.error("%s", error)
@@ -157,7 +159,7 @@ def _gate(node_config: dict[str, Value]) -> EgressGate | None:
     path = node_config.get("config-path")
     if path is None:
         return None
-    return EgressGate(Site.read(Path(str(path))), dry_run=node_config.get("dry-run") is True)
+    return EgressGate(OrganisationFile.read(Path(str(path))), dry_run=node_config.get("dry-run") is True)
 
 
 def _released(gate: EgressGate | None, content: RecordDict, kind: str) -> RecordDict:

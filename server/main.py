@@ -26,7 +26,7 @@ from ..common.settings.run_config import RunConfig
 from ..common.storage.jsonl import read_lines
 from ..common.trackers.names import check_uses
 from .federation.evaluation import Evaluator
-from .federation.exchange import Courier
+from .federation.exchange import ClientCalls
 from .federation.roster import Roster, Terms
 from .federation.rounds import Rounds
 from .run.alarms import Alarms
@@ -80,8 +80,8 @@ def run_federation(grid: Grid, config: RunConfig) -> None:
             store.log("RESUMED", round=known.round)
         name = f"fed-{secrets.token_hex(4)}"
         state = known or store.create(config, name, first_adapter(config, terms.schema), terms.base_model_sha256)
-        courier = Courier(grid, config.federation, stop.check)
-        rounds = Rounds(courier, config, store, roster, Evaluator(courier, config, store, roster))
+        calls = ClientCalls(grid, config.federation, stop.check)
+        rounds = Rounds(calls, config, store, roster, Evaluator(calls, config, store, roster))
         _play_all(rounds, state, config, store)
 
 

@@ -13,8 +13,8 @@ from ...common.cli.options import plain
 from ...common.errors import FedGRPOError
 from ...common.settings.run_config import RunConfig
 from ..learner import Learner
-from ..organisation.settings import Site
-from .dry_run import Leaving, allowed_run, rehearse
+from ..organisation.settings import OrganisationFile
+from .dry_run import Leaving, allowed_run, dry_run
 from .status_view import fields_table
 
 
@@ -31,7 +31,7 @@ class Sample:
 class Checked:
     """What was found. Prompts and completions in it stay on this machine."""
 
-    site: Site
+    organisation: OrganisationFile
     steps: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
     """What was tried, and what it showed."""
     problems: list[str] = field(default_factory=list[str])
@@ -41,7 +41,7 @@ class Checked:
     def as_json(self) -> dict[str, Any]:
         """For machines; without prompts and completions."""
         return {
-            "file": str(self.site.file),
+            "file": str(self.organisation.file),
             "ok": not self.problems,
             "problems": self.problems,
             "steps": dict(self.steps),
@@ -50,9 +50,9 @@ class Checked:
         }
 
 
-def check(site: Site, scenario: RunConfig | None, samples: int) -> Checked:
+def check(organisation: OrganisationFile, scenario: RunConfig | None, samples: int) -> Checked:
     """Try data, rewards, model, policy and messages, in this order; stops at the first that cannot work."""
-    found = Checked(site)
+    found = Checked(organisation)
     try:
         _try_all(found, scenario, samples)
     except FedGRPOError as error:
@@ -60,32 +60,32 @@ def check(site: Site, scenario: RunConfig | None, samples: int) -> Checked:
     return found
 
 
-def guarded(site: Site, config: RunConfig) -> Learner:
+def guarded(organisation: OrganisationFile, config: RunConfig) -> Learner:
     """The organisation's learner for a run, in this process."""
-    from ..learner.service.organisation_learner import SiteLearner
+    from ..learner.service.job_handler import JobHandler
 
-    return SiteLearner(site).learner(config)
+    return JobHandler(organisation).learner(config)
 
 
 def _try_all(found: Checked, scenario: RunConfig | None, samples: int) -> None:
-    from ..learner.service.organisation_learner import SiteLearner
+    from ..learner.service.job_handler import JobHandler
 
-    site = found.site
-    here = SiteLearner(site)
+    organisation = found.organisation
+    here = JobHandler(organisation)
     found.steps.append(("data", f"{len(here.train)} problems to train on, {len(here.held_out)} held out"))
-    if len(here.held_out) < site.policy.min_class_problems and site.policy.evaluate:
+    if len(here.held_out) < organisation.policy.min_class_problems and organisation.policy.evaluate:
         found.problems.append(
             f"{len(here.held_out)} held-out problems are fewer than policy.min-class-problems = "
-            f"{site.policy.min_class_problems}, so no counts of yours would leave. {_how_to_have_more(here)}, or "
-            "set policy.evaluate = false."
+            f"{organisation.policy.min_class_problems}, so no counts of yours would leave. "
+            f"{_how_to_have_more(here)}, or set policy.evaluate = false."
         )
     found.steps.append(("rewards", ", ".join(f"{r.name} (weight {r.weight:g})" for r in here.rewards)))
-    found.steps.append(("trackers", "; ".join(map(str, site.settings.tracking.uses)) or "none"))
+    found.steps.append(("trackers", "; ".join(map(str, organisation.settings.tracking.uses)) or "none"))
     started = time.perf_counter()
     base = here.base("auto")
     seconds = time.perf_counter() - started
     found.steps.append(("base model", f"{here.folder}, loaded in {seconds:.1f} s, SHA-256 {base.sha256}"))
-    config = scenario or allowed_run(site)
+    config = scenario or allowed_run(organisation)
     learner = here.learner(config)
     can = here.unguarded_capabilities()
     found.steps.append(("machine", _machine(can.device, can.memory_bytes, can.tokens_per_second)))
@@ -94,12 +94,12 @@ def _try_all(found: Checked, scenario: RunConfig | None, samples: int) -> None:
     )
     _sample(found, here, samples)
     found.steps.append(("policy", "allows the run of --scenario" if scenario else "allows a run such as assumed here"))
-    found.leaving += list(rehearse(site, learner, config))
+    found.leaving += list(dry_run(organisation, learner, config))
 
 
 def _how_to_have_more(here: Any) -> str:
     """A larger share is advice only where one helps and leaves something to train on."""
-    share = 1.3 * here.site.policy.min_class_problems / (len(here.train) + len(here.held_out))
+    share = 1.3 * here.organisation.policy.min_class_problems / (len(here.train) + len(here.held_out))
     return (
         f"Raise data.held-out-share to {share:.2f} or more, give more problems"
         if share <= 0.9
@@ -114,7 +114,7 @@ def _machine(device: str, memory: int, speed: float) -> str:
 def _sample(found: Checked, here: Any, count: int) -> None:
     """Sample completions of real prompts, and score them with the organisation's rewards."""
     for problem, text in here.sample(count):
-        row = problem.row(found.site.settings.prompt.system)
+        row = problem.row(found.organisation.settings.prompt.system)
         columns = {key: [value] for key, value in row.items() if key != "prompt"}
         chat = [[{"role": "assistant", "content": text}]]
         paid = {
@@ -144,4 +144,4 @@ def show(found: Checked) -> None:
         for problem in found.problems:
             console.print("[red]Not ready:[/red]", *map(plain, problem.splitlines()), sep="\n")
     else:
-        console.print(f"Ready. Nothing was sent. Join: fedgrpo client up {found.site.file}")
+        console.print(f"Ready. Nothing was sent. Join: fedgrpo client up {found.organisation.file}")

@@ -15,7 +15,7 @@ from ...common.cli.options import Format, FormatOption, say
 from ...common.errors import ConfigError
 from ...common.settings.run_config import load_scenario
 from ...common.storage.jsonl import read_lines
-from ..organisation.settings import Site
+from ..organisation.settings import OrganisationFile
 
 client = typer.Typer(
     help="Take part in a federation: write the organisation's file, check it, join, show what left.",
@@ -55,7 +55,7 @@ def init(
     text = TEMPLATE.read_text(encoding="utf-8").format(**values, key=name, sha256=sha256)
     keys.write_new(file, text.encode())
     try:
-        Site.read(file)
+        OrganisationFile.read(file)
     except ConfigError:
         file.unlink()
         raise
@@ -88,8 +88,8 @@ def check(
     """
     from . import check as checks
 
-    site = Site.read(file)
-    found = checks.check(site, load_scenario(scenario) if scenario else None, samples)
+    organisation = OrganisationFile.read(file)
+    found = checks.check(organisation, load_scenario(scenario) if scenario else None, samples)
     if output is Format.json:
         print(json.dumps(found.as_json()))
     else:
@@ -113,9 +113,9 @@ def up(
     """
     from .processes import run_client
 
-    site = Site.read(file)
-    say(f"{site.name} joins {site.settings.flower.superlink}; logs in {site.folder / 'logs'}")
-    run_client(site, say, dry_run=dry_run)
+    organisation = OrganisationFile.read(file)
+    say(f"{organisation.name} joins {organisation.settings.flower.superlink}; logs in {organisation.folder / 'logs'}")
+    run_client(organisation, say, dry_run=dry_run)
 
 
 @client.command("status")
@@ -128,15 +128,15 @@ def status(
     from .processes import learner_status
     from .status_view import print_status
 
-    site = Site.read(file)
-    left = read_lines(site.egress_record)
-    log = site.folder / "logs" / "learner.log"
+    organisation = OrganisationFile.read(file)
+    left = read_lines(organisation.egress_record)
+    log = organisation.folder / "logs" / "learner.log"
     tail = log.read_text(errors="replace").splitlines()[-lines:] if log.exists() else []
-    found = learner_status(site.socket)
+    found = learner_status(organisation.socket)
     if output is Format.json:
         print(json.dumps({"learner": found, "log": tail, "messages_left": len(left), "last": left[-1:] or None}))
     else:
-        print_status(site, found, tail, left)
+        print_status(organisation, found, tail, left)
 
 
 @client.command("egress")
@@ -157,15 +157,15 @@ def egress(
     from ..relay.egress import EgressGate
     from .status_view import print_egress
 
-    site = Site.read(file)
+    organisation = OrganisationFile.read(file)
     if dry_run:
         from . import check as checks
-        from .dry_run import allowed_run, rehearse
+        from . import dry_run as dry
 
-        config = load_scenario(scenario) if scenario else allowed_run(site)
-        list(rehearse(site, checks.guarded(site, config), config))
+        config = load_scenario(scenario) if scenario else dry.allowed_run(organisation)
+        list(dry.dry_run(organisation, checks.guarded(organisation, config), config))
         last = 3
-    record = EgressGate(site, dry_run).record
+    record = EgressGate(organisation, dry_run).record
     entries = read_lines(record)
     if output is Format.json:
         print(json.dumps({"record": str(record), "messages": entries[-last:], "total": len(entries)}))
@@ -184,4 +184,4 @@ def learner(file: FileArgument) -> None:
     line = "%(asctime)s.%(msecs)03d %(levelname)s %(message)s"
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format=line, datefmt="%F %T")
     logging.getLogger("fedgrpo").setLevel(logging.INFO)
-    serve(Site.read(file))
+    serve(OrganisationFile.read(file))

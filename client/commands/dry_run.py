@@ -11,7 +11,7 @@ from ...common.messages.compression import rounded
 from ...common.settings.run_config import RunConfig
 from ..learner import Learner
 from ..main import evaluated, joining, trained
-from ..organisation.settings import Site
+from ..organisation.settings import OrganisationFile
 from ..relay.egress import EgressGate, fields_of
 from ..relay.error_codes import code_of
 
@@ -19,9 +19,9 @@ Leaving = tuple[str, list[dict[str, object]]]
 """(what it answers, the fields that would leave)."""
 
 
-def rehearse(site: Site, learner: Learner, config: RunConfig) -> Iterator[Leaving]:
+def dry_run(organisation: OrganisationFile, learner: Learner, config: RunConfig) -> Iterator[Leaving]:
     """Join, train the first round, evaluate: yields what each would send. Everything passes the gate, unsent."""
-    gate = EgressGate(site, dry_run=True)
+    gate = EgressGate(organisation, dry_run=True)
     start = Adapter.initial(learner.capabilities().schema)
     place = {"federation": "rehearsal", "round": 1, "attempt": 1, "nonce": "0" * 16, "position": 0, "last-refusal": ""}
     place |= {"counted-round": 0, "counted-attempt": 0}
@@ -41,13 +41,13 @@ def rehearse(site: Site, learner: Learner, config: RunConfig) -> Iterator[Leavin
         yield kind, list(fields_of(content))
 
 
-def allowed_run(site: Site) -> RunConfig:
+def allowed_run(organisation: OrganisationFile) -> RunConfig:
     """A run as large as the organisation's policy allows, where nobody has said which run is meant."""
-    policy, usual = site.policy, RunConfig()
+    policy, usual = organisation.policy, RunConfig()
     step = min(usual.grpo.per_device_train_batch_size, policy.max_completions_per_step)
     size = max(1, min(usual.grpo.num_generations, policy.max_generations, step))
     wanted = {
-        "model.name": site.settings.model.name,
+        "model.name": organisation.settings.model.name,
         "adapter.rank": max(1, min(usual.adapter.rank, policy.max_rank)),
         "adapter.alpha": max(1, min(usual.adapter.alpha, policy.max_alpha)),
         "aggregation.method": usual.aggregation.method

@@ -12,7 +12,7 @@ import httpx
 
 from ...common.cli.supervisor import Service, environment, free_ports, supervise, tool
 from ...common.errors import ConfigError
-from ..organisation.settings import Site
+from ..organisation.settings import OrganisationFile
 
 LEARNER_TIMEOUT_S = 600.0
 HINTS = {
@@ -28,48 +28,62 @@ ADVICE = {
 }
 
 
-def run_client(site: Site, say: Callable[[str], None], *, dry_run: bool = False, stopped: Event | None = None) -> None:
+def run_client(
+    organisation: OrganisationFile, say: Callable[[str], None], *, dry_run: bool = False, stopped: Event | None = None
+) -> None:
     """Run the organisation's learner and SuperNode until a signal ends them.
 
     Raises:
         ConfigError: the way to the federation is not set, or this client is up already.
         RunError: a process cannot run; says what to do.
     """
-    for key, value in (("superlink", site.settings.flower.superlink), ("key", site.settings.flower.key)):
+    for key, value in (
+        ("superlink", organisation.settings.flower.superlink),
+        ("key", organisation.settings.flower.key),
+    ):
         if not value:
-            raise ConfigError(f"{site.file}: flower.{key} is empty, so there is no way to the federation.")
-    for key, text in (("root-certificates", site.settings.flower.root_certificates), ("key", site.settings.flower.key)):
-        if not site.path(text).is_file():
-            raise ConfigError(f"{site.file}: flower.{key} is {site.path(text)}, which is no file.")
-    site.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    services = [learner_service(site), supernode_service(site, dry_run=dry_run)]
-    supervise(services, site.folder / ".client.lock", say, stopped)
+            raise ConfigError(f"{organisation.file}: flower.{key} is empty, so there is no way to the federation.")
+    for key, text in (
+        ("root-certificates", organisation.settings.flower.root_certificates),
+        ("key", organisation.settings.flower.key),
+    ):
+        if not organisation.path(text).is_file():
+            raise ConfigError(f"{organisation.file}: flower.{key} is {organisation.path(text)}, which is no file.")
+    organisation.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    services = [learner_service(organisation), supernode_service(organisation, dry_run=dry_run)]
+    supervise(services, organisation.folder / ".client.lock", say, stopped)
 
 
-def learner_service(site: Site) -> Service:
+def learner_service(organisation: OrganisationFile) -> Service:
     """The learner, in its own environment if the organisation's file names one."""
-    own = site.settings.learner.python
-    python = str(site.path(own)) if own else sys.executable
-    command = [python, "-m", "fedgrpo.common.cli.main", "learner", str(site.file)]
-    hopeless = {"fedgrpo: ": f"`fedgrpo client check {site.file}` says more."}
-    log = site.folder / "logs" / "learner.log"
-    ready = lambda: bool(learner_status(site.socket).get("ready"))  # noqa: E731
+    own = organisation.settings.learner.python
+    python = str(organisation.path(own)) if own else sys.executable
+    command = [python, "-m", "fedgrpo.common.cli.main", "learner", str(organisation.file)]
+    hopeless = {"fedgrpo: ": f"`fedgrpo client check {organisation.file}` says more."}
+    log = organisation.folder / "logs" / "learner.log"
+    ready = lambda: bool(learner_status(organisation.socket).get("ready"))  # noqa: E731
     return Service("learner", command, log, {}, ready, ready_timeout_s=LEARNER_TIMEOUT_S, hopeless=hopeless)
 
 
-def supernode_service(site: Site, *, dry_run: bool) -> Service:
+def supernode_service(organisation: OrganisationFile, *, dry_run: bool) -> Service:
     """Flower's SuperNode, whose ClientApp finds the organisation's file through the node's configuration."""
-    flower = site.settings.flower
-    node_config = f"config-path={json.dumps(str(site.file))}" + " dry-run=true" * dry_run
+    flower = organisation.settings.flower
+    node_config = f"config-path={json.dumps(str(organisation.file))}" + " dry-run=true" * dry_run
     (port,) = free_ports(1)
     command = [tool("flower-supernode"), "--superlink", flower.superlink, "--port", str(port)]
-    command += ["--root-certificates", str(site.path(flower.root_certificates))]
-    command += ["--auth-supernode-private-key", str(site.path(flower.key)), "--node-config", node_config]
-    names = {"key": site.path(flower.key), "file": site.path(flower.key).name, "name": site.name}
+    command += ["--root-certificates", str(organisation.path(flower.root_certificates))]
+    command += ["--auth-supernode-private-key", str(organisation.path(flower.key)), "--node-config", node_config]
+    names = {
+        "key": organisation.path(flower.key),
+        "file": organisation.path(flower.key).name,
+        "name": organisation.name,
+    }
     advice = {mark: text.format(**names) for mark, text in ADVICE.items()}
     hints = {mark: text.format(**names) for mark, text in HINTS.items()}
-    env = {**environment(), "FLWR_HOME": str(site.folder / "flwr")}
-    return Service("SuperNode", command, site.folder / "logs" / "supernode.log", env, hopeless=advice, hints=hints)
+    env = {**environment(), "FLWR_HOME": str(organisation.folder / "flwr")}
+    return Service(
+        "SuperNode", command, organisation.folder / "logs" / "supernode.log", env, hopeless=advice, hints=hints
+    )
 
 
 def learner_status(socket: Path) -> dict[str, object]:

@@ -12,19 +12,22 @@ from rich.table import Table
 
 from ...common.cli.options import plain
 from ...common.storage.jsonl import Entry
-from ..organisation.settings import Site
+from ..organisation.settings import OrganisationFile
 
 
-def print_status(site: Site, learner: dict[str, object], log: list[str], left: list[Entry]) -> None:
+def print_status(organisation: OrganisationFile, learner: dict[str, object], log: list[str], left: list[Entry]) -> None:
     """What the learner does, the end of its log, and when something last left."""
     console = Console(highlight=False)
     if not learner:
-        console.print(f"{site.name}: no learner answers on {site.socket}. Start it: fedgrpo client up {site.file}")
+        console.print(
+            f"{organisation.name}: no learner answers on {organisation.socket}. "
+            f"Start it: fedgrpo client up {organisation.file}"
+        )
     else:
         job = cast("dict[str, Any]", learner["job"])
         doing = f"{job['kind']}, step {job['step']} of {job['steps']}, {job['seconds']} s" if job else "waiting"
         state = "model loaded" if learner["ready"] else "loading the model"
-        console.print(f"{site.name}: learner {learner['pid']}, {state}, {doing}")
+        console.print(f"{organisation.name}: learner {learner['pid']}, {state}, {doing}")
     for line in log:
         console.print(f"  {line}", style="dim", markup=False)
     left = [entry for entry in left if entry.get("sent")]

@@ -15,20 +15,20 @@ from ...common.errors import PolicyError
 from ...common.messages.compression import most_bytes
 from ...common.messages.messages import TRAIN_METRICS, Evaluation, Tally, reward_metrics
 from ...common.settings.run_config import RunConfig
-from .settings import Policy, Site
+from .settings import OrganisationFile, Policy
 
 MAX_SEED = 1 << 32
 MAX_ATTEMPTS = 100
 """Of one round. A federation that needs more is broken, or is asking for something else than training."""
 
 
-def check_run(site: Site, config: RunConfig) -> None:
+def check_run(organisation: OrganisationFile, config: RunConfig) -> None:
     """Refuse a run whose settings this organisation does not allow.
 
     Raises:
         PolicyError: names the setting as the server calls it; the message, for the log, names the limit as well.
     """
-    policy, own = site.policy, site.settings
+    policy, own = organisation.policy, organisation.settings
     if policy.privacy != "none":
         _refuse("privacy", "is none: a delta leaves unmasked", "privacy", policy.privacy)
     if config.model.name != own.model.name:

@@ -248,14 +248,14 @@ class Organisation:
 
 
 @dataclass(frozen=True)
-class Site:
+class OrganisationFile:
     """An organisation's file, read: its settings, and its paths made absolute."""
 
     file: Path
     settings: Organisation
 
     @classmethod
-    def read(cls, file: Path) -> Site:
+    def read(cls, file: Path) -> OrganisationFile:
         """Read an organisation's file.
 
         Raises:
@@ -266,16 +266,16 @@ class Site:
             settings = toml.with_values(Organisation(), values, " `fedgrpo client init` writes a file with all.")
         except ConfigError as error:
             raise ConfigError(f"{file}: {error}") from error
-        site = cls(file.expanduser().resolve(), settings)
+        organisation = cls(file.expanduser().resolve(), settings)
         for key in ("organisation.name", "data.train", "rewards.use", "model.name"):
             if not toml.flat(settings)[key]:
                 raise ConfigError(f"{file}: {key} is empty. Every organisation needs its own.")
-        if len(str(site.socket).encode()) > MAX_SOCKET_PATH:
+        if len(str(organisation.socket).encode()) > MAX_SOCKET_PATH:
             raise ConfigError(
-                f"{file}: the path of the learner's socket, {site.socket}, is longer than {MAX_SOCKET_PATH} bytes, "
-                "which the system does not allow. Set learner.socket to a shorter one."
+                f"{file}: the path of the learner's socket, {organisation.socket}, is longer than "
+                f"{MAX_SOCKET_PATH} bytes, which the system does not allow. Set learner.socket to a shorter one."
             )
-        return site
+        return organisation
 
     @property
     def name(self) -> str:

@@ -23,7 +23,7 @@ from ...common.errors import ConfigError
 from ...common.messages import wire
 from ...common.messages.compression import unpacked
 from ...common.storage.jsonl import append_line
-from ..organisation.settings import Site
+from ..organisation.settings import OrganisationFile
 
 SHOWN_CHARACTERS = 4000
 Entry = dict[str, object]
@@ -33,14 +33,14 @@ Entry = dict[str, object]
 class EgressGate:
     """Writes the record of one organisation."""
 
-    site: Site
+    organisation: OrganisationFile
     dry_run: bool = False
     """Record, and send nothing but the code `dry-run`."""
 
     @property
     def record(self) -> Path:
         """Where this gate writes: what does not leave is not on the record of what left."""
-        return self.site.folder / "rehearsal.jsonl" if self.dry_run else self.site.egress_record
+        return self.organisation.folder / "rehearsal.jsonl" if self.dry_run else self.organisation.egress_record
 
     def release(self, content: RecordDict, answers: str) -> RecordDict:
         """What may go out in answer to a message of kind `answers`: the content, once its record is on the disk.
@@ -51,13 +51,13 @@ class EgressGate:
         leaving = wire.pack({"error": "dry-run"}) if self.dry_run else content
         entry: Entry = {
             "time": round(time.time(), 3),
-            "organisation": self.site.name,
-            "to": self.site.settings.flower.superlink or "unknown",
+            "organisation": self.organisation.name,
+            "to": self.organisation.settings.flower.superlink or "unknown",
             "answers": answers,
             "sent": not self.dry_run,
             "bytes": wire.wire_bytes(content),
             "masked": False,
-            "policy_sha256": self.site.policy_sha256,
+            "policy_sha256": self.organisation.policy_sha256,
             "fields": list(fields_of(content)),
         }
         path = self.record

@@ -19,7 +19,7 @@ LITTLE_SIGNAL = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Account:
+class Contribution:
     """One client's rounds, summed up. Shares are of its groups; nan where its policy keeps a figure back."""
 
     organisation: str
@@ -46,10 +46,12 @@ class Account:
         return {k: None if isinstance(v, float) and isnan(v) else v for k, v in asdict(self).items()}
 
 
-def accounts(rounds: Sequence[Mapping[str, Any]]) -> list[Account]:
+def contributions(rounds: Sequence[Mapping[str, Any]]) -> list[Contribution]:
     """The accounts of all clients, from the lines of metrics.jsonl of the rounds."""
     names = sorted({name for line in rounds for name in line["clients"]})
-    return [_account(name, [line["clients"][name] for line in rounds if name in line["clients"]]) for name in names]
+    return [
+        _contribution(name, [line["clients"][name] for line in rounds if name in line["clients"]]) for name in names
+    ]
 
 
 def in_words(organisation: str, informative: float, all_right: float, all_wrong: float) -> str:
@@ -76,9 +78,9 @@ def signal_of(metrics: Mapping[str, float]) -> tuple[float, float, float]:
     return 1 - zero, metrics.get("groups/all-right-share", nan), metrics.get("groups/all-wrong-share", nan)
 
 
-def _account(name: str, mine: Sequence[Mapping[str, Any]]) -> Account:
+def _contribution(name: str, mine: Sequence[Mapping[str, Any]]) -> Contribution:
     informative, right, wrong = (fmean(column) for column in zip(*map(signal_of, mine), strict=True))
-    return Account(
+    return Contribution(
         organisation=name,
         rounds=len(mine),
         informative=informative,

@@ -33,7 +33,7 @@ QUIET_ROUNDS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tripped:
+class HackingWarning:
     """One warning."""
 
     tripwire: str
@@ -58,7 +58,7 @@ class _Span:
 
 
 @dataclass(slots=True)
-class Tripwires:
+class RewardHackingMonitor:
     """Follows a run, round by round."""
 
     _told: dict[str, Told] = field(default_factory=dict[str, Told])
@@ -85,10 +85,10 @@ class Tripwires:
         self._held_out = {n: total for n, total in self._held_out.items() if n < number}
         self._standing = {key: n for key, n in self._standing.items() if n <= number}
 
-    def sprung(self) -> list[Tripped]:
+    def new_warnings(self) -> list[HackingWarning]:
         """The warnings that are new since the last call."""
         number = max((told[-1][0] for told in self._told.values()), default=0)
-        found: list[Tripped] = []
+        found: list[HackingWarning] = []
         for tripped in self._holding(number):
             key = tripped.tripwire, tripped.organisation
             if key not in self._standing or number - self._standing[key] - 1 > QUIET_ROUNDS:
@@ -96,12 +96,12 @@ class Tripwires:
             self._standing[key] = number
         return found
 
-    def _holding(self, number: int) -> Iterator[Tripped]:
+    def _holding(self, number: int) -> Iterator[HackingWarning]:
         """Every condition that holds now."""
         current = {name: told for name, told in sorted(self._told.items()) if told[-1][0] == number}
         text = _reward_without_accuracy(list(current.values()), self._held_out, number)
         if text:
-            yield Tripped(tripwire="reward-without-accuracy", organisation="", round=number, text=text)
+            yield HackingWarning(tripwire="reward-without-accuracy", organisation="", round=number, text=text)
         for name, told in current.items():
             texts = {
                 "length-runaway": _length_runaway(told, self._held_out),
@@ -112,7 +112,7 @@ class Tripwires:
             }
             for tripwire, said in texts.items():
                 if said:
-                    yield Tripped(tripwire=tripwire, organisation=name, round=number, text=said)
+                    yield HackingWarning(tripwire=tripwire, organisation=name, round=number, text=said)
 
 
 def _reward_without_accuracy(clients: list[Told], held_out: Mapping[int, Tally], number: int) -> str:

@@ -83,13 +83,15 @@ class RunConfig:
                 f"aggregation.rule {self.aggregation.rule} needs {needed} updates to stand {self.aggregation.hostile} "
                 f"hostile clients, and federation.clients-per-round is {cohort}."
             )
-        if self.one_rank and any(
+        if self.mixed_ranks_refused and any(
             rank not in ("0", str(self.adapter.rank)) for rank in self.simulation.ranks.split(";")
         ):
-            raise ConfigError(f"simulation.ranks is {self.simulation.ranks}, but all need one rank: {self.one_rank}.")
+            raise ConfigError(
+                f"simulation.ranks is {self.simulation.ranks}, but all need one rank: {self.mixed_ranks_refused}."
+            )
 
     @property
-    def one_rank(self) -> str:
+    def mixed_ranks_refused(self) -> str:
         """Why all clients need the adapter's rank; empty where each may have a smaller one of its own."""
         if not METHODS[self.aggregation.method].mixed_ranks:
             return f"aggregation.method {self.aggregation.method} has no smaller ranks"

@@ -14,9 +14,9 @@ from ...common.adapter.schema import fit
 from ...common.messages.compression import rounded
 from ...common.settings.aggregation import Aggregation
 from . import robust
-from .methods import FOLDS, mean_delta
-from .products import Contribution, Products, Slices, component_weights
-from .server_optimizers import OUTER
+from .methods import AGGREGATORS, mean_delta
+from .products import ClientUpdate, Products, Slices, component_weights
+from .server_optimizers import SERVER_OPTIMIZERS
 
 Memory = dict[str, npt.NDArray[np.float64]]
 MASTER = "master"
@@ -36,7 +36,7 @@ class Step:
 
 
 def next_adapter(
-    current: Adapter, memory: Memory, given: Mapping[str, Contribution], settings: Aggregation, codec: str = "fp32"
+    current: Adapter, memory: Memory, given: Mapping[str, ClientUpdate], settings: Aggregation, codec: str = "fp32"
 ) -> Step:
     """The next global adapter: the current one, moved by what the clients gave.
 
@@ -77,7 +77,7 @@ def clip_factors(norms: Mapping[str, float], limit: float) -> dict[str, float]:
     return {name: limit / norm if norm > limit else 1.0 for name, norm in norms.items()}
 
 
-def _chosen(contributions: list[Contribution], settings: Aggregation) -> list[Contribution]:
+def _chosen(contributions: list[ClientUpdate], settings: Aggregation) -> list[ClientUpdate]:
     """The contributions with the shares that a robust rule gives them, where it is one that chooses."""
     if settings.rule not in robust.CHOOSING or not contributions:
         return contributions
@@ -87,7 +87,7 @@ def _chosen(contributions: list[Contribution], settings: Aggregation) -> list[Co
     return [replace(c, share=float(share)) for c, share in zip(contributions, new, strict=True)]
 
 
-def _alike(contributions: Sequence[Contribution]) -> list[Slices]:
+def _alike(contributions: Sequence[ClientUpdate]) -> list[Slices]:
     """The deltas at the largest rank among them. Where ranks differ, all of them are in memory."""
     largest = max((c.schema for c in contributions), key=lambda schema: schema.rank)
     if all(c.schema.rank == largest.rank for c in contributions):
@@ -96,14 +96,14 @@ def _alike(contributions: Sequence[Contribution]) -> list[Slices]:
 
 
 def _folded(
-    current: Adapter, memory: Memory, contributions: Sequence[Contribution], settings: Aggregation
+    current: Adapter, memory: Memory, contributions: Sequence[ClientUpdate], settings: Aggregation
 ) -> tuple[Adapter, Memory, float]:
     """(the next adapter, the optimizer's memory, the fold's error)."""
     holders = settings.rank_weights == "holders"
     if not METHODS[settings.method].linear:
         rate = settings.server_learning_rate
         scaled = [replace(c, factor=rate * c.factor) for c in contributions]
-        following = FOLDS[settings.method](current, scaled, holders)
+        following = AGGREGATORS[settings.method](current, scaled, holders)
         return following, {}, _error(current, scaled, following, holders)
     if settings.rule in robust.BY_COORDINATE:
         deltas, factors = _alike(contributions), np.array([c.factor for c in contributions])
@@ -112,13 +112,13 @@ def _folded(
         move = move if move.size == current.schema.size else fit(move, largest, current.schema)
     else:
         move = mean_delta(current, contributions, holders)
-    optimizer = OUTER[settings.server_optimizer]
+    optimizer = SERVER_OPTIMIZERS[settings.server_optimizer]
     kept = {name: value for name, value in memory.items() if name != MASTER}
     step, kept = optimizer.apply(move, kept or optimizer.init(move.size), settings)
     return current.plus(step), kept, _error(current, contributions, current.plus(move), holders)
 
 
-def _error(current: Adapter, given: Sequence[Contribution], following: Adapter, holders: bool) -> float:
+def _error(current: Adapter, given: Sequence[ClientUpdate], following: Adapter, holders: bool) -> float:
     return Products(current, given, component_weights(current.schema, given, holders)).error(following)
 
 

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from ...common.adapter.adapter import Adapter
 from ...common.adapter.methods import METHODS
 from ...common.adapter.schema import Key, split
-from .products import Contribution, Products, Slices, Wide, component_weights
+from .products import ClientUpdate, Products, Slices, Wide, component_weights
 
 BLOCK, AT_ONCE = 1 << 16, 8
 """Coordinates and vectors summed at a time: few enough for a processor's cache."""
@@ -29,7 +29,7 @@ ROW_NORM = 3**-0.5
 """Norm of a row of A when training begins (uniform in +-1/sqrt(in)); the SVD's rows are given the same."""
 
 
-def mean_delta(current: Adapter, given: Sequence[Contribution], holders: bool) -> Wide:
+def mean_delta(current: Adapter, given: Sequence[ClientUpdate], holders: bool) -> Wide:
     """sum_k w_k delta_k in float64, deltas of smaller rank padded with zeros (McMahan et al. 2017, arXiv:1602.05629).
 
     Sums in the order given, which is that of the organisations' names: it does not depend on who replied first.
@@ -62,12 +62,12 @@ def _weighted_sum(weights: Sequence[float], vectors: Sequence[Slices]) -> Wide:
     return total
 
 
-def fold_mean(current: Adapter, given: Sequence[Contribution], holders: bool) -> Adapter:
+def fold_mean(current: Adapter, given: Sequence[ClientUpdate], holders: bool) -> Adapter:
     """The mean of the vectors: exact where one factor alone was trained, as in all linear methods but `naive`."""
     return current.plus(mean_delta(current, given, holders))
 
 
-def fold_svd(current: Adapter, given: Sequence[Contribution], holders: bool) -> Adapter:
+def fold_svd(current: Adapter, given: Sequence[ClientUpdate], holders: bool) -> Adapter:
     """The best approximation, of the adapter's rank, of the mean product (FlexLoRA, Bai et al. 2024, arXiv:2402.11505).
 
     Components come in order of their singular values, so a client of smaller rank is given the largest. A's rows have
@@ -87,13 +87,13 @@ def fold_svd(current: Adapter, given: Sequence[Contribution], holders: bool) -> 
     return Adapter.from_parts(schema, parts)
 
 
-def fold_fedex(current: Adapter, given: Sequence[Contribution], holders: bool) -> Adapter:
+def fold_fedex(current: Adapter, given: Sequence[ClientUpdate], holders: bool) -> Adapter:
     """The mean of A and of B; what the mean product has more than theirs goes into W (FedEx-LoRA, eq. 6)."""
     means = fold_mean(current, given, holders)
     return _with_rest_in_residual(means, Products(current, given, component_weights(current.schema, given, holders)))
 
 
-def fold_flora(current: Adapter, given: Sequence[Contribution], holders: bool) -> Adapter:
+def fold_flora(current: Adapter, given: Sequence[ClientUpdate], holders: bool) -> Adapter:
     """All of the mean product goes into W, and A and B begin anew (FLoRA: stacked factors, merged into the base)."""
     anew = Adapter.initial(current.schema)
     parts = {**anew.parts(), **{key: part for key, part in current.parts().items() if key[1] == "W"}}
@@ -111,7 +111,7 @@ def _with_rest_in_residual(adapter: Adapter, products: Products) -> Adapter:
     return Adapter.from_parts(adapter.schema, parts)
 
 
-FOLDS: Mapping[str, Callable[[Adapter, Sequence[Contribution], bool], Adapter]] = MappingProxyType(
+AGGREGATORS: Mapping[str, Callable[[Adapter, Sequence[ClientUpdate], bool], Adapter]] = MappingProxyType(
     {name: fold_mean for name, method in METHODS.items() if method.linear}
     | {"svd": fold_svd, "fedex": fold_fedex, "flora": fold_flora}
 )

@@ -32,7 +32,7 @@ class Slices(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Contribution:
+class ClientUpdate:
     """One client's delta and what it counts."""
 
     share: float
@@ -60,7 +60,7 @@ class Contribution:
         return self.share * self.factor
 
 
-def component_weights(schema: AdapterSchema, given: Sequence[Contribution], holders: bool) -> Wide:
+def component_weights(schema: AdapterSchema, given: Sequence[ClientUpdate], holders: bool) -> Wide:
     """w_k of each component, shape (K, rank): zero where a client's rank does not reach it."""
     weights = np.zeros((len(given), schema.rank))
     for row, c in zip(weights, given, strict=True):
@@ -77,7 +77,7 @@ class Products:
     """The clients' products, layer by layer, without the scale alpha / rank that all share."""
 
     current: Adapter
-    given: Sequence[Contribution]
+    given: Sequence[ClientUpdate]
     weights: Wide
 
     def move(self, module: Module) -> Product:

@@ -57,7 +57,7 @@ def _zeros(*names: str) -> Callable[[int], Memory]:
     return lambda size: {name: np.zeros(size) for name in names}
 
 
-OUTER: Mapping[str, Optimizer] = MappingProxyType(
+SERVER_OPTIMIZERS: Mapping[str, Optimizer] = MappingProxyType(
     {
         "sgd": Optimizer(_zeros(), _sgd),
         "momentum": Optimizer(_zeros("mean"), _momentum),

@@ -15,7 +15,7 @@ from ...common.messages.messages import Evaluation, Tally
 from ...common.settings.run_config import RunConfig
 from ..run.events import Evaluated, UpdateRefused, emit
 from ..run.store import State, Store
-from .exchange import Courier, Packed
+from .exchange import ClientCalls, EncodedAdapter
 from .intake import read_evaluation
 from .reward_gate import objection
 from .roster import Roster
@@ -34,7 +34,7 @@ class Verdict:
 class Evaluator:
     """Has the members answer their held-out problems."""
 
-    courier: Courier
+    calls: ClientCalls
     config: RunConfig
     store: Store
     roster: Roster
@@ -92,14 +92,17 @@ class Evaluator:
         self.roster.welcome()
         expected = {"federation": state.federation, "round": state.round}
         asked = {"config-sha256": self.config.sha256, "temperature": temperature, "against": against}
-        header, arrays = {**expected, **asked, "attempt": attempt}, Packed(adapter, self.config.compression.down)
+        header, arrays = (
+            {**expected, **asked, "attempt": attempt},
+            EncodedAdapter(adapter, self.config.compression.down),
+        )
         nodes = {self.roster.nodes[name]: name for name in self.roster.able()}
         messages = {
-            node: wire.pack(header, array=arrays.at(self.roster.members[name].schema)) for node, name in nodes.items()
+            node: wire.pack(header, array=arrays.at(self.roster.clients[name].schema)) for node, name in nodes.items()
         }
         found: dict[str, Evaluation] = {}
         refused: list[str] = []
-        for reply in self.courier.ask(messages, "evaluate", f"{state.round}.evaluate"):
+        for reply in self.calls.ask(messages, "evaluate", f"{state.round}.evaluate"):
             name = nodes[reply.node]
             try:
                 found[name] = read_evaluation(reply.opened(), expected, self.config.evaluation.class_columns)

@@ -48,7 +48,7 @@ class Reply:
         return self.content
 
 
-class Mailbox:
+class InFlight:
     """Messages under way to some nodes."""
 
     def __init__(self, grid: Grid) -> None:
@@ -91,7 +91,7 @@ class Mailbox:
                 yield Reply(node, None, "late")
 
 
-class Packed:
+class EncodedAdapter:
     """A global adapter as it travels: packed once for all members of the same rank."""
 
     def __init__(self, adapter: Adapter, codec: str) -> None:
@@ -106,7 +106,7 @@ class Packed:
 
 
 @dataclass(frozen=True, slots=True)
-class Courier:
+class ClientCalls:
     """Asks members, and waits for what they reply, as long as the run's settings say."""
 
     grid: Grid
@@ -145,11 +145,11 @@ def exchange(
     Args:
         messages: node id -> content.
         again_s: after how long a silent node is asked whether it still works on the message, and for how long one whose
-            process died is asked again (`_Persistence`).
+            process died is asked again (`_Resender`).
         stopped: raises if the run is to end; called between looks.
     """
     start = time.monotonic()
-    box = _Persistence(grid, messages, kind, group, start + timeout_s, again_s)
+    box = _Resender(grid, messages, kind, group, start + timeout_s, again_s)
     while box.waits:
         stopped()
         yield from box.collect()
@@ -157,7 +157,7 @@ def exchange(
             time.sleep(min(MAX_PAUSE_S, 0.01 + (time.monotonic() - start) / 100))
 
 
-class _Persistence:
+class _Resender:
     """One message to each of some nodes, sent again where it or its reply was lost.
 
     A repeated message costs a client nothing: its learner knows what was asked and answers from its cache.
@@ -172,7 +172,7 @@ class _Persistence:
     ) -> None:
         self._messages, self._kind, self._group = messages, kind, group
         self._deadline, self._again_s = deadline, again_s
-        self._box, self._pings = Mailbox(grid), Mailbox(grid)
+        self._box, self._pings = InFlight(grid), InFlight(grid)
         self._asked = dict.fromkeys(messages, time.monotonic())
         self._first_death: dict[int, float] = {}
         self._dead: dict[int, float] = {}

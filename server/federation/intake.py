@@ -90,7 +90,7 @@ def read_capabilities(content: RecordDict) -> Capabilities:
 
 def read_update(
     content: RecordDict,
-    member: Capabilities,
+    client: Capabilities,
     expected: Mapping[str, str | int],
     config: RunConfig,
 ) -> Update:
@@ -109,15 +109,15 @@ def read_update(
     if set(header) != {"protocol", "num-steps", "num-examples", *expected}:
         raise ProtocolError("header", "the header does not have exactly the agreed fields")
     steps, examples = _work_done(header, config)
-    metrics = wire.metrics_of(content, frozenset(member.metrics))
+    metrics = wire.metrics_of(content, frozenset(client.metrics))
     _check_metrics(metrics, examples)
     settings = config.intake
     factors = METHODS[config.aggregation.method].trains_in(int(expected["round"]))
-    part = wire.vector_of(content, member.schema.size_of(factors), config.compression.up)
+    part = wire.vector_of(content, client.schema.size_of(factors), config.compression.up)
     norm = l2_norm(part)
     if norm > settings.max_delta_norm and settings.on_large_delta == "reject":
         raise ProtocolError("norm", f"the update has norm {norm:.3g}, the limit is {settings.max_delta_norm:g}")
-    delta = whole_vector(member.schema, clip_norm(part, settings.max_delta_norm), factors)
+    delta = whole_vector(client.schema, clip_norm(part, settings.max_delta_norm), factors)
     return Update(delta=delta, num_steps=steps, num_examples=examples, metrics=metrics)
 
 

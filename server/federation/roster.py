@@ -24,7 +24,7 @@ from ...common.seeds import derived_seed
 from ...common.settings.run_config import RunConfig
 from ...common.storage.jsonl import read_lines
 from ..run.events import Joined, NotJoined, emit
-from .exchange import Mailbox
+from .exchange import InFlight
 from .intake import read_capabilities
 
 PAUSE_S = 0.1
@@ -53,12 +53,12 @@ class Roster:
 
     def __init__(self, grid: Grid, config: RunConfig, terms: Terms | None, strikes: dict[str, int]) -> None:
         """`terms` and `strikes` of a resumed run; a new one has neither."""
-        self.members: dict[str, Capabilities] = {}
+        self.clients: dict[str, Capabilities] = {}
         self.nodes: dict[str, int] = {}
         self.refusals: dict[str, str] = {}
         self.strikes = Counter(strikes)
         self._grid, self._config, self._terms = grid, config, terms
-        self._box = Mailbox(grid)
+        self._box = InFlight(grid)
         self._present: set[int] = set()
         self._answers: dict[int, Capabilities] = {}
         self._asked_at: dict[int, float] = {}
@@ -82,10 +82,10 @@ class Roster:
                 if self._terms is None and len(self._answers) >= settings.min_clients:
                     self._terms = self._majority()
                     self._admit_all()
-                if self._terms is not None and len(self.members) >= settings.min_clients:
+                if self._terms is not None and len(self.clients) >= settings.min_clients:
                     return self._terms
             failed = len(self._reasons.keys() & self._present)
-            all_failed = failed >= settings.min_clients and not (self._answers or self._box.nodes or self.members)
+            all_failed = failed >= settings.min_clients and not (self._answers or self._box.nodes or self.clients)
             if late or all_failed:
                 raise RunError(self._who_is_missing())
             stopped()
@@ -95,7 +95,7 @@ class Roster:
         """Ask nodes that are new, take in those that have answered, and let go of those that left. Never waits."""
         self._present = set(self._grid.get_node_ids())
         for name in [name for name, node in self.nodes.items() if node not in self._present]:
-            del self.nodes[name], self.members[name]
+            del self.nodes[name], self.clients[name]
         for node in self._asked_at.keys() - self._present:
             del self._asked_at[node]  # when it comes back it is asked at once
         now = time.monotonic()
@@ -123,7 +123,7 @@ class Roster:
 
     def able(self) -> tuple[str, ...]:
         """Members that do not sit out, sorted."""
-        return tuple(sorted(n for n in self.members if self.strikes[n] < self._config.federation.max_strikes))
+        return tuple(sorted(n for n in self.clients if self.strikes[n] < self._config.federation.max_strikes))
 
     def refuse(self, organisation: str, error: ProtocolError) -> bool:
         """Note a reply that was refused, to tell its sender. Returns whether it deserves a strike.
@@ -139,7 +139,7 @@ class Roster:
         """Whether as many as expected have answered, or are there and can only have failed."""
         settings = self._config.federation
         expected = max(settings.start_clients, settings.min_clients)
-        came = len(self.members) + len(self._answers)
+        came = len(self.clients) + len(self._answers)
         return came >= expected or (len(self._present) >= expected and not self._box.nodes)
 
     def _admit_all(self) -> None:
@@ -150,13 +150,13 @@ class Roster:
             self._answers.clear()
 
     def _who_is_missing(self) -> str:
-        settings, came = self._config.federation, len(self.members) + len(self._answers)
+        settings, came = self._config.federation, len(self.clients) + len(self._answers)
         lines = [f"{came} of the {settings.min_clients} clients needed have joined."]
         if self._terms is None and came >= settings.min_clients:
             lines.append(
                 "No adapter and base model is meant by more than half of them, with the rank, alpha, seed and method "
                 "of this run. Every client needs the same model and run configuration, and this rank: "
-                f"{self._config.one_rank or 'or a smaller one of its own'}."
+                f"{self._config.mixed_ranks_refused or 'or a smaller one of its own'}."
             )
         return " ".join([*lines, *self._reasons.values()])
 
@@ -180,44 +180,44 @@ class Roster:
 
     def _fits(self, own: AdapterSchema, whole: AdapterSchema) -> bool:
         """Whether a client's adapter is the federation's, or the same at a smaller rank where that is allowed."""
-        if own.rank != whole.rank and self._config.one_rank:
+        if own.rank != whole.rank and self._config.mixed_ranks_refused:
             return False
         try:
             return own.sha256 == whole.at_rank(own.rank).sha256
         except ConfigError:
             return False
 
-    def _admit(self, node: int, member: Capabilities, terms: Terms) -> None:
-        name = member.organisation
+    def _admit(self, node: int, client: Capabilities, terms: Terms) -> None:
+        name = client.organisation
         registered = name if self._nodes_file is None else read_nodes(self._nodes_file).get(node)
         if registered != name:
             known_as = f"registered as {registered}" if registered else "not registered"
             self._turn_away(node, f"it says it is {name}, but it is {known_as}")
-        elif not self._fits(member.schema, terms.schema):
+        elif not self._fits(client.schema, terms.schema):
             self._turn_away(node, f"{name}'s adapter has other layers or shapes: another model or other settings")
-        elif member.base_model_sha256 != terms.base_model_sha256:
+        elif client.base_model_sha256 != terms.base_model_sha256:
             self._turn_away(node, f"{name}'s base model has other weights or another tokenizer than the federation's")
-        elif missing := self._kept_back(member):
+        elif missing := self._kept_back(client):
             self._turn_away(node, f"{name} keeps back {missing}, which aggregation.weights or gate.max-kl needs")
-        elif member.tokens_per_second < self._config.federation.min_tokens_per_second:
+        elif client.tokens_per_second < self._config.federation.min_tokens_per_second:
             least = self._config.federation.min_tokens_per_second
             self._turn_away(
                 node,
-                f"{name} samples {member.tokens_per_second:.0f} tokens a second, "
+                f"{name} samples {client.tokens_per_second:.0f} tokens a second, "
                 f"federation.min-tokens-per-second is {least:g}",
             )
         elif name in self.nodes:
             self._turn_away(node, f"node {self.nodes[name]} already takes part as {name}")
         else:
-            self.members[name], self.nodes[name] = member, node
+            self.clients[name], self.nodes[name] = client, node
             self._reasons.pop(node, None)
-            emit(Joined(name, member.examples, member.prompts_too_long))
+            emit(Joined(name, client.examples, client.prompts_too_long))
 
-    def _kept_back(self, member: Capabilities) -> str:
+    def _kept_back(self, client: Capabilities) -> str:
         """Metrics that the weights need and this member's policy keeps back."""
         needed = WEIGHT_METRICS.get(self._config.aggregation.weights, ())
         needed += ("policy/kl",) if self._config.gate.max_kl else ()
-        return ", ".join(name for name in needed if name not in member.metrics)
+        return ", ".join(name for name in needed if name not in client.metrics)
 
     def _turn_away(self, node: int, reason: str) -> None:
         if self._reasons.get(node) != f"Node {node}: {reason}.":

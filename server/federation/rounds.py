@@ -21,12 +21,12 @@ from ...common.messages import wire
 from ...common.settings.aggregation import updates_needed
 from ...common.settings.run_config import RunConfig
 from ..aggregation.aggregate import clip_factors, next_adapter, step_factors
-from ..aggregation.products import Contribution
+from ..aggregation.products import ClientUpdate
 from ..aggregation.weights import KEPT_ROUNDS, raw_weight, shares
 from ..run.events import RoundCommitted, RoundStarted, RoundVoid, UpdateRefused, UpdateTaken, emit
 from ..run.store import State, Store
 from .evaluation import Evaluator
-from .exchange import Courier, Packed, Reply
+from .exchange import ClientCalls, EncodedAdapter, Reply
 from .intake import read_update
 from .roster import Roster
 
@@ -65,7 +65,7 @@ class Attempt:
 class Rounds:
     """Plays the rounds of one federation. What must survive a crash is in `State` and `Store`, nothing here."""
 
-    courier: Courier
+    calls: ClientCalls
     config: RunConfig
     store: Store
     roster: Roster
@@ -119,10 +119,10 @@ class Rounds:
         )
         emit(RoundStarted(this.number, this.attempt, this.cohort))
         names = {self.roster.nodes[name]: name for name in this.cohort}
-        arrays = Packed(state.adapter, self.config.compression.down)
+        arrays = EncodedAdapter(state.adapter, self.config.compression.down)
         messages = {node: self._task(state, this, name, arrays) for node, name in names.items()}
         this.bytes_down = {names[node]: wire.wire_bytes(content) for node, content in messages.items()}
-        for reply in self.courier.ask(messages, "train", f"{this.number}.{this.attempt}"):
+        for reply in self.calls.ask(messages, "train", f"{this.number}.{this.attempt}"):
             self._take(state, this, names[reply.node], reply)
         settings = self.config.aggregation
         weighed = sum(taken.weight > 0 for taken in this.taken.values())
@@ -136,11 +136,11 @@ class Rounds:
         return f"{len(this.taken)} of {len(this.cohort)} updates were valid, {needed} are needed ({detail})"
 
     def _take(self, state: State, this: Attempt, name: str, reply: Reply) -> None:
-        member = self.roster.members[name]
-        echo = self._echo(state, this, member.schema)
+        client = self.roster.clients[name]
+        echo = self._echo(state, this, client.schema)
         try:
             content = reply.opened()
-            update = read_update(content, member, echo, self.config)
+            update = read_update(content, client, echo, self.config)
         except ProtocolError as error:
             this.refused[name] = error.code
             if self.roster.refuse(name, error):
@@ -164,10 +164,10 @@ class Rounds:
         median_norm = float(median([norm for norm in norms.values() if norm > 0] or [state.median_norm]))
         clips = clip_factors(norms, self._longest(state.median_norm or median_norm))
         given = {
-            name: Contribution(
+            name: ClientUpdate(
                 weights[name],
                 clips[name] * factors[name],
-                self.roster.members[name].schema,
+                self.roster.clients[name].schema,
                 self.store.kept_update(name),
             )
             for name in taken
@@ -241,8 +241,8 @@ class Rounds:
             "config-sha256": self.config.sha256,
         }
 
-    def _task(self, state: State, this: Attempt, name: str, arrays: Packed) -> RecordDict:
-        schema, (counted_round, counted_attempt) = self.roster.members[name].schema, state.counted.get(name, (0, 0))
+    def _task(self, state: State, this: Attempt, name: str, arrays: EncodedAdapter) -> RecordDict:
+        schema, (counted_round, counted_attempt) = self.roster.clients[name].schema, state.counted.get(name, (0, 0))
         header = {
             **self._echo(state, this, schema),
             "position": state.positions.get(name, 0),
@@ -255,5 +255,5 @@ class Rounds:
     def _wait(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
-            self.courier.stopped()
+            self.calls.stopped()
             time.sleep(min(0.2, max(0.0, deadline - time.monotonic())))

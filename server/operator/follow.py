@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from ...common.analysis.reward_hacking import Tripped
+from ...common.analysis.reward_hacking import HackingWarning
 from ...common.errors import RunError
 from ...common.storage.jsonl import Entry, read_lines
 from ..run.status import RunStatus, is_busy, stop_reason
@@ -100,6 +100,6 @@ def _shown(entry: Entry) -> str:
             return f"round {entry.get('round')} void: {entry.get('reason')}"
         case "WARNED":
             said = {key: str(entry.get(key)) for key in ("tripwire", "organisation", "text")}
-            return str(Tripped(round=int(str(entry.get("round"))), **said))
+            return str(HackingWarning(round=int(str(entry.get("round"))), **said))
         case event:
             return str(event).lower()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from math import isnan
 
 from ...common.analysis.contributions import LITTLE_SIGNAL, in_words, signal_of
-from ...common.analysis.reward_hacking import Tripped
+from ...common.analysis.reward_hacking import HackingWarning
 from ...common.analysis.scores import Score
 
 LOGGER = logging.getLogger("fedgrpo.federation")
@@ -145,7 +145,7 @@ class Evaluated:
 class Warned:
     """A tripwire: the policy may be learning to please its rewards instead of answering."""
 
-    tripped: Tripped
+    tripped: HackingWarning
 
     def __str__(self) -> str:
         return str(self.tripped)

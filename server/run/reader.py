@@ -7,8 +7,8 @@ from math import nan
 from pathlib import Path
 from typing import Any, cast
 
-from ...common.analysis.contributions import accounts
-from ...common.analysis.reward_hacking import Tripped, Tripwires
+from ...common.analysis.contributions import contributions
+from ...common.analysis.reward_hacking import HackingWarning, RewardHackingMonitor
 from ...common.analysis.scores import Climb, Score, climb_by_style, score
 from ...common.errors import ConfigError, RunError
 from ...common.messages.messages import Tally
@@ -103,10 +103,10 @@ class Run:
         mine = [line for line in lines if (line["round"], line["decoding"]) == (last, decoding)]
         return {i: mark == "1" for line in mine for i, mark in zip(line["problems"], line["right"], strict=True)}
 
-    def warnings(self) -> list[Tripped]:
+    def warnings(self) -> list[HackingWarning]:
         """What the tripwires say of the run, from its metrics: also of one that was played before there were any."""
         lines = read_lines(self.folder / "metrics.jsonl")
-        return replayed(cast("list[Line]", lines), Tripwires())
+        return replayed(cast("list[Line]", lines), RewardHackingMonitor())
 
     def rewards(self) -> list[float]:
         """Mean reward over the clients, by round: each client's in its own units."""
@@ -151,7 +151,7 @@ class Run:
             "bytes_up": sum(line["bytes_up"] for line in self.rounds),
             "bytes_down": sum(line["bytes_down"] for line in self.rounds),
             "aggregation_error": [line.get("aggregation/error") for line in self.rounds],
-            "ledger": [account.as_json() for account in accounts(self.rounds)],
+            "ledger": [contribution.as_json() for contribution in contributions(self.rounds)],
             "warnings": [asdict(tripped) for tripped in self.warnings()],
             "void_rounds": sum(line["event"] == "VOID" for line in self.journal),
             "finished": any(line["event"] == "FINISHED" for line in self.journal),

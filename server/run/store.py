@@ -30,7 +30,7 @@ from ...common.errors import ConfigError, RunError
 from ...common.settings.run_config import RunConfig, load_scenario
 from ...common.storage.atomic import write_atomic
 from ...common.storage.jsonl import Entry, append_line, as_line, read_lines
-from .vector_file import StoredVector
+from .vector_file import VectorFile
 
 Memory = dict[str, npt.NDArray[np.float64]]
 
@@ -208,9 +208,9 @@ class Store:
         inbox.mkdir(exist_ok=True)
         (inbox / f"{organisation}.f4").write_bytes(delta.astype("<f4", copy=False).tobytes())
 
-    def kept_update(self, organisation: str) -> StoredVector:
+    def kept_update(self, organisation: str) -> VectorFile:
         """What `keep_update` put aside. It stays on the disk, and what is looked at is read."""
-        return StoredVector(self.folder / "inbox" / f"{organisation}.f4")
+        return VectorFile(self.folder / "inbox" / f"{organisation}.f4")
 
     def adapter_folder(self, number: int) -> Path:
         """Where the global adapter after round `number` lies."""

@@ -11,7 +11,7 @@ import numpy as np
 from ...common.adapter.schema import Vector
 
 
-class StoredVector:
+class VectorFile:
     """Little-endian float32 in a file, read by slices."""
 
     def __init__(self, path: Path) -> None:

@@ -1,7 +1,7 @@
 """An in-process Flower grid: real ServerApp, real ClientApp, messages serialised as on the wire, no network.
 
 Each simulated node belongs to one lane, and a lane does one message at a time, as a SuperNode does. A lane is this
-process (`LocalLane`, for tests and one core) or a worker process of its own (`worker.ProcessLane`). Private names of
+process (`LocalWorker`, for tests and one core) or a worker process of its own (`worker.ProcessLane`). Private names of
 Flower that this needs are pinned by `tests/server/test_flower_contract.py`.
 """
 
@@ -27,7 +27,7 @@ NodeConfig = dict[str, int | float | str | bool]
 
 
 @dataclass(frozen=True, slots=True)
-class Parcel:
+class SerializedMessage:
     """A serialised message: what would cross the network, plus the id that the SuperLink keeps beside it."""
 
     message_id: str
@@ -37,7 +37,7 @@ class Parcel:
     expires_at: float
 
     @classmethod
-    def pack(cls, message: Message, message_id: str) -> Parcel:
+    def pack(cls, message: Message, message_id: str) -> SerializedMessage:
         """Serialise a message."""
         objects = {key: item.deflate() for key, item in get_all_nested_objects(message).items()}
         metadata = message.metadata
@@ -51,10 +51,10 @@ class Parcel:
         return message
 
 
-class Lane(Protocol):
+class Worker(Protocol):
     """Does messages of some nodes, one at a time."""
 
-    def answer(self, parcel: Parcel) -> Parcel:
+    def answer(self, serialized: SerializedMessage) -> SerializedMessage:
         """The reply to a message; a failure of the client is a reply too."""
         ...
 
@@ -63,7 +63,7 @@ class Lane(Protocol):
         ...
 
 
-class LocalLane:
+class LocalWorker:
     """Runs the ClientApp in this process."""
 
     def __init__(
@@ -75,16 +75,16 @@ class LocalLane:
             for node, config in node_configs.items()
         }
 
-    def answer(self, parcel: Parcel) -> Parcel:
+    def answer(self, serialized: SerializedMessage) -> SerializedMessage:
         """Have the ClientApp answer."""
-        message = parcel.open()
-        if time.time() > parcel.expires_at:
-            return Parcel.pack(Message(Error(EXPIRED, "the message expired"), reply_to=message), "")
+        message = serialized.open()
+        if time.time() > serialized.expires_at:
+            return SerializedMessage.pack(Message(Error(EXPIRED, "the message expired"), reply_to=message), "")
         try:
-            reply = self._app(message, self._contexts[parcel.node])
+            reply = self._app(message, self._contexts[serialized.node])
         except Exception as error:  # what Flower does with an exception of a ClientApp
             reply = Message(Error(RAISED, repr(error)), reply_to=message)
-        return Parcel.pack(reply, uuid.uuid4().hex)
+        return SerializedMessage.pack(reply, uuid.uuid4().hex)
 
     def close(self) -> None:
         """Nothing to free."""
@@ -93,14 +93,14 @@ class LocalLane:
 class LocalGrid(Grid):
     """Carries messages between the ServerApp and the lanes."""
 
-    def __init__(self, lanes: Mapping[int, Lane]) -> None:
-        """`lanes` maps each node id to the lane that does its messages; several nodes may share one."""
+    def __init__(self, workers: Mapping[int, Worker]) -> None:
+        """`workers` maps each node id to the lane that does its messages; several nodes may share one."""
         identify_process()
-        self._lanes = dict(lanes)
-        distinct: Sequence[Lane] = list({id(lane): lane for lane in lanes.values()}.values())
-        self._pools = {id(lane): ThreadPoolExecutor(1) for lane in distinct}
+        self._workers = dict(workers)
+        distinct: Sequence[Worker] = list({id(worker): worker for worker in workers.values()}.values())
+        self._pools = {id(worker): ThreadPoolExecutor(1) for worker in distinct}
         self._distinct = distinct
-        self._waiting: dict[str, Future[Parcel]] = {}
+        self._waiting: dict[str, Future[SerializedMessage]] = {}
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Hand messages to their lanes."""
@@ -108,9 +108,9 @@ class LocalGrid(Grid):
         for message in messages:
             message_id = uuid.uuid4().hex
             set_message_id(message, message_id)
-            lane = self._lanes[message.metadata.dst_node_id]
-            parcel = Parcel.pack(message, message_id)
-            self._waiting[message_id] = self._pools[id(lane)].submit(lane.answer, parcel)
+            worker = self._workers[message.metadata.dst_node_id]
+            serialized = SerializedMessage.pack(message, message_id)
+            self._waiting[message_id] = self._pools[id(worker)].submit(worker.answer, serialized)
             ids.append(message_id)
         return ids
 
@@ -137,7 +137,7 @@ class LocalGrid(Grid):
 
     def get_node_ids(self) -> list[int]:
         """All simulated nodes."""
-        return sorted(self._lanes)
+        return sorted(self._workers)
 
     def set_run(self, run: Run) -> None:
         """Flower asks for this; a simulation has no run record."""
@@ -152,8 +152,8 @@ class LocalGrid(Grid):
         """End the lanes. Work under way is not waited for."""
         for pool in self._pools.values():
             pool.shutdown(wait=False, cancel_futures=True)  # first: else a lane would go on with what is queued
-        for lane in self._distinct:
-            lane.close()
+        for worker in self._distinct:
+            worker.close()
 
 
 def identify_process() -> None:

@@ -17,10 +17,10 @@ from ...common.storage.atomic import write_atomic
 from ...common.trackers.names import check_uses
 from ...server.main import app, run_folder
 from ...server.run.reader import Run
-from .grid import Lane, LocalGrid, NodeConfig
+from .grid import LocalGrid, NodeConfig, Worker
 from .progress import keeping
 from .simulated_clients import SYSTEM_PROMPTS, client_rewards, client_tools, divide, resolve_model
-from .worker import ProcessLane
+from .worker import ProcessWorker
 
 SCENARIOS = Path(__file__).parent.parent / "scenarios"
 
@@ -109,7 +109,7 @@ def run_simulation(config: RunConfig) -> Run:
     """
     folder = run_folder(config)
     config = config.with_values({"output.run": folder.name})
-    grid = LocalGrid(make_lanes(config))
+    grid = LocalGrid(make_workers(config))
     try:
         with keeping(folder):
             app(grid, Context(1, 1, {}, RecordDict(), config.flat()))
@@ -122,15 +122,15 @@ def run_simulation(config: RunConfig) -> Run:
     return Run.read(folder)
 
 
-def make_lanes(config: RunConfig) -> dict[int, Lane]:
+def make_workers(config: RunConfig) -> dict[int, Worker]:
     """Node id -> worker process. Client k has node id k + 2 (1 is Flower's server); workers take turns."""
     clients, numbers = config.simulation.clients, config.simulation.taking_part
-    workers = min(config.simulation.workers or _workers(config), len(numbers))
-    nodes: list[dict[int, NodeConfig]] = [{} for _ in range(workers)]
+    count = min(config.simulation.workers or _workers(config), len(numbers))
+    nodes: list[dict[int, NodeConfig]] = [{} for _ in range(count)]
     for i, k in enumerate(numbers):
-        nodes[i % workers][k + 2] = {"partition-id": k, "num-partitions": clients}
-    lanes = [ProcessLane(share, config.flat()) for share in nodes]
-    return {node: lane for lane, share in zip(lanes, nodes, strict=True) for node in share}
+        nodes[i % count][k + 2] = {"partition-id": k, "num-partitions": clients}
+    workers = [ProcessWorker(share, config.flat()) for share in nodes]
+    return {node: worker for worker, share in zip(workers, nodes, strict=True) for node in share}
 
 
 def _workers(config: RunConfig) -> int:

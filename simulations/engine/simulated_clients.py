@@ -15,7 +15,7 @@ from ...client.learner.models.model_files import model_folder
 from ...client.learner.models.unsloth_backend import import_unsloth
 from ...client.learner.rewards import Reward, load_rewards
 from ...client.learner.tools import ToolBox, load_tools
-from ...client.learner.training.error_feedback import RoundingLearner
+from ...client.learner.training.error_feedback import CompressingLearner
 from ...common.errors import ConfigError
 from ...common.settings.run_config import RunConfig, Value
 from .datasets import load_problems
@@ -23,7 +23,7 @@ from .faults import FaultyLearner, spoiled
 from .partition import partition
 
 if TYPE_CHECKING:
-    from ...client.learner.training.local_learner import ResidentModel
+    from ...client.learner.training.local_learner import LoadedModel
 
 BUILTIN_POLICY = Path(__file__).parent.parent / "builtin" / "policy"
 SPLIT_POLICY = Path(__file__).parent.parent / "builtin" / "policy_split"
@@ -33,7 +33,7 @@ BUILTIN_POLICIES = {"builtin": BUILTIN_POLICY, "builtin-split": SPLIT_POLICY}
 
 def simulated_learner(node_config: dict[str, Value], config: RunConfig) -> Learner:
     """The learner of the client that `partition-id` in a node's configuration numbers (entry point of the relay)."""
-    from ...client.learner.training.local_learner import ClientData, ResidentLearner
+    from ...client.learner.training.local_learner import ClientData, LocalLearner
     from .progress import Reporter
 
     number, nodes = node_config["partition-id"], node_config.get("num-partitions")
@@ -56,8 +56,8 @@ def simulated_learner(node_config: dict[str, Value], config: RunConfig) -> Learn
         system_prompt=SYSTEM_PROMPTS[config.simulation.system_prompt],
     )
 
-    learner = ResidentLearner(_resident(config, client_rank(config, number)), data, Reporter(name, mine))
-    return RoundingLearner(FaultyLearner(learner, fault) if fault else learner, config, _own_folder(config, name))
+    learner = LocalLearner(_resident(config, client_rank(config, number)), data, Reporter(name, mine))
+    return CompressingLearner(FaultyLearner(learner, fault) if fault else learner, config, _own_folder(config, name))
 
 
 def _own_folder(config: RunConfig, name: str) -> Path:
@@ -122,13 +122,13 @@ def client_rank(config: RunConfig, number: int) -> int:
 
 
 @lru_cache
-def _resident(config: RunConfig, rank: int) -> ResidentModel:
+def _resident(config: RunConfig, rank: int) -> LoadedModel:
     """One resident model for all clients of the same rank."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     import_unsloth(config.backend)
-    from ...client.learner.training.local_learner import Base, ResidentModel, prepare_process
+    from ...client.learner.training.local_learner import Base, LoadedModel, prepare_process
 
     device = prepare_process()
     folder = resolve_model(config.model.name, config.model.revision, config.backend.source)
     base = Base.load(folder, config.model.dtype, device, config.backend)
-    return ResidentModel(base, config, divide(config)[0][0][0], rank, box=client_tools(config))
+    return LoadedModel(base, config, divide(config)[0][0][0], rank, box=client_tools(config))

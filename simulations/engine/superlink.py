@@ -26,10 +26,10 @@ from ...client.organisation.settings import (
     LearnerSettings,
     Model,
     Organisation,
+    OrganisationFile,
     Policy,
     Prompt,
     Rewards,
-    Site,
     Tools,
 )
 from ...common.cli import keys
@@ -66,16 +66,20 @@ def run_loopback(config: RunConfig) -> Run:
     replay = Replay(folder)
     with contextlib.ExitStack() as stack:
         sockets = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fedgrpo-")))  # their paths must be short
-        sites = _sites(base, server, config, sockets)
+        organisations = _organisations(base, server, config, sockets)
         failures: list[Exception] = []
         say = LOGGER.info
         watch = lambda: _raise_first(failures, replay)  # noqa: E731
         ready = stack.enter_context(_running("server", lambda stop, tell: run_server(server, tell, stop), failures))
         _wait(ready, failures)
-        _register(server, sites)
-        for site in sites:
+        _register(server, organisations)
+        for organisation in organisations:
             stack.enter_context(
-                _running(site.name, lambda stop, tell, site=site: run_client(site, tell, stopped=stop), failures)
+                _running(
+                    organisation.name,
+                    lambda stop, tell, organisation=organisation: run_client(organisation, tell, stopped=stop),
+                    failures,
+                )
             )
         if (folder / "journal.jsonl").exists():
             runs.resume(server, folder.name, say, watch)
@@ -101,12 +105,12 @@ def _server(base: Path, run_folders: Path) -> ServerFolder:
     return ServerFolder.read(path)
 
 
-def _sites(base: Path, server: ServerFolder, config: RunConfig, sockets: Path) -> list[Site]:
+def _organisations(base: Path, server: ServerFolder, config: RunConfig, sockets: Path) -> list[OrganisationFile]:
     """Write each organisation's folder: data, file, key."""
     shards, held_out = divide(config)
     specs = config.simulation.rewards.split(";")
     model = resolve_model(config.model.name, config.model.revision, config.backend.source)
-    sites: list[Site] = []
+    organisations: list[OrganisationFile] = []
     for number in config.simulation.taking_part:
         shard = shards[number]
         name = client_name(number)
@@ -142,8 +146,8 @@ def _sites(base: Path, server: ServerFolder, config: RunConfig, sockets: Path) -
         write_atomic(place / "organisation.toml", toml.to_toml(settings).encode())
         if not (place / "node.key").exists():
             keys.make_node(place / "node.key")
-        sites.append(Site.read(place / "organisation.toml"))
-    return sites
+        organisations.append(OrganisationFile.read(place / "organisation.toml"))
+    return organisations
 
 
 def _just_this_run(config: RunConfig) -> Policy:
@@ -176,11 +180,11 @@ def _just_this_run(config: RunConfig) -> Policy:
     )
 
 
-def _register(server: ServerFolder, sites: list[Site]) -> None:
+def _register(server: ServerFolder, organisations: list[OrganisationFile]) -> None:
     known = set(server.node_names().values())
-    for site in sites:
-        if site.name not in known:
-            flwr_cli.Flower(server).register(site.file.parent / "node.key.pub", site.name)
+    for organisation in organisations:
+        if organisation.name not in known:
+            flwr_cli.Flower(server).register(organisation.file.parent / "node.key.pub", organisation.name)
 
 
 def _write_problems(path: Path, problems: list[Problem]) -> None:

@@ -13,12 +13,12 @@ from typing import Any
 
 from flwr.app import Error, Message
 
-from .grid import CRASHED, LocalLane, NodeConfig, Parcel, identify_process
+from .grid import CRASHED, LocalWorker, NodeConfig, SerializedMessage, identify_process
 
 GRACE_S = 2.0
 
 
-class ProcessLane:
+class ProcessWorker:
     """A lane in a process of its own. A worker that dies costs the message it had, and is started again."""
 
     def __init__(self, node_configs: Mapping[int, NodeConfig], run_config: Mapping[str, object]) -> None:
@@ -26,9 +26,9 @@ class ProcessLane:
         self._closed = False
         self._start()
 
-    def answer(self, parcel: Parcel) -> Parcel:
+    def answer(self, serialized: SerializedMessage) -> SerializedMessage:
         """Have the worker answer; log records it sends meanwhile are logged here."""
-        item = self._exchange(parcel)
+        item = self._exchange(serialized)
         while isinstance(item, dict):
             logging.getLogger(item["name"]).handle(logging.makeLogRecord(item))
             item = self._exchange(None)
@@ -37,18 +37,20 @@ class ProcessLane:
         self._end()
         if not self._closed:
             self._start()
-        return Parcel.pack(Message(Error(CRASHED, "the worker process died"), reply_to=parcel.open()), "")
+        return SerializedMessage.pack(
+            Message(Error(CRASHED, "the worker process died"), reply_to=serialized.open()), ""
+        )
 
     def close(self) -> None:
         """End the worker: an idle one by itself, one at work by a signal."""
         self._closed = True
         self._end()
 
-    def _exchange(self, parcel: Parcel | None) -> Any:
+    def _exchange(self, serialized: SerializedMessage | None) -> Any:
         """Send a parcel, if there is one, and receive what comes next: a parcel, a log record, None from the dead."""
         try:
-            if parcel is not None:
-                self._pipe.send(parcel)
+            if serialized is not None:
+                self._pipe.send(serialized)
             return self._pipe.recv()
         except (EOFError, OSError):
             return None
@@ -98,7 +100,7 @@ def _work(pipe: Connection, node_configs: Mapping[int, NodeConfig], run_config: 
     identify_process()
     from ...client.main import app
 
-    lane = LocalLane(app, node_configs, run_config)
+    worker = LocalWorker(app, node_configs, run_config)
     with contextlib.suppress(EOFError, OSError):
-        while (parcel := pipe.recv()) is not None:
-            pipe.send(lane.answer(parcel))
+        while (serialized := pipe.recv()) is not None:
+            pipe.send(worker.answer(serialized))

@@ -17,7 +17,7 @@ from .answer import ADAPTER, BASE, Answer
 from .questions import Questions, paid
 
 if TYPE_CHECKING:
-    from ...client.learner.training.local_learner import ResidentModel
+    from ...client.learner.training.local_learner import LoadedModel
     from .record import Record
 
 
@@ -42,7 +42,7 @@ class Protocol:
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class DecodingPass:
     """One way in which all problems are answered."""
 
     decoding: str
@@ -66,19 +66,19 @@ def protocol(config: RunConfig, samples: int, temperature: float | None, greedy:
     )
 
 
-def cells(how: Protocol, with_adapter: bool) -> list[Cell]:
+def decoding_passes(how: Protocol, with_adapter: bool) -> list[DecodingPass]:
     """Everything that is to be answered."""
     greedy = [("greedy", 1, 0.0)] if how.greedy else []
     decodings = [*greedy, *([("sampled", how.samples, how.temperature)] if how.samples else [])]
     models = [BASE, ADAPTER] if with_adapter else [BASE]
-    return [Cell(name, model, count, t) for name, count, t in decodings for model in models]
+    return [DecodingPass(name, model, count, t) for name, count, t in decodings for model in models]
 
 
 def answer_all(
-    model: ResidentModel,
+    model: LoadedModel,
     questions: Questions,
     how: Protocol,
-    plan: list[Cell],
+    plan: list[DecodingPass],
     record: Record,
     on_batch: Callable[[int, bool], None],
 ) -> list[Answer]:
@@ -95,13 +95,13 @@ def answer_all(
     prompts = prompt_texts(model.tokenizer, questions.problems, questions.system_prompt)
     order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
     found: list[Answer] = []
-    for cell in plan:
-        size = max(1, how.batch_size // cell.count)
+    for decoding_pass in plan:
+        size = max(1, how.batch_size // decoding_pass.count)
         for number, start in enumerate(range(0, len(order), size)):
             batch = order[start : start + size]
-            known = record.answers(cell.decoding, cell.model, batch, cell.count)
+            known = record.answers(decoding_pass.decoding, decoding_pass.model, batch, decoding_pass.count)
             if known is None:
-                known = list(_answered(model, questions, how, cell, batch, number, prompts))
+                known = list(_answered(model, questions, how, decoding_pass, batch, number, prompts))
                 record.add(known, questions.problems)
                 on_batch(len(known), True)
             else:
@@ -111,27 +111,32 @@ def answer_all(
 
 
 def _answered(
-    model: ResidentModel,
+    model: LoadedModel,
     questions: Questions,
     how: Protocol,
-    cell: Cell,
+    decoding_pass: DecodingPass,
     batch: list[int],
     number: int,
     prompts: list[str],
 ) -> Iterator[Answer]:
-    sampling = Sampling(max_tokens=how.max_tokens, temperature=cell.temperature, seed=how.seed + number)
+    sampling = Sampling(max_tokens=how.max_tokens, temperature=decoding_pass.temperature, seed=how.seed + number)
     ids = model.tokenizer([prompts[i] for i in batch], add_special_tokens=False)["input_ids"]
-    groups = model.trainer.sampler.sample(ids, sampling, count=cell.count, base=cell.model == BASE)
+    groups = model.trainer.sampler.sample(ids, sampling, count=decoding_pass.count, base=decoding_pass.model == BASE)
     whole = [(i, j, one) for i, group in zip(batch, groups, strict=True) for j, one in enumerate(group)]
     tokens = [one.tokens for *_, one in whole]
     texts = model.tokenizer.batch_decode(tokens, skip_special_tokens=True)
     rewards = paid(questions.rewards, [questions.row(i) for i, *_ in whole], texts, tokens)
     for (i, j, one), text, payment in zip(whole, texts, rewards, strict=True):
-        yield judged(questions.problems[i], cell, (i, j), text, one, payment)
+        yield judged(questions.problems[i], decoding_pass, (i, j), text, one, payment)
 
 
 def judged(
-    problem: Problem, cell: Cell, place: tuple[int, int], text: str, one: Sampled, rewards: dict[str, float | None]
+    problem: Problem,
+    decoding_pass: DecodingPass,
+    place: tuple[int, int],
+    text: str,
+    one: Sampled,
+    rewards: dict[str, float | None],
 ) -> Answer:
     """A completion with what is to be said of it.
 
@@ -140,8 +145,8 @@ def judged(
     """
     strict = final_answer(text)
     return Answer(
-        decoding=cell.decoding,
-        model=cell.model,
+        decoding=decoding_pass.decoding,
+        model=decoding_pass.model,
         problem=place[0],
         sample=place[1],
         completion=text,

@@ -12,7 +12,7 @@ from .answer import ADAPTER, BASE
 from .questions import system_prompt
 
 if TYPE_CHECKING:
-    from ...client.learner.training.local_learner import ResidentModel
+    from ...client.learner.training.local_learner import LoadedModel
 
 HELP = """/greedy            answer greedily
 /temperature T     sample at temperature T
@@ -52,7 +52,7 @@ class How:
 class Chat:
     """A talk with one or two sides."""
 
-    model: ResidentModel
+    model: LoadedModel
     how: How
     seed: int
     sides: tuple[str, ...] = (BASE, ADAPTER)

@@ -25,7 +25,7 @@ from .target import Target
 
 if TYPE_CHECKING:
     from ...client.learner.data.problems import Problem
-    from ...client.learner.training.local_learner import ResidentModel
+    from ...client.learner.training.local_learner import LoadedModel
 
 SAY_EVERY_S = 30.0
 
@@ -92,8 +92,8 @@ def evaluate(
     """
     questions = gather(target, asked)
     model, adapter_sha256 = loaded(target, questions.problems[0])
-    plan = answering.cells(how, bool(adapter_sha256))
-    total = sum(cell.count for cell in plan) * len(questions.problems)
+    plan = answering.decoding_passes(how, bool(adapter_sha256))
+    total = sum(decoding_pass.count for decoding_pass in plan) * len(questions.problems)
     start = time.perf_counter()
     with closing(model.trainer.sampler), _progress(total) as progress:
         record = Record(save, answering.fingerprint(questions, how, model.sha256, adapter_sha256))
@@ -110,7 +110,7 @@ def evaluate(
     )
 
 
-def loaded(target: Target, example: Problem) -> tuple[ResidentModel, str]:
+def loaded(target: Target, example: Problem) -> tuple[LoadedModel, str]:
     """(the model with the target's adapter on it, the adapter's SHA-256; empty where there is none).
 
     Raises:
@@ -118,12 +118,12 @@ def loaded(target: Target, example: Problem) -> tuple[ResidentModel, str]:
     """
     import_unsloth(target.config.backend)
     from ...client.learner.models.base_model import Base
-    from ...client.learner.training.local_learner import ResidentModel, prepare_process
+    from ...client.learner.training.local_learner import LoadedModel, prepare_process
 
     config: RunConfig = target.config
     folder = resolve_model(config.model.name, config.model.revision, config.backend.source)
     base = Base.load(folder, config.model.dtype, prepare_process(), config.backend)
-    model = ResidentModel(base, config, example)
+    model = LoadedModel(base, config, example)
     adapter = target.adapter(model.schema)
     if adapter is None:
         return model, ""

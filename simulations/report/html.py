@@ -8,7 +8,7 @@ from math import nan
 from pathlib import Path
 from typing import Any
 
-from ...common.analysis.contributions import accounts
+from ...common.analysis.contributions import contributions
 from ...common.analysis.scores import points, score
 from ...common.messages.messages import Tally
 from ...common.storage.atomic import write_atomic
@@ -55,7 +55,7 @@ def figures(run: Run) -> list[tuple[str, str]]:
             ),
             ("Each reward function, mean over clients", _svg(lambda axes: _reward_functions(axes, run))),
             ("Completion length", _svg(lambda axes: _per_client(axes, run, "completion/mean-length", "tokens"))),
-            ("Habits of the completions, mean over clients", _svg(lambda axes: _habits(axes, run))),
+            ("Habits of the completions, mean over clients", _svg(lambda axes: _completion_stats(axes, run))),
             ("Entropy", _svg(lambda axes: _per_client(axes, run, "policy/entropy", "nats per token"))),
             ("Bytes", _svg(lambda axes: _bytes(axes, run))),
             ("Aggregation error", _svg(lambda axes: _error(axes, run))),
@@ -118,7 +118,7 @@ def _reward_functions(axes: Any, run: Run) -> None:
     axes.set_ylabel("mean, in the function's own units")
 
 
-def _habits(axes: Any, run: Run) -> None:
+def _completion_stats(axes: Any, run: Run) -> None:
     for habit in ("answered", "truncated", "empty-reasoning", "repeated-answer", "loop"):
         key = f"completion/{habit}-share"
         lines = [(line["round"], [c[key] for c in line["clients"].values() if key in c]) for line in run.rounds]
@@ -167,11 +167,15 @@ def _client_rows(run: Run) -> list[dict[str, Any]]:
     if not run.rounds:
         return []
     rows = []
-    for account in accounts(run.rounds):
-        mine = [line["clients"][account.organisation] for line in run.rounds if account.organisation in line["clients"]]
+    for contribution in contributions(run.rounds):
+        mine = [
+            line["clients"][contribution.organisation]
+            for line in run.rounds
+            if contribution.organisation in line["clients"]
+        ]
         rows.append(
             {
-                "account": account,
+                "account": contribution,
                 "first": mine[0].get("reward/mean", nan),
                 "last": mine[-1].get("reward/mean", nan),
                 "examples": sum(m["examples"] for m in mine),

@@ -13,7 +13,7 @@ from ...common.analysis.bootstrap import Outcomes
 from ...common.errors import FedGRPOError, RunError
 from ...server.run.reader import Run, accuracy
 from .study_file import Arm, Study
-from .study_runs import FINISHED, Cell
+from .study_runs import FINISHED, StudyRun
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,15 +46,15 @@ class ArmOutcomes:
         return np.array([self.seeds.index(seed) for seed in seeds], dtype=np.intp)
 
 
-def gather(study: Study, states: Mapping[Cell, str]) -> tuple[dict[str, ArmOutcomes], dict[str, str]]:
+def gather(study: Study, states: Mapping[StudyRun, str]) -> tuple[dict[str, ArmOutcomes], dict[str, str]]:
     """(the arms that have at least one whole seed, why other cells do not count)."""
-    reasons = {cell.name: state for cell, state in states.items() if state != FINISHED}
-    runs: dict[Cell, Run] = {}
-    for cell in (cell for cell, state in states.items() if state == FINISHED):
+    reasons = {study_run.name: state for study_run, state in states.items() if state != FINISHED}
+    runs: dict[StudyRun, Run] = {}
+    for study_run in (study_run for study_run, state in states.items() if state == FINISHED):
         try:
-            runs[cell] = _whole(Run.read(cell.folder))
+            runs[study_run] = _whole(Run.read(study_run.folder))
         except FedGRPOError as error:
-            reasons[cell.name] = str(error)
+            reasons[study_run.name] = str(error)
     found: dict[str, ArmOutcomes] = {}
     for arm in study.arms:
         of_seed = {s: [c for c in states if (c.arm, c.seed) == (arm.name, s)] for s in study.seeds}

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from ...common.errors import RunError
-from .study_runs import BUSY, FINISHED, Cell
+from .study_runs import BUSY, FINISHED, StudyRun
 
 LOOK_S = 0.2
 PATIENCE_S = 60.0
@@ -30,15 +30,15 @@ class Interrupted(RunError):
 class Progress:
     """How far a study is, for whoever watches."""
 
-    waiting: list[Cell]
-    running: dict[Cell, subprocess.Popen[bytes]] = field(default_factory=dict[Cell, "subprocess.Popen[bytes]"])
-    finished: list[Cell] = field(default_factory=list[Cell])
+    waiting: list[StudyRun]
+    running: dict[StudyRun, subprocess.Popen[bytes]] = field(default_factory=dict[StudyRun, "subprocess.Popen[bytes]"])
+    finished: list[StudyRun] = field(default_factory=list[StudyRun])
     """Played now, and not before."""
-    failed: dict[Cell, str] = field(default_factory=dict[Cell, str])
+    failed: dict[StudyRun, str] = field(default_factory=dict[StudyRun, str])
     """The end of what each said."""
 
 
-def play(cells: Sequence[Cell], jobs: int, watch: Callable[[Progress], None]) -> Progress:
+def play(study_runs: Sequence[StudyRun], jobs: int, watch: Callable[[Progress], None]) -> Progress:
     """Play cells until each is finished or has failed; a failed one does not stop the others.
 
     Args:
@@ -48,7 +48,7 @@ def play(cells: Sequence[Cell], jobs: int, watch: Callable[[Progress], None]) ->
     Raises:
         Interrupted: SIGINT, SIGTERM or SIGHUP came. All processes have ended.
     """
-    now = Progress(waiting=list(cells))
+    now = Progress(waiting=list(study_runs))
     with _signals_interrupt():
         try:
             while now.waiting or now.running:
@@ -71,25 +71,25 @@ def play(cells: Sequence[Cell], jobs: int, watch: Callable[[Progress], None]) ->
 
 def _begin(now: Progress, jobs: int) -> None:
     """Start what may start. A cell that another process is at work on waits for its end."""
-    for cell in list(now.waiting):
+    for study_run in list(now.waiting):
         if len(now.running) >= jobs:
             return
-        state = cell.state()
+        state = study_run.state()
         if state == BUSY:
             continue
-        now.waiting.remove(cell)
+        now.waiting.remove(study_run)
         if state == FINISHED:
-            now.finished.append(cell)
+            now.finished.append(study_run)
         else:
-            now.running[cell] = _start(cell)
+            now.running[study_run] = _start(study_run)
 
 
-def _start(cell: Cell) -> subprocess.Popen[bytes]:
+def _start(study_run: StudyRun) -> subprocess.Popen[bytes]:
     """In a session of its own: Ctrl-C reaches this process alone, which then asks each run once to end."""
-    cell.log.parent.mkdir(parents=True, exist_ok=True)
+    study_run.log.parent.mkdir(parents=True, exist_ok=True)
     one_thread = {"OMP_NUM_THREADS": "1", **os.environ}
-    command = cell.command()
-    with cell.log.open("wb") as log:
+    command = study_run.command()
+    with study_run.log.open("wb") as log:
         return subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -101,21 +101,21 @@ def _start(cell: Cell) -> subprocess.Popen[bytes]:
 
 
 def _reap(now: Progress) -> None:
-    for cell, process in list(now.running.items()):
+    for study_run, process in list(now.running.items()):
         if process.poll() is None:
             continue
-        del now.running[cell]
-        state = cell.state()
+        del now.running[study_run]
+        state = study_run.state()
         if state == FINISHED:
-            now.finished.append(cell)
+            now.finished.append(study_run)
         elif state == BUSY:  # a run that a killed study left behind began first
-            now.waiting.append(cell)
+            now.waiting.append(study_run)
         else:
-            now.failed[cell] = f"exit status {process.returncode}\n{_tail(cell)}".strip()
+            now.failed[study_run] = f"exit status {process.returncode}\n{_tail(study_run)}".strip()
 
 
-def _tail(cell: Cell) -> str:
-    lines = cell.log.read_text(errors="replace").splitlines()
+def _tail(study_run: StudyRun) -> str:
+    lines = study_run.log.read_text(errors="replace").splitlines()
     return "\n".join(lines[-TAIL_LINES:])
 
 

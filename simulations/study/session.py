@@ -19,7 +19,7 @@ from .figure import draw
 from .outcomes import gather
 from .play import play
 from .study_file import Study, read_study
-from .study_runs import FINISHED, Cell, cells_of
+from .study_runs import FINISHED, StudyRun, study_runs_of
 from .table import markdown, print_result
 from .view import watching
 
@@ -47,12 +47,12 @@ def study(file: Path, out: Path, *, jobs: int | None, quick: bool, only_tabulate
     """
     plan = read_study(file, quick=quick)
     root = out / plan.name
-    cells = cells_of(plan, root)
-    states = {cell: cell.state() for cell in cells}
+    study_runs = study_runs_of(plan, root)
+    states = {study_run: study_run.state() for study_run in study_runs}
     failed: dict[str, str] = {}
     if not only_tabulate:
         failed = _played(states, jobs or runner.default_workers(), root)
-        states = {cell: cell.state() for cell in cells}
+        states = {study_run: study_run.state() for study_run in study_runs}
     return Done(root, _tabulated(plan, states, failed, root), failed)
 
 
@@ -63,29 +63,29 @@ def show(done: Done) -> None:
     print(f"Figure        {done.folder / 'figure.svg'}")
 
 
-def _played(states: Mapping[Cell, str], jobs: int, root: Path) -> dict[str, str]:
+def _played(states: Mapping[StudyRun, str], jobs: int, root: Path) -> dict[str, str]:
     """Play what is not finished, and return what failed."""
-    left = [cell for cell, state in states.items() if state != FINISHED]
+    left = [study_run for study_run, state in states.items() if state != FINISHED]
     _check(left)
-    for cell in states:
-        if cell not in left:
-            runner.same_inputs(cell.own_config())
+    for study_run in states:
+        if study_run not in left:
+            runner.same_inputs(study_run.own_config())
     with Store(root).locked(), watching(states) as watch:
         failed = play(left, jobs, watch).failed
-    return {cell.name: f"{said}\nAll that it said: {cell.log}" for cell, said in failed.items()}
+    return {study_run.name: f"{said}\nAll that it said: {study_run.log}" for study_run, said in failed.items()}
 
 
-def _check(cells: Sequence[Cell]) -> None:
+def _check(study_runs: Sequence[StudyRun]) -> None:
     """Find what would fail in a run before any begins: data, division and rewards of every arm and seed."""
-    first = {(cell.arm, cell.seed): cell for cell in reversed(cells)}
-    for cell in reversed(first.values()):
+    first = {(study_run.arm, study_run.seed): study_run for study_run in reversed(study_runs)}
+    for study_run in reversed(first.values()):
         try:
-            runner.check(cell.config)
+            runner.check(study_run.config)
         except ConfigError as error:
-            raise ConfigError(f"{cell.name}: {error}") from error
+            raise ConfigError(f"{study_run.name}: {error}") from error
 
 
-def _tabulated(plan: Study, states: Mapping[Cell, str], failed: Mapping[str, str], root: Path) -> dict[str, Any]:
+def _tabulated(plan: Study, states: Mapping[StudyRun, str], failed: Mapping[str, str], root: Path) -> dict[str, Any]:
     """Write table, figure and result; return the result."""
     found, reasons = gather(plan, states)
     if not found:

@@ -18,7 +18,7 @@ NEW, UNFINISHED, BUSY, FINISHED = "new", "unfinished", "busy", "finished"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cell:
+class StudyRun:
     """One run of a study: an arm under a seed, and where each client trains alone, one of them."""
 
     arm: str
@@ -113,10 +113,10 @@ class Cell:
         return f": {told}" if told else ", by another version of fedgrpo"
 
 
-def cells_of(study: Study, root: Path) -> list[Cell]:
+def study_runs_of(study: Study, root: Path) -> list[StudyRun]:
     """All cells, seed by seed, so that an interrupted study has whole seeds to compare."""
     return [
-        Cell(
+        StudyRun(
             arm=arm.name,
             seed=seed,
             client=config.simulation.only if is_local(arm.kind) else None,

@@ -43,7 +43,7 @@ def markdown(result: Mapping[str, Any]) -> str:
     """table.md: the question, the table, the comparisons in words, and what must be said beside them."""
     columns = headings(result)
     lines = [f"# {result['question']}", "", _line(columns), _line(["---"] * len(columns))]
-    lines += [_line(cells) for cells in rows(result)]
+    lines += [_line(study_runs) for study_runs in rows(result)]
     lines += ["", *(f"- {_sentence(text)}" for text in result["sentences"]), ""]
     seeds = len(result["seeds"])
     lines += [f"{seeds} seed{'s' * (seeds > 1)}, {result['problems']} held-out problems. {METHOD}"]
@@ -59,8 +59,8 @@ def print_result(result: Mapping[str, Any], console: Console) -> None:
     for heading in headings(result):
         text = heading in ("arm", "each seed")
         table.add_column(heading.replace(" (", "\n("), justify="left" if text else "right", no_wrap=not text)
-    for cells in rows(result):
-        table.add_row(*map(Text, cells))
+    for study_runs in rows(result):
+        table.add_row(*map(Text, study_runs))
     console.print(table)
     for text in result["sentences"]:
         console.print(Text(_sentence(text)))
@@ -68,8 +68,8 @@ def print_result(result: Mapping[str, Any], console: Console) -> None:
         console.print(Text(note, "dim"))
 
 
-def _line(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+def _line(study_runs: list[str]) -> str:
+    return f"| {' | '.join(study_runs)} |"
 
 
 def _sentence(text: str) -> str:

@@ -16,14 +16,14 @@ from ...common.cli.options import say
 from ...common.errors import FedGRPOError
 from ...server.run.reader import Run, accuracy
 from .play import Progress
-from .study_runs import FINISHED, Cell
+from .study_runs import FINISHED, StudyRun
 
 
 @contextmanager
-def watching(states: Mapping[Cell, str]) -> Generator[Callable[[Progress], None]]:
+def watching(states: Mapping[StudyRun, str]) -> Generator[Callable[[Progress], None]]:
     """Show progress on stderr while the block runs: a live picture on a terminal, plain lines elsewhere."""
     console = Console(stderr=True)
-    before = [cell for cell, state in states.items() if state == FINISHED]
+    before = [study_run for study_run, state in states.items() if state == FINISHED]
     if not console.is_terminal:
         yield _Lines(before, len(states))
         return
@@ -42,45 +42,45 @@ def time_left(now: Progress, elapsed_s: float) -> float | None:
 
     Work is counted in batches. What is under way counts by the rounds it has committed.
     """
-    done = sum(cell.work for cell in now.finished)
-    rest = sum(cell.work for cell in now.waiting)
-    for cell in now.running:
-        share = min(1.0, cell.round / cell.config.federation.rounds)
-        done, rest = done + cell.work * share, rest + cell.work * (1 - share)
+    done = sum(study_run.work for study_run in now.finished)
+    rest = sum(study_run.work for study_run in now.waiting)
+    for study_run in now.running:
+        share = min(1.0, study_run.round / study_run.config.federation.rounds)
+        done, rest = done + study_run.work * share, rest + study_run.work * (1 - share)
     return elapsed_s * rest / done if done else None
 
 
 class _Lines:
     """One line per cell that begins, ends or fails."""
 
-    def __init__(self, before: list[Cell], total: int) -> None:
-        self._told: set[tuple[str, Cell]] = set()
+    def __init__(self, before: list[StudyRun], total: int) -> None:
+        self._told: set[tuple[str, StudyRun]] = set()
         self._count, self._total = len(before), total
         if before:
             say(f"{len(before)} of {total} runs were finished before")
 
     def __call__(self, now: Progress) -> None:
-        for cell in now.running:
-            self._once("begins", cell, "")
-        for cell in now.finished:
-            self._once("finished", cell, f", accuracy {_accuracy(cell)}")
-        for cell, tail in now.failed.items():
-            self._once("FAILED", cell, f": {tail.splitlines()[-1]}")
+        for study_run in now.running:
+            self._once("begins", study_run, "")
+        for study_run in now.finished:
+            self._once("finished", study_run, f", accuracy {_accuracy(study_run)}")
+        for study_run, tail in now.failed.items():
+            self._once("FAILED", study_run, f": {tail.splitlines()[-1]}")
 
-    def _once(self, what: str, cell: Cell, more: str) -> None:
-        if (what, cell) not in self._told:
-            self._told.add((what, cell))
+    def _once(self, what: str, study_run: StudyRun, more: str) -> None:
+        if (what, study_run) not in self._told:
+            self._told.add((what, study_run))
             self._count += what == "finished"
-            say(f"{cell.name} {what}{more} ({self._count} of {self._total} finished)")
+            say(f"{study_run.name} {what}{more} ({self._count} of {self._total} finished)")
 
 
 class _Picture:
     """Drawn anew from the progress."""
 
-    def __init__(self, before: list[Cell], total: int) -> None:
+    def __init__(self, before: list[StudyRun], total: int) -> None:
         self.now = Progress(waiting=[])
         self._before, self._total, self._started = before, total, time.monotonic()
-        self._found: dict[Cell, str] = {cell: _accuracy(cell) for cell in before}
+        self._found: dict[StudyRun, str] = {study_run: _accuracy(study_run) for study_run in before}
 
     def __rich__(self) -> Group:
         now = self.now
@@ -90,28 +90,34 @@ class _Picture:
         bar = Table.grid(padding=(0, 1))
         counts = f"{done}/{self._total} runs, {len(now.running)} running, {len(now.failed)} failed"
         bar.add_row(counts, ProgressBar(total=self._total, completed=done, width=40), eta)
-        parts = [Text(f"FAILED {cell.name}: {tail.splitlines()[-1]}", "red") for cell, tail in now.failed.items()]
+        parts = [
+            Text(f"FAILED {study_run.name}: {tail.splitlines()[-1]}", "red") for study_run, tail in now.failed.items()
+        ]
         return Group(bar, self._arms(), self._running(), *parts)
 
     def _arms(self) -> Table:
-        self._found |= {cell: _accuracy(cell) for cell in self.now.finished if cell not in self._found}
+        self._found |= {
+            study_run: _accuracy(study_run) for study_run in self.now.finished if study_run not in self._found
+        }
         table = Table.grid(padding=(0, 2))
-        for arm in dict.fromkeys(cell.arm for cell in self._found):
-            values = ", ".join(value for cell, value in self._found.items() if cell.arm == arm)
+        for arm in dict.fromkeys(study_run.arm for study_run in self._found):
+            values = ", ".join(value for study_run, value in self._found.items() if study_run.arm == arm)
             table.add_row(Text(arm), Text(values))
         return table
 
     def _running(self) -> Table:
         table = Table.grid(padding=(0, 2))
-        for cell in self.now.running:
-            table.add_row(Text(cell.name), Text(f"round {cell.round} of {cell.config.federation.rounds}", "dim"))
+        for study_run in self.now.running:
+            table.add_row(
+                Text(study_run.name), Text(f"round {study_run.round} of {study_run.config.federation.rounds}", "dim")
+            )
         return table
 
 
-def _accuracy(cell: Cell) -> str:
+def _accuracy(study_run: StudyRun) -> str:
     """The accuracy a cell ended with; nothing where its folder does not say."""
     try:
-        run = Run.read(cell.folder)
+        run = Run.read(study_run.folder)
     except FedGRPOError:
         return ""
     return f"{accuracy(run.after.total) or 0.0:.1%}" if run.sampled else ""

@@ -15,14 +15,14 @@ import pytest
 from federation import schema, settings
 from fedgrpo.client.learner.service import jobs
 from fedgrpo.client.learner.service.daemon import serve_jobs
-from fedgrpo.client.learner.service.jobs import Desk
+from fedgrpo.client.learner.service.jobs import JobQueue
 from fedgrpo.client.relay import remote_learner
 from fedgrpo.client.relay.remote_learner import RemoteLearner
 from fedgrpo.common.adapter.adapter import Adapter
 from fedgrpo.common.errors import ConfigError, LearnerGoneError, PeerFailedError, RewardError
 from fedgrpo.common.messages.frames import Frame, capabilities_frame, update_frame
 from fedgrpo.common.messages.messages import Capabilities, TrainTask, Update
-from organisations import site
+from organisations import organisation_file
 
 CANARY = "PATIENT-0815"
 
@@ -36,7 +36,7 @@ class FakeLearner:
     """Does jobs in a few steps, and notes each in a file, which outlives the process."""
 
     def __init__(self, own, folder, step_s=0.0):
-        self.site, self.ready, self.identity, self.task_bytes = own, True, "one", 0
+        self.organisation, self.ready, self.identity, self.task_bytes = own, True, "one", 0
         self._folder, self._step_s = folder, step_s
 
     def do(self, job):
@@ -80,9 +80,11 @@ def serving(own, learner):
 
 @pytest.fixture
 def place(tmp_path):
-    own = site(tmp_path, learner__socket=f"/tmp/fedgrpo-test-{os.getpid()}-{time.monotonic_ns() % 10**9}.sock")
+    own = organisation_file(
+        tmp_path, learner__socket=f"/tmp/fedgrpo-test-{os.getpid()}-{time.monotonic_ns() % 10**9}.sock"
+    )
     config = settings(tmp_path)
-    return SimpleNamespace(site=own, config=config, learner=FakeLearner(own, tmp_path), folder=tmp_path)
+    return SimpleNamespace(organisation=own, config=config, learner=FakeLearner(own, tmp_path), folder=tmp_path)
 
 
 def task(config, number=1, attempt=1):
@@ -91,27 +93,27 @@ def task(config, number=1, attempt=1):
 
 
 def relay(place, seconds=30.0):
-    return RemoteLearner(place.site.socket, place.config, time.time() + seconds)
+    return RemoteLearner(place.organisation.socket, place.config, time.time() + seconds)
 
 
 def test_only_the_owner_may_use_the_socket(place):
-    with serving(place.site, place.learner):
-        mode = place.site.socket.stat().st_mode
+    with serving(place.organisation, place.learner):
+        mode = place.organisation.socket.stat().st_mode
         assert stat.S_ISSOCK(mode)
         assert stat.S_IMODE(mode) == 0o600
-        assert stat.S_IMODE(place.site.folder.stat().st_mode) == 0o700
-    assert not place.site.socket.exists()
+        assert stat.S_IMODE(place.organisation.folder.stat().st_mode) == 0o700
+    assert not place.organisation.socket.exists()
 
 
 def test_a_repeated_request_costs_nothing_also_after_a_restart(place):
-    with serving(place.site, place.learner):
+    with serving(place.organisation, place.learner):
         first = relay(place).train(task(place.config))
         again = relay(place).train(task(place.config))
-    with serving(place.site, place.learner):
+    with serving(place.organisation, place.learner):
         restarted = relay(place).train(task(place.config))
     assert place.learner.trained() == ["1"]
     place.learner.identity = "another policy, or other data"
-    with serving(place.site, place.learner):
+    with serving(place.organisation, place.learner):
         relay(place).train(task(place.config))
     assert place.learner.trained() == ["1", "1"]
     for update in (first, again, restarted):
@@ -120,26 +122,30 @@ def test_a_repeated_request_costs_nothing_also_after_a_restart(place):
 
 
 def test_another_round_attempt_or_configuration_is_another_job(place):
-    with serving(place.site, place.learner):
+    with serving(place.organisation, place.learner):
         relay(place).train(task(place.config))
         relay(place).train(task(place.config, attempt=2))
         relay(place).train(task(place.config, number=2))
-        other = SimpleNamespace(site=place.site, config=place.config.with_values({"grpo.temperature": 0.5}))
+        other = SimpleNamespace(
+            organisation=place.organisation, config=place.config.with_values({"grpo.temperature": 0.5})
+        )
         relay(other).train(task(place.config))
     assert place.learner.trained() == ["1", "1", "2", "1"]
 
 
 @pytest.mark.parametrize(("kind", "code"), [("fail", "reward"), ("crash", "internal"), ("nonsense", "task")])
 def test_a_failure_comes_over_the_socket_as_a_code(place, kind, code):
-    with serving(place.site, place.learner), pytest.raises(PeerFailedError) as caught:
+    with serving(place.organisation, place.learner), pytest.raises(PeerFailedError) as caught:
         relay(place)._done(kind, Frame({}))
     assert caught.value.code == code
     assert CANARY not in str(caught.value)
 
 
 def test_a_request_that_is_too_long_or_no_frame_is_refused(place):
-    with serving(place.site, place.learner):
-        http = httpx.Client(transport=httpx.HTTPTransport(uds=str(place.site.socket)), base_url="http://l", timeout=20)
+    with serving(place.organisation, place.learner):
+        http = httpx.Client(
+            transport=httpx.HTTPTransport(uds=str(place.organisation.socket)), base_url="http://l", timeout=20
+        )
         assert http.post("/v1/jobs", content=b"x" * 9_000_000).status_code == 413
         assert http.post("/v1/jobs", content=b"no frame").status_code == 400
         assert http.get("/v1/jobs/unknown").status_code == 404
@@ -149,26 +155,26 @@ def test_a_request_that_is_too_long_or_no_frame_is_refused(place):
 
 
 def test_a_file_that_is_no_socket_is_not_removed(place):
-    place.site.socket.write_text("the only copy of the data")
+    place.organisation.socket.write_text("the only copy of the data")
     try:
         with pytest.raises(ConfigError, match="something else"):
-            serve_jobs(place.site, place.learner)
-        assert place.site.socket.read_text() == "the only copy of the data"
+            serve_jobs(place.organisation, place.learner)
+        assert place.organisation.socket.read_text() == "the only copy of the data"
     finally:
-        place.site.socket.unlink()
+        place.organisation.socket.unlink()
 
 
 def test_a_learner_that_answers_is_not_pushed_aside(place):
-    with serving(place.site, place.learner):
+    with serving(place.organisation, place.learner):
         with pytest.raises(ConfigError, match="answers on"):
-            serve_jobs(place.site, place.learner)
+            serve_jobs(place.organisation, place.learner)
         assert relay(place).train(task(place.config)).num_steps == 1
 
 
 def test_a_hundred_that_wait_do_not_make_the_learner_deaf(place):
     place.learner._step_s = 0.5
-    with serving(place.site, place.learner):
-        transport = httpx.HTTPTransport(uds=str(place.site.socket), limits=httpx.Limits(max_connections=None))
+    with serving(place.organisation, place.learner):
+        transport = httpx.HTTPTransport(uds=str(place.organisation.socket), limits=httpx.Limits(max_connections=None))
         http = httpx.Client(transport=transport, base_url="http://l", timeout=20)
         body = Frame({"kind": "train", "config": {}, "round": 7}, np.zeros(2, np.float32)).pack()
         key = http.post("/v1/jobs", content=body).json()["job"]
@@ -187,7 +193,7 @@ def test_a_hundred_that_wait_do_not_make_the_learner_deaf(place):
 def test_a_learner_with_too_much_to_do_is_asked_again(place, monkeypatch):
     monkeypatch.setattr(jobs, "MAX_WAITING", 2)
     place.learner._step_s = 0.05
-    with serving(place.site, place.learner):
+    with serving(place.organisation, place.learner):
         found = []
         ask = lambda n: found.append(relay(place).train(task(place.config, n)))  # noqa: E731
         threads = [threading.Thread(target=ask, args=(n,)) for n in range(1, 7)]
@@ -200,8 +206,10 @@ def test_a_learner_with_too_much_to_do_is_asked_again(place, monkeypatch):
 
 def test_a_job_that_was_cancelled_and_is_wanted_again_is_done(place):
     place.learner._step_s = 0.2
-    with serving(place.site, place.learner):
-        http = httpx.Client(transport=httpx.HTTPTransport(uds=str(place.site.socket)), base_url="http://l", timeout=20)
+    with serving(place.organisation, place.learner):
+        http = httpx.Client(
+            transport=httpx.HTTPTransport(uds=str(place.organisation.socket)), base_url="http://l", timeout=20
+        )
         body = Frame({"kind": "train", "config": {}, "round": 7}, np.zeros(2, np.float32)).pack()
         key = http.post("/v1/jobs", content=body).json()["job"]
         time.sleep(0.3)
@@ -213,8 +221,10 @@ def test_a_job_that_was_cancelled_and_is_wanted_again_is_done(place):
 def test_work_ends_when_nobody_waits_for_it(place, monkeypatch):
     monkeypatch.setattr(jobs, "LEASE_S", 0.3)
     place.learner._step_s = 0.2
-    with serving(place.site, place.learner):
-        http = httpx.Client(transport=httpx.HTTPTransport(uds=str(place.site.socket)), base_url="http://l", timeout=20)
+    with serving(place.organisation, place.learner):
+        http = httpx.Client(
+            transport=httpx.HTTPTransport(uds=str(place.organisation.socket)), base_url="http://l", timeout=20
+        )
         body = Frame({"kind": "train", "config": {}, "round": 7}, np.zeros(2, np.float32)).pack()
         key = http.post("/v1/jobs", content=body).json()["job"]
         time.sleep(1.5)
@@ -225,7 +235,7 @@ def test_work_ends_when_nobody_waits_for_it(place, monkeypatch):
 def test_a_relay_whose_deadline_passes_cancels_the_work(place, monkeypatch):
     monkeypatch.setattr(remote_learner, "WAIT_S", 0.1)
     place.learner._step_s = 0.5
-    with serving(place.site, place.learner):
+    with serving(place.organisation, place.learner):
         with pytest.raises(LearnerGoneError, match="deadline"):
             relay(place, seconds=0.6).train(task(place.config))
         time.sleep(1.5)
@@ -242,13 +252,13 @@ def test_fifty_kills_of_the_learner_cost_time_and_nothing_else(place):
     """`kill -9` at random moments of eight rounds; every update comes out once, and is what it is without a kill."""
     chance, kills = random.Random(5), 0
     place.learner._step_s = 0.004
-    place.site.folder.mkdir(exist_ok=True)
+    place.organisation.folder.mkdir(exist_ok=True)
 
     def start():
         child = os.fork()
         if child == 0:
             try:
-                serve_jobs(place.site, place.learner)
+                serve_jobs(place.organisation, place.learner)
             finally:
                 os._exit(0)
         return child
@@ -281,11 +291,11 @@ def test_fifty_kills_of_the_learner_cost_time_and_nothing_else(place):
 
 
 def test_the_cache_is_bounded_and_a_full_disk_loses_only_the_cache(tmp_path):
-    desk = Desk(lambda job: Frame({"round": job.frame.get("round", int)}), tmp_path / "cache")
+    queue = JobQueue(lambda job: Frame({"round": job.frame.get("round", int)}), tmp_path / "cache")
 
     def done(number):
-        key = desk.submit(Frame({"kind": "train", "round": number}).pack()).key
-        return desk.wait(key, 10).state
+        key = queue.submit(Frame({"kind": "train", "round": number}).pack()).key
+        return queue.wait(key, 10).state
 
     assert {done(number) for number in range(20)} == {"done"}
     assert len(list((tmp_path / "cache").glob("*.frame"))) == jobs.KEPT_RESULTS

@@ -10,7 +10,7 @@ from fedgrpo.client import main
 from fedgrpo.client.commands.dry_run import allowed_run
 from fedgrpo.client.learner.service.guard import GuardedLearner
 from fedgrpo.client.organisation import policy
-from fedgrpo.client.organisation.settings import Organisation, Site
+from fedgrpo.client.organisation.settings import Organisation, OrganisationFile
 from fedgrpo.common.adapter.adapter import Adapter
 from fedgrpo.common.errors import ConfigError, PolicyError, ProtocolError
 from fedgrpo.common.messages import wire
@@ -29,7 +29,7 @@ from fedgrpo.common.settings.run_config import RunConfig
 from fedgrpo.common.storage.jsonl import read_lines
 from fedgrpo.simulations.engine.grid import identify_process
 from flwr.app import Context, Message, RecordDict
-from organisations import ALLOWED, site
+from organisations import ALLOWED, organisation_file
 
 
 class Worker:
@@ -85,12 +85,12 @@ def test_a_policy_that_says_nothing_allows_nothing(tmp_path):
     refused = []
     for _ in OPENS:
         with pytest.raises(PolicyError) as caught:
-            policy.check_run(Site(tmp_path, own), config)
+            policy.check_run(OrganisationFile(tmp_path, own), config)
         refused.append(caught.value.key)
         opened = OPENS[caught.value.key]
         own = toml.with_values(own, {opened: ALLOWED[opened]})
     assert sorted(refused) == sorted(OPENS)
-    policy.check_run(Site(tmp_path, own), config)
+    policy.check_run(OrganisationFile(tmp_path, own), config)
 
 
 BEYOND = {
@@ -153,17 +153,17 @@ def test_every_setting_is_limited_or_known_to_be_harmless():
 @pytest.mark.parametrize("key", BEYOND)
 def test_a_run_beyond_the_policy_is_refused_by_the_name_of_the_servers_setting(tmp_path, key):
     config = settings(tmp_path)
-    policy.check_run(site(tmp_path), config)
+    policy.check_run(organisation_file(tmp_path), config)
     made = []
     with pytest.raises(PolicyError) as caught:
-        GuardedLearner(lambda: made.append(1), site(tmp_path), config.with_values({key: BEYOND[key]}))
+        GuardedLearner(lambda: made.append(1), organisation_file(tmp_path), config.with_values({key: BEYOND[key]}))
     assert caught.value.key == SHOWN_AS.get(key, key)
     assert not made  # no model was loaded for it
 
 
 @pytest.mark.parametrize("wanted", ["q_proj,mlp", "all-linear", "Q_PROJ", "q_proj,"])
 def test_only_the_layers_named_may_be_adapted(tmp_path, wanted):
-    own = site(tmp_path, policy__target_modules=["q_proj", "v_proj"])
+    own = organisation_file(tmp_path, policy__target_modules=["q_proj", "v_proj"])
     policy.check_run(own, settings(tmp_path).with_values({"adapter.target-modules": "v_proj, q_proj"}))
     with pytest.raises(PolicyError, match="target-modules"):
         policy.check_run(own, settings(tmp_path).with_values({"adapter.target-modules": wanted}))
@@ -172,23 +172,25 @@ def test_only_the_layers_named_may_be_adapted(tmp_path, wanted):
 def test_gradient_accumulation_counts_towards_the_completions_of_a_step(tmp_path):
     config = settings(tmp_path).with_values({"grpo.gradient-accumulation-steps": 3})
     with pytest.raises(PolicyError, match="96"):
-        policy.check_run(site(tmp_path), config)
+        policy.check_run(organisation_file(tmp_path), config)
 
 
 def test_a_round_of_too_few_groups_and_a_delta_of_too_many_bytes_are_refused(tmp_path):
     config = settings(tmp_path)
     with pytest.raises(PolicyError) as caught:
-        policy.check_run(site(tmp_path, policy__min_groups=5), config)
+        policy.check_run(organisation_file(tmp_path, policy__min_groups=5), config)
     assert caught.value.key == "train.steps-per-round"
     with pytest.raises(PolicyError) as caught:
-        GuardedLearner(lambda: Worker(schema(config)), site(tmp_path, policy__max_bytes_per_round=71), config)
+        GuardedLearner(
+            lambda: Worker(schema(config)), organisation_file(tmp_path, policy__max_bytes_per_round=71), config
+        )
     assert caught.value.key == "adapter.rank"
 
 
 def guarded(tmp_path, **changes):
     config = settings(tmp_path)
     worker = Worker(schema(config))
-    return GuardedLearner(lambda: worker, site(tmp_path, **changes), config), worker, config
+    return GuardedLearner(lambda: worker, organisation_file(tmp_path, **changes), config), worker, config
 
 
 def task(config, **changes):
@@ -225,7 +227,7 @@ def tally(problems):
     ],
 )
 def test_no_small_class_comes_out_as_the_rest(tmp_path, sizes, leaving):
-    own = site(tmp_path, policy__min_class_problems=10).policy
+    own = organisation_file(tmp_path, policy__min_class_problems=10).policy
     classes = {f"steps={i}": tally(n) for i, n in enumerate(sizes)} | {"style=reasoned": tally(sum(sizes))}
     found = policy.evaluation_that_leaves(own, Evaluation(total=tally(sum(sizes)), classes=classes))
     assert [t.problems for t in found.classes.values()] == leaving  # and no style: the policy does not name it
@@ -238,7 +240,7 @@ def test_a_server_cannot_choose_single_prompts_by_their_length(tmp_path):
         worker = Worker(schema(config))
         can = worker.capabilities()
         worker.capabilities = lambda: replace(can, examples=examples, prompts_too_long=too_long)
-        return GuardedLearner(lambda: worker, site(tmp_path), config)
+        return GuardedLearner(lambda: worker, organisation_file(tmp_path), config)
 
     of(60, 60)
     for examples, too_long in ((1, 0), (3, 0), (50, 60)):
@@ -324,7 +326,7 @@ def ask(own, worker, config, change, kind="train"):
 
 @pytest.fixture
 def organisation(tmp_path, monkeypatch):
-    own, config = site(tmp_path), settings(tmp_path)
+    own, config = organisation_file(tmp_path), settings(tmp_path)
     worker = Worker(schema(config))
     monkeypatch.setattr(main, "RemoteLearner", lambda *_: GuardedLearner(lambda: worker, own, config))
     return own, worker, config
@@ -385,7 +387,7 @@ def test_a_refusal_tells_the_server_its_key_and_not_the_limit(organisation, monk
 
 @pytest.mark.parametrize("members", [1, 2, 3, 7])
 def test_the_run_that_a_check_assumes_is_one_the_policy_allows(tmp_path, members):
-    own = site(tmp_path, policy__min_members=members, policy__max_alpha=5)
+    own = organisation_file(tmp_path, policy__min_members=members, policy__max_alpha=5)
     policy.check_run(own, allowed_run(own))
 
 
@@ -393,7 +395,7 @@ def test_a_mistyped_policy_is_named_and_not_ignored(tmp_path):
     file = tmp_path / "clinic.toml"
     file.write_text("[policy]\nmax-ranks = 8\n")
     with pytest.raises(ConfigError, match=r"max-ranks. Did you mean policy.max-rank\?"):
-        Site.read(file)
+        OrganisationFile.read(file)
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,9 @@ import json
 
 import pyarrow as pa
 import pytest
-from fedgrpo.client.learner.data.tables import read_site
+from fedgrpo.client.learner.data.tables import read_organisation_data
 from fedgrpo.common.errors import ConfigError, DataError
-from organisations import site
+from organisations import organisation_file
 from pyarrow import parquet
 
 ROWS = [{"Frage": f"What is {i}+1?", "Antwort": f"so\n#### {i + 1}", "Stufe": i % 3} for i in range(50)]
@@ -33,7 +33,7 @@ def write(path, rows):
 
 def read(tmp_path, kind, rows=ROWS, **changes):
     write(tmp_path / f"train.{kind}", rows)
-    return read_site(site(tmp_path, data__train=f"train.{kind}", **{**COLUMNS, **changes}))
+    return read_organisation_data(organisation_file(tmp_path, data__train=f"train.{kind}", **{**COLUMNS, **changes}))
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
@@ -80,7 +80,7 @@ def test_a_bad_row_is_named_by_file_and_place(tmp_path, kind, row, said):
 def test_a_file_that_is_none_is_said_to_be_none(tmp_path, kind, data):
     (tmp_path / f"train.{kind}").write_bytes(data)
     with pytest.raises((ConfigError, DataError), match="train"):
-        read_site(site(tmp_path, data__train=f"train.{kind}", **COLUMNS))
+        read_organisation_data(organisation_file(tmp_path, data__train=f"train.{kind}", **COLUMNS))
 
 
 def test_held_out_problems_are_not_trained_on(tmp_path):
@@ -92,4 +92,4 @@ def test_held_out_problems_are_not_trained_on(tmp_path):
 @pytest.mark.parametrize("source", ["nothing.jsonl", "notes.txt", "hub:", "hub:name", "."])
 def test_a_source_that_is_none_says_what_one_is(tmp_path, source):
     with pytest.raises(ConfigError):
-        read_site(site(tmp_path, data__train=source))
+        read_organisation_data(organisation_file(tmp_path, data__train=source))

@@ -1,7 +1,7 @@
 """Each tripwire: one history that trips it, and one close by that does not."""
 
 import pytest
-from fedgrpo.common.analysis.reward_hacking import Tripwires
+from fedgrpo.common.analysis.reward_hacking import RewardHackingMonitor
 from fedgrpo.common.messages.messages import Tally
 
 HEALTHY = {
@@ -18,7 +18,7 @@ HEALTHY = {
 
 def play(columns, accuracy=None, organisations=("clinic",), drop=()):
     """What is tripped over a run of healthy metrics with some columns replaced; accuracy by round, of 300 problems."""
-    tripwires, found = Tripwires(), []
+    tripwires, found = RewardHackingMonitor(), []
     rounds = max(len(values) for values in columns.values())
     for number in range(rounds + 1):
         if number:
@@ -27,7 +27,7 @@ def play(columns, accuracy=None, organisations=("clinic",), drop=()):
                 tripwires.trained(name, number, {k: v for k, v in mine.items() if k not in drop})
         if accuracy is not None and number in accuracy:
             tripwires.evaluated(number, Tally(problems=300, correct=round(300 * accuracy[number])))
-        found += tripwires.sprung()
+        found += tripwires.new_warnings()
     return [(t.tripwire, t.organisation, t.round) for t in found], [str(t) for t in found]
 
 
@@ -131,41 +131,41 @@ def test_a_warning_is_said_once_and_again_only_after_a_pause():
 
 
 def test_each_organisation_is_warned_of_by_itself_and_only_for_rounds_it_took_part_in():
-    tripwires, found = Tripwires(), []
+    tripwires, found = RewardHackingMonitor(), []
     for number in range(1, 9):
         tripwires.trained("a", number, HEALTHY)
         if number % 2:
             tripwires.trained("b", number, HEALTHY | {"completion/loop-share": 0.9})
-        found += tripwires.sprung()
+        found += tripwires.new_warnings()
     assert [(t.organisation, t.round) for t in found] == [("b", 5)]
 
 
 def test_a_round_that_is_played_again_counts_once():
-    tripwires = Tripwires()
+    tripwires = RewardHackingMonitor()
     for number in (1, 2, 2, 2):
         tripwires.trained("a", number, HEALTHY | {"completion/loop-share": 0.9})
-    assert tripwires.sprung() == []
+    assert tripwires.new_warnings() == []
 
 
 def test_another_run_by_the_same_settings_is_followed_from_its_own_beginning():
     """A learner that stays up sees the rounds begin again: nothing of the first run may hush or feed the second."""
-    tripwires, found = Tripwires(), []
+    tripwires, found = RewardHackingMonitor(), []
     for run in (1, 2):
         tripwires.evaluated(0, Tally(problems=300, correct=120))
         for number in range(1, 8):
             looping = HEALTHY | {"completion/loop-share": 0.9 if number > 2 else 0.0}
             tripwires.trained("", number, looping)
-            found += [(run, t.tripwire, t.round) for t in tripwires.sprung()]
+            found += [(run, t.tripwire, t.round) for t in tripwires.new_warnings()]
         tripwires.evaluated(7, Tally(problems=300, correct=120))
     assert found == [(1, "loops", 3), (2, "loops", 3)]
 
 
 def test_an_organisation_without_held_out_problems_is_followed_all_the_same():
-    tripwires, found = Tripwires(), []
+    tripwires, found = RewardHackingMonitor(), []
     rising = [1.0, 1.0, 1.0, 1.1, 1.2, 1.4, 1.5, 1.6, 1.7]
     for number, reward in enumerate(rising, start=1):
         tripwires.evaluated(number - 1, Tally())
         tripwires.trained("", number, HEALTHY | {"reward/mean": reward})
-        found += tripwires.sprung()
+        found += tripwires.new_warnings()
     tripwires.evaluated(len(rising), Tally())
-    assert found + tripwires.sprung() == []
+    assert found + tripwires.new_warnings() == []

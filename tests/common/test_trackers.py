@@ -16,7 +16,7 @@ import pytest
 from federation import play, settings
 from fedgrpo.client.learner.service.job_watcher import JobWatcher
 from fedgrpo.client.learner.service.jobs import Job
-from fedgrpo.client.learner.service.tracking import SiteTracking
+from fedgrpo.client.learner.service.tracking import OrganisationTracking
 from fedgrpo.common.errors import ConfigError
 from fedgrpo.common.messages.frames import Frame
 from fedgrpo.common.settings.run_config import RunConfig
@@ -27,7 +27,7 @@ from fedgrpo.common.trackers.names import LIBRARIES, check_uses, read_uses
 from fedgrpo.common.trackers.trackers import Point, Trackers, last_step, without_secrets
 from fedgrpo.server.main import Stopped
 from fedgrpo.server.run.tracking import point_of
-from organisations import site
+from organisations import organisation_file
 
 
 class Fake:
@@ -91,9 +91,9 @@ def test_a_wrong_setting_is_refused_and_no_token_is_repeated(text, says):
 
 def test_an_organisations_wrong_setting_names_its_file(tmp_path):
     with pytest.raises(ConfigError, match=r"tracking\.use names 'nothing'"):
-        site(tmp_path, tracking__use="nothing")
+        organisation_file(tmp_path, tracking__use="nothing")
     with pytest.raises(ConfigError, match=r"tracking\.project is '\.\./x'"):
-        site(tmp_path, tracking__project="../x")
+        organisation_file(tmp_path, tracking__project="../x")
 
 
 def test_where_data_goes_is_said_in_words():
@@ -109,7 +109,7 @@ def test_what_would_keep_a_tracker_from_working_is_found_before_any_work(tmp_pat
         play(settings(tmp_path, output__trackers="tensorboard"))
     assert not (tmp_path / "run").exists()
     with pytest.raises(ConfigError, match=r"tracking\.use names tensorboard"):
-        SiteTracking(site(tmp_path, tracking__use="tensorboard"))
+        OrganisationTracking(organisation_file(tmp_path, tracking__use="tensorboard"))
 
 
 def test_a_token_is_asked_of_the_environment_and_the_environment_sends_nothing_elsewhere(library):
@@ -257,21 +257,21 @@ def steps(watcher, count, start=0):
 
 
 def watching(own, config=None, **fields):
-    tracking = SiteTracking(own)
+    tracking = OrganisationTracking(own)
     job = Job("key", Frame({"kind": "train", "federation": CANARY, "round": 1, "attempt": 1, **fields}))
     return tracking, JobWatcher(lambda: job, config or RunConfig(), tracking)
 
 
 def test_a_clients_tracker_gets_its_own_steps_under_trls_names(tmp_path, library):
     fake = library("tensorboard", Fake())
-    tracking, watcher = watching(site(tmp_path, tracking__use="tensorboard"))
+    tracking, watcher = watching(organisation_file(tmp_path, tracking__use="tensorboard"))
     steps(watcher, 2)
     tracking.close()
     assert fake.points == [(1, {"train/reward": 0.1, "train/kl": 0.5}), (2, {"train/reward": 0.2, "train/kl": 0.5})]
 
 
 def test_a_learner_that_is_started_again_counts_on_and_a_round_that_was_void_is_no_point_twice(tmp_path, library):
-    own, fake = site(tmp_path, tracking__use="tensorboard"), library("tensorboard", Fake())
+    own, fake = organisation_file(tmp_path, tracking__use="tensorboard"), library("tensorboard", Fake())
     for attempt in (1, 2):
         tracking, watcher = watching(own, attempt=attempt)
         steps(watcher, 3)
@@ -281,9 +281,9 @@ def test_a_learner_that_is_started_again_counts_on_and_a_round_that_was_void_is_
 
 
 def test_another_federation_is_another_run(tmp_path, library):
-    own, fake = site(tmp_path, tracking__use="tensorboard"), library("tensorboard", Fake())
+    own, fake = organisation_file(tmp_path, tracking__use="tensorboard"), library("tensorboard", Fake())
     job = [Job("key", Frame({"federation": "one"}))]
-    tracking = SiteTracking(own)
+    tracking = OrganisationTracking(own)
     watcher = JobWatcher(lambda: job[0], RunConfig(), tracking)
     steps(watcher, 2)
     job[0] = Job("key", Frame({"federation": "two"}))
@@ -298,7 +298,7 @@ def test_another_federation_is_another_run(tmp_path, library):
 
 def test_a_rehearsal_is_tracked_nowhere(tmp_path, library):
     fake = library("tensorboard", Fake())
-    tracking = SiteTracking(site(tmp_path, tracking__use="tensorboard"))
+    tracking = OrganisationTracking(organisation_file(tmp_path, tracking__use="tensorboard"))
     steps(JobWatcher(lambda: None, RunConfig(), tracking), 2)
     tracking.close()
     assert fake.opened == []
@@ -307,7 +307,7 @@ def test_a_rehearsal_is_tracked_nowhere(tmp_path, library):
 def test_no_setting_of_the_servers_turns_a_clients_tracker_on(tmp_path, library):
     fake = library("wandb", Fake())
     config = RunConfig().with_values({"output.trackers": f"wandb=https://{CANARY}.example"})
-    tracking, watcher = watching(site(tmp_path), config)
+    tracking, watcher = watching(organisation_file(tmp_path), config)
     steps(watcher, 2)
     tracking.close()
     assert fake.opened == []
@@ -324,7 +324,7 @@ def test_nothing_the_server_says_reaches_a_clients_tracker_or_moves_it(tmp_path,
         "simulation.data": CANARY,
         "evaluation.classes": CANARY,
     }
-    own = site(tmp_path, tracking__use="tensorboard", tracking__project="ward-7", tracking__folder="kept")
+    own = organisation_file(tmp_path, tracking__use="tensorboard", tracking__project="ward-7", tracking__folder="kept")
     hostile = {"tracking.use": "wandb", "tracking": {"use": f"wandb=https://{CANARY}.example"}, "project": CANARY}
     tracking, watcher = watching(own, RunConfig().with_values(values), **hostile)
     steps(watcher, 2)
@@ -339,7 +339,7 @@ def test_nothing_the_server_says_reaches_a_clients_tracker_or_moves_it(tmp_path,
 
 
 def test_a_damaged_note_costs_the_tracker_and_not_the_round(tmp_path, library, caplog):
-    own, fake = site(tmp_path, tracking__use="tensorboard"), library("tensorboard", Fake())
+    own, fake = organisation_file(tmp_path, tracking__use="tensorboard"), library("tensorboard", Fake())
     tracking, watcher = watching(own)
     steps(watcher, 1)
     tracking.close()

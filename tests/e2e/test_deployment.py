@@ -18,7 +18,7 @@ from contextlib import contextmanager
 import pyarrow as pa
 import pytest
 import uvicorn
-from fedgrpo.client.organisation.settings import Site
+from fedgrpo.client.organisation.settings import OrganisationFile
 from fedgrpo.common.cli.supervisor import free_ports
 from fedgrpo.common.settings import toml
 from fedgrpo.common.settings.run_config import RunConfig
@@ -130,7 +130,7 @@ def write_organisation(folder, number, config, superlink):
     write_data(file.parent / f"train.{kind}", shards[number])
     write_data(file.parent / f"held_out.{kind}", held_out[number::CLIENTS])
     (file.parent / f"{CANARY}-rewards.py").write_text(REWARDS)
-    values = toml.flat(Site.read(file).settings) | {
+    values = toml.flat(OrganisationFile.read(file).settings) | {
         "data.held-out": f"held_out.{kind}",
         "data.question": "Frage",
         "data.answer": "Antwort",
@@ -140,7 +140,7 @@ def write_organisation(folder, number, config, superlink):
         "flower.root-certificates": str(folder / "server" / "keys" / "ca.crt"),
         "learner.socket": f"/tmp/fedgrpo-test-{os.getpid()}-{number}.sock",
     }
-    file.write_text(toml.to_toml(toml.with_values(Site.read(file).settings, values)))
+    file.write_text(toml.to_toml(toml.with_values(OrganisationFile.read(file).settings, values)))
     return file
 
 
@@ -204,11 +204,11 @@ def test_nothing_private_is_in_what_passed_the_gateway(federation):
     assert b"client-2" in captured
     assert CANARY.encode() not in captured
     for file in files:
-        site = Site.read(file)
+        organisation_file = OrganisationFile.read(file)
         assert b"reward/brief/mean" not in captured  # the template's policy keeps single rewards back
-        record = site.egress_record.read_text()
+        record = organisation_file.egress_record.read_text()
         assert CANARY not in record
-        kinds = [line["answers"] for line in read_lines(site.egress_record)]
+        kinds = [line["answers"] for line in read_lines(organisation_file.egress_record)]
         assert kinds[:8] == ["query.join", "evaluate", "evaluate", "train", "train", "train", "evaluate", "evaluate"]
 
 
@@ -222,7 +222,7 @@ def test_a_failing_reward_costs_one_update_and_says_only_its_code(federation):
 
 def test_the_egress_record_holds_the_hash_of_what_was_sent(federation):
     _, _, files, captured, _ = federation
-    record = read_lines(Site.read(files[0]).egress_record)
+    record = read_lines(OrganisationFile.read(files[0]).egress_record)
     (delta,) = [f for f in record[3]["fields"] if f["name"] == "vector.vector"]
     assert delta["bytes"] == 4 * delta["shape"][0]
     digests = {hashlib.sha256(captured[i : i + delta["bytes"]]).hexdigest() for i in starts(captured, delta["bytes"])}

@@ -8,44 +8,44 @@ import time
 import pytest
 from fedgrpo.common.messages import wire
 from fedgrpo.common.settings.run_config import RunConfig
-from fedgrpo.simulations.engine.grid import CRASHED, Parcel, identify_process, set_message_id
-from fedgrpo.simulations.engine.worker import ProcessLane
+from fedgrpo.simulations.engine.grid import CRASHED, SerializedMessage, identify_process, set_message_id
+from fedgrpo.simulations.engine.worker import ProcessWorker
 from flwr.app import Message
 
 
 @pytest.fixture
-def lane():
-    lane = ProcessLane({2: {"partition-id": 0, "num-partitions": 4}}, RunConfig().flat())
-    yield lane
-    lane.close()
+def worker():
+    worker = ProcessWorker({2: {"partition-id": 0, "num-partitions": 4}}, RunConfig().flat())
+    yield worker
+    worker.close()
 
 
-def parcel(kind, **header):
+def serialized(kind, **header):
     identify_process()
     message = Message(wire.pack(header), 2, kind, ttl=60.0)
     set_message_id(message, "id")
-    return Parcel.pack(message, "id")
+    return SerializedMessage.pack(message, "id")
 
 
-def test_a_worker_answers_dies_and_is_replaced(lane):
-    refused = lane.answer(parcel("query.join", **{"config-sha256": "other"})).open()
+def test_a_worker_answers_dies_and_is_replaced(worker):
+    refused = worker.answer(serialized("query.join", **{"config-sha256": "other"})).open()
     assert wire.header_of(refused.content)["error"] == "task"
 
-    first = lane._process.pid
+    first = worker._process.pid
     threading.Timer(0.1, os.kill, (first, signal.SIGKILL)).start()
     time.sleep(0.5)
-    reply = lane.answer(parcel("query.join", **{"config-sha256": "other"})).open()
+    reply = worker.answer(serialized("query.join", **{"config-sha256": "other"})).open()
     assert reply.error.code == CRASHED
     assert reply.metadata.reply_to_message_id == "id"
 
-    assert lane._process.pid != first
-    again = lane.answer(parcel("query.join", **{"config-sha256": "other"})).open()
+    assert worker._process.pid != first
+    again = worker.answer(serialized("query.join", **{"config-sha256": "other"})).open()
     assert wire.header_of(again.content)["error"] == "task"
 
 
-def test_a_closed_lane_starts_no_new_worker(lane):
-    lane.close()
-    process = lane._process
+def test_a_closed_lane_starts_no_new_worker(worker):
+    worker.close()
+    process = worker._process
     assert not process.is_alive()
-    assert lane.answer(parcel("query.join")).open().error.code == CRASHED
-    assert lane._process is process
+    assert worker.answer(serialized("query.join")).open().error.code == CRASHED
+    assert worker._process is process

@@ -16,7 +16,7 @@ from fedgrpo.common.seeds import derived_seed
 from fedgrpo.common.settings.run_config import RunConfig
 from fedgrpo.server.main import run_federation
 from fedgrpo.server.run.reader import Run
-from fedgrpo.simulations.engine.grid import LocalGrid, LocalLane
+from fedgrpo.simulations.engine.grid import LocalGrid, LocalWorker
 from fedgrpo.simulations.engine.simulated_clients import client_rank
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -119,7 +119,7 @@ def client_app(config: RunConfig, behave: Behaviour = honest) -> ClientApp:
 def grid(config: RunConfig, app: ClientApp) -> LocalGrid:
     """Each client in a lane of its own, as in a real federation."""
     nodes = {k + 2: {"partition-id": k} for k in range(config.simulation.clients)}
-    return LocalGrid({node: LocalLane(app, {node: own}, config.flat()) for node, own in nodes.items()})
+    return LocalGrid({node: LocalWorker(app, {node: own}, config.flat()) for node, own in nodes.items()})
 
 
 def play(config: RunConfig, behave: Behaviour = honest) -> Run:

@@ -2,7 +2,7 @@
 
 from fedgrpo.client.learner.models.base_model import Base
 from fedgrpo.client.learner.rewards import load_rewards
-from fedgrpo.client.learner.training.local_learner import ClientData, ResidentLearner, ResidentModel, prepare_process
+from fedgrpo.client.learner.training.local_learner import ClientData, LoadedModel, LocalLearner, prepare_process
 from fedgrpo.client.learner.training.watcher import Watcher
 from fedgrpo.common.settings.run_config import RunConfig
 from fedgrpo.simulations.builtin import world
@@ -27,7 +27,7 @@ def make_config(**values):
 
 
 def make_model(config, rank=0):
-    return ResidentModel(Base.load(BUILTIN_POLICY, "float32", prepare_process()), config, PROBLEMS[0], rank)
+    return LoadedModel(Base.load(BUILTIN_POLICY, "float32", prepare_process()), config, PROBLEMS[0], rank)
 
 
 def make_learner(model, name="client-0", shard=PROBLEMS, rewards=None, watcher=None, held_out=PROBLEMS[:6]):
@@ -38,4 +38,4 @@ def make_learner(model, name="client-0", shard=PROBLEMS, rewards=None, watcher=N
         rewards=rewards or load_rewards("gsm8k"),
         system_prompt="",
     )
-    return ResidentLearner(model, data, watcher or Watcher())
+    return LocalLearner(model, data, watcher or Watcher())

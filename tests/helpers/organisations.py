@@ -1,6 +1,6 @@
 """An organisation's file with a strict policy, written where a test wants it."""
 
-from fedgrpo.client.organisation.settings import Organisation, Site
+from fedgrpo.client.organisation.settings import Organisation, OrganisationFile
 from fedgrpo.common.settings import toml
 
 ALLOWED = {
@@ -29,8 +29,8 @@ ALLOWED = {
 }
 
 
-def site(tmp_path, **changes):
+def organisation_file(tmp_path, **changes):
     values = {**ALLOWED, **{key.replace("__", ".").replace("_", "-"): value for key, value in changes.items()}}
     file = tmp_path / "clinic.toml"
     file.write_text(toml.to_toml(toml.with_values(Organisation(), values)))
-    return Site.read(file)
+    return OrganisationFile.read(file)

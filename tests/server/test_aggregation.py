@@ -13,7 +13,7 @@ from fedgrpo.common.settings.aggregation import Aggregation, updates_needed
 from fedgrpo.server.aggregation import robust as rules
 from fedgrpo.server.aggregation.aggregate import clip_factors, next_adapter, step_factors
 from fedgrpo.server.aggregation.lowrank import Product
-from fedgrpo.server.aggregation.products import Contribution
+from fedgrpo.server.aggregation.products import ClientUpdate
 from fedgrpo.server.aggregation.weights import raw_weight, shares
 from hypothesis import given
 from hypothesis import strategies as st
@@ -52,7 +52,7 @@ def scalar(method="ffa"):
 def folded(start, deltas, weights=None, factors=None, schemas=None, memory=None, **settings):
     weights = weights or dict.fromkeys(deltas, 1 / len(deltas))
     given_ = {
-        name: Contribution(
+        name: ClientUpdate(
             weights[name], (factors or {}).get(name, 1.0), (schemas or {}).get(name, start.schema), delta
         )
         for name, delta in deltas.items()
@@ -417,7 +417,7 @@ def test_the_server_goes_on_from_the_unrounded_adapter():
     adapter, memory = Adapter.initial(own).plus(np.random.default_rng(0).normal(size=own.size)), {}
     exact = adapter
     for _ in range(20):  # steps smaller than a step of the grid
-        given_ = {"a": Contribution(1.0, 1.0, own, delta["a"])}
+        given_ = {"a": ClientUpdate(1.0, 1.0, own, delta["a"])}
         step = next_adapter(adapter, memory, given_, Aggregation(), "int4")
         adapter, memory, exact = step.adapter, step.memory, exact.plus(delta["a"])
     np.testing.assert_allclose(memory["master"], exact.vector, atol=1e-5)

@@ -6,7 +6,7 @@ import logging
 import pytest
 from federation import play, settings
 from fedgrpo.client.learner.service.job_watcher import JobWatcher
-from fedgrpo.common.analysis.reward_hacking import Tripped
+from fedgrpo.common.analysis.reward_hacking import HackingWarning
 from fedgrpo.common.messages import wire
 from fedgrpo.common.messages.messages import EvaluateTask
 from fedgrpo.common.settings.run_config import RunConfig
@@ -71,7 +71,7 @@ def test_the_operator_s_terminal_says_it(run):
 
 
 def test_the_picture_of_a_simulation_shows_it():
-    tripped = Tripped(tripwire="loops", organisation="client-2", round=3, text="they repeat themselves")
+    tripped = HackingWarning(tripwire="loops", organisation="client-2", round=3, text="they repeat themselves")
     view = _LiveView(RunConfig())
     view.emit(logging.makeLogRecord({"msg": str(tripped), "event": Warned(tripped)}))
     console = Console(width=120, record=True, file=io.StringIO())

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from fedgrpo.common.errors import ProtocolError
 from fedgrpo.common.messages import wire
-from fedgrpo.simulations.engine.grid import Parcel, identify_process, set_message_id
+from fedgrpo.simulations.engine.grid import SerializedMessage, identify_process, set_message_id
 from flwr.app import Message
 
 
@@ -17,7 +17,7 @@ def test_a_message_survives_the_wire_and_shares_nothing():
     vector = np.arange(2_000_000, dtype=np.float32)  # 8 MB: more than one of Flower's chunks
     sent = message(vector)
     set_message_id(sent, "id-1")
-    got = Parcel.pack(sent, "id-1").open()
+    got = SerializedMessage.pack(sent, "id-1").open()
     assert got.metadata.message_id == "id-1"
     assert (got.metadata.dst_node_id, got.metadata.group_id, got.metadata.message_type) == (7, "3.1", "train")
     assert wire.header_of(got.content) == {"protocol": wire.PROTOCOL, "round": 3}
@@ -26,8 +26,8 @@ def test_a_message_survives_the_wire_and_shares_nothing():
 
 
 def test_a_reply_finds_its_message():
-    asked = Parcel.pack(message(np.zeros(3, np.float32)), "id-2").open()
-    reply = Parcel.pack(Message(wire.pack({"ok": True}), reply_to=asked), "id-3").open()
+    asked = SerializedMessage.pack(message(np.zeros(3, np.float32)), "id-2").open()
+    reply = SerializedMessage.pack(Message(wire.pack({"ok": True}), reply_to=asked), "id-3").open()
     assert reply.metadata.reply_to_message_id == "id-2"
 
 

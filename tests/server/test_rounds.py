@@ -8,7 +8,7 @@ import safetensors.numpy
 from federation import client_app, grid, metrics, play, schema, settings
 from fedgrpo.common.adapter.methods import METHODS
 from fedgrpo.common.adapter.peft_files import read_peft
-from fedgrpo.common.analysis.contributions import accounts
+from fedgrpo.common.analysis.contributions import contributions
 from fedgrpo.common.errors import ConfigError, RunError
 from fedgrpo.common.messages import wire
 from fedgrpo.common.messages.compression import rounded
@@ -318,7 +318,7 @@ def test_every_round_says_what_each_client_weighed_taught_and_cost(tmp_path):
         assert sum(client["share"] for client in line["clients"].values()) == pytest.approx(1)
         for way in ("bytes_up", "bytes_down"):
             assert line[way] == sum(client[way] for client in line["clients"].values()) > 0
-    (first, *_) = accounts(run.rounds)
+    (first, *_) = contributions(run.rounds)
     assert (first.organisation, first.rounds, first.informative) == ("client-0", 3, pytest.approx(0.75))
     assert run.result()["ledger"][0]["bytes_up"] == first.bytes_up
 

@@ -5,13 +5,13 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 from fedgrpo.client.learner.models.model_files import model_folder
-from fedgrpo.client.learner.service.organisation_learner import site_model
+from fedgrpo.client.learner.service.job_handler import organisation_model
 from fedgrpo.common.errors import ConfigError
 from fedgrpo.common.settings.run_config import RunConfig
 from fedgrpo.simulations.engine import runner
 from fedgrpo.simulations.export.merge import merge
 from fedgrpo.simulations.export.source import BaseModel, Source
-from organisations import site
+from organisations import organisation_file
 
 
 class HubError(Exception):
@@ -65,8 +65,8 @@ def test_without_the_package_it_is_said_what_to_install(monkeypatch):
 
 
 def test_an_organisations_file_and_a_scenario_can_name_it(modelscope, tmp_path):
-    own = site(tmp_path, model__name="Qwen/here", backend__source="modelscope")
-    assert site_model(own) == tmp_path
+    own = organisation_file(tmp_path, model__name="Qwen/here", backend__source="modelscope")
+    assert organisation_model(own) == tmp_path
     values = {"model.name": "Qwen/here", "backend.source": "modelscope"}
     runner.check(RunConfig().with_values(values))
     assert [name for name, *_ in modelscope] == ["Qwen/here"] * 2

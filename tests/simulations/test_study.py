@@ -16,7 +16,7 @@ from fedgrpo.simulations.study.comparison import compared
 from fedgrpo.simulations.study.figure import draw
 from fedgrpo.simulations.study.outcomes import gather
 from fedgrpo.simulations.study.play import Interrupted, Progress, play
-from fedgrpo.simulations.study.study_runs import Cell
+from fedgrpo.simulations.study.study_runs import StudyRun
 from fedgrpo.simulations.study.table import markdown, rows
 from fedgrpo.simulations.study.view import time_left, watching
 from study_runs import STUDY, begun, finished, planned
@@ -33,33 +33,33 @@ RIGHT = {
 }
 
 
-def found(study, cells):
-    return compared(study, *gather(study, {cell: cell.state() for cell in cells.values()}))
+def found(study, study_runs):
+    return compared(study, *gather(study, {study_run: study_run.state() for study_run in study_runs.values()}))
 
 
 def test_a_cell_says_how_far_it_is(tmp_path):
-    _, cells = planned(tmp_path)
-    cell = cells["naive/seed-1"]
-    assert cell.folder == tmp_path / "out" / "which" / "runs" / "naive" / "seed-1"
-    assert cell.state() == "new"
-    assert cell.command()[3:] == [
-        "simulate", str(cell.scenario), "--out", str(cell.folder.parent), "--run", "seed-1", "--workers=1",
+    _, study_runs = planned(tmp_path)
+    study_run = study_runs["naive/seed-1"]
+    assert study_run.folder == tmp_path / "out" / "which" / "runs" / "naive" / "seed-1"
+    assert study_run.state() == "new"
+    assert study_run.command()[3:] == [
+        "simulate", str(study_run.scenario), "--out", str(study_run.folder.parent), "--run", "seed-1", "--workers=1",
         "--format=json",
     ]  # fmt: skip
-    assert cell.scenario.read_text() == cell.config.to_toml()
-    begun(cell, "PLANNED", "COMMITTED", "PLANNED")
-    assert (cell.state(), cell.round) == ("unfinished", 1)
-    assert cell.command()[3:] == ["simulate", "--resume", str(cell.folder), "--workers=1", "--format=json"]
-    with (cell.folder / ".lock").open("w") as file:
+    assert study_run.scenario.read_text() == study_run.config.to_toml()
+    begun(study_run, "PLANNED", "COMMITTED", "PLANNED")
+    assert (study_run.state(), study_run.round) == ("unfinished", 1)
+    assert study_run.command()[3:] == ["simulate", "--resume", str(study_run.folder), "--workers=1", "--format=json"]
+    with (study_run.folder / ".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        assert cell.state() == "busy"
-    begun(cell, "PLANNED", "COMMITTED", "FINISHED")
-    assert cell.state() == "finished"
+        assert study_run.state() == "busy"
+    begun(study_run, "PLANNED", "COMMITTED", "FINISHED")
+    assert study_run.state() == "finished"
 
 
 def test_a_cell_that_was_played_with_other_settings_is_refused_with_what_to_do(tmp_path):
-    _, cells = planned(tmp_path)
-    finished(cells["naive/seed-0"], "1111")
+    _, study_runs = planned(tmp_path)
+    finished(study_runs["naive/seed-0"], "1111")
     _, changed = planned(tmp_path, STUDY.replace('"federation.rounds" = 1', '"federation.rounds" = 2'))
     with pytest.raises(ConfigError, match="federation.rounds was 1 and is 2. Put the settings back, remove that"):
         changed["naive/seed-0"].state()
@@ -67,10 +67,10 @@ def test_a_cell_that_was_played_with_other_settings_is_refused_with_what_to_do(t
 
 
 def test_the_table_of_two_seeds_and_four_problems(tmp_path):
-    study, cells = planned(tmp_path)
+    study, study_runs = planned(tmp_path)
     for name, right in RIGHT.items():
-        finished(cells[name], right)
-    result = found(study, cells)
+        finished(study_runs[name], right)
+    result = found(study, study_runs)
     assert [[*row[:2], *row[3:]] for row in rows(result)] == [
         ["central", "37.5%", "50.0%, 25.0%", "–", "–", "3"],
         ["naive", "50.0%", "+25.0, +0.0", "1.00", "2.00", "3"],
@@ -94,12 +94,12 @@ def test_the_table_of_two_seeds_and_four_problems(tmp_path):
 
 
 def test_seeds_that_are_not_finished_are_named_and_do_not_count(tmp_path):
-    study, cells = planned(tmp_path)
+    study, study_runs = planned(tmp_path)
     for name, right in RIGHT.items():
         if name != "local/seed-1-client-1":
-            finished(cells[name], right)
-    begun(cells["naive/seed-0"], "PLANNED")
-    result = found(study, cells)
+            finished(study_runs[name], right)
+    begun(study_runs["naive/seed-0"], "PLANNED")
+    result = found(study, study_runs)
     assert result["not_counted"] == {"naive/seed-0": "unfinished", "local/seed-1-client-1": "new"}
     assert list(result["arms"]["local"]["rows"][0]["by_seed"]) == ["0"]
     assert result["arms"]["naive"]["against"][0]["by_seed"] == {"1": 0.0}
@@ -108,20 +108,20 @@ def test_seeds_that_are_not_finished_are_named_and_do_not_count(tmp_path):
 
 
 def test_a_run_without_all_of_its_answers_does_not_count(tmp_path):
-    study, cells = planned(tmp_path)
+    study, study_runs = planned(tmp_path)
     for name, right in RIGHT.items():
-        finished(cells[name], right)
-    file = cells["naive/seed-0"].folder / "answers.jsonl"
+        finished(study_runs[name], right)
+    file = study_runs["naive/seed-0"].folder / "answers.jsonl"
     file.write_text(file.read_text().replace('"1110", "problems": [0, 1, 2, 3]', '"111", "problems": [0, 1, 2]'))
-    assert "3 of 4 held-out problems" in found(study, cells)["not_counted"]["naive/seed-0"]
+    assert "3 of 4 held-out problems" in found(study, study_runs)["not_counted"]["naive/seed-0"]
 
 
 @pytest.mark.parametrize("over_bytes", [False, True])
 def test_the_same_result_draws_the_same_figure_without_a_network(tmp_path, over_bytes):
-    study, cells = planned(tmp_path)
+    study, study_runs = planned(tmp_path)
     for name, right in RIGHT.items():
-        finished(cells[name], right)
-    result = found(study, cells)
+        finished(study_runs[name], right)
+    result = found(study, study_runs)
     for name in ("one.svg", "two.svg"):
         draw(result, tmp_path / name, over_bytes=over_bytes)
     figure = (tmp_path / "one.svg").read_text()
@@ -134,14 +134,14 @@ def test_the_same_result_draws_the_same_figure_without_a_network(tmp_path, over_
 @pytest.fixture
 def played(tmp_path, monkeypatch):
     """Cells whose command is a small Python program that gets the cell's journal as its argument."""
-    _, cells = planned(tmp_path)
+    _, study_runs = planned(tmp_path)
 
     def prepare(program):
-        for cell in cells.values():
-            begun(cell)
+        for study_run in study_runs.values():
+            begun(study_run)
         words = [sys.executable, "-c", program]
-        monkeypatch.setattr(Cell, "command", lambda self: [*words, str(self.folder / "journal.jsonl")])
-        return list(cells.values())
+        monkeypatch.setattr(StudyRun, "command", lambda self: [*words, str(self.folder / "journal.jsonl")])
+        return list(study_runs.values())
 
     return prepare
 
@@ -150,23 +150,23 @@ ENDS = 'import sys, json; open(sys.argv[1], "a").write(json.dumps({"event": "FIN
 
 
 def test_no_more_runs_than_jobs_are_played_at_once_and_each_is_played_once(played):
-    cells = played("import time; time.sleep(0.3)\n" + ENDS)
+    study_runs = played("import time; time.sleep(0.3)\n" + ENDS)
     seen = []
-    done = play(cells, 3, lambda now: seen.append(len(now.running)))
+    done = play(study_runs, 3, lambda now: seen.append(len(now.running)))
     assert max(seen) == 3
-    assert sorted(cell.name for cell in done.finished) == sorted(RIGHT)
+    assert sorted(study_run.name for study_run in done.finished) == sorted(RIGHT)
     assert not done.failed
-    for cell in cells:
-        assert sum(line["event"] == "FINISHED" for line in cell.journal) == 1
-    again = play(cells, 3, lambda now: None)
-    assert len(again.finished) == len(cells)
-    assert all(sum(line["event"] == "FINISHED" for line in cell.journal) == 1 for cell in cells)
+    for study_run in study_runs:
+        assert sum(line["event"] == "FINISHED" for line in study_run.journal) == 1
+    again = play(study_runs, 3, lambda now: None)
+    assert len(again.finished) == len(study_runs)
+    assert all(sum(line["event"] == "FINISHED" for line in study_run.journal) == 1 for study_run in study_runs)
 
 
 def test_a_run_that_fails_is_told_and_does_not_lose_the_others(played):
-    cells = played('import sys\nif "naive" in sys.argv[1]: sys.exit("no more disk")\n' + ENDS)
-    done = play(cells, 4, lambda now: None)
-    assert {cell.name: said for cell, said in done.failed.items()} == {
+    study_runs = played('import sys\nif "naive" in sys.argv[1]: sys.exit("no more disk")\n' + ENDS)
+    done = play(study_runs, 4, lambda now: None)
+    assert {study_run.name: said for study_run, said in done.failed.items()} == {
         "naive/seed-0": "exit status 1\nno more disk",
         "naive/seed-1": "exit status 1\nno more disk",
     }
@@ -175,7 +175,7 @@ def test_a_run_that_fails_is_told_and_does_not_lose_the_others(played):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_study_leaves_no_process_behind(played, number):
-    cells = played("import time; time.sleep(60)")
+    study_runs = played("import time; time.sleep(60)")
     processes = {}
 
     def watch(now):
@@ -184,7 +184,7 @@ def test_an_interrupted_study_leaves_no_process_behind(played, number):
             os.kill(os.getpid(), number)
 
     with pytest.raises(Interrupted, match="8 runs before the end. Give the same command again"):
-        play(cells, 2, watch)
+        play(study_runs, 2, watch)
     assert len(processes) == 2
     assert all(process.poll() is not None for process in processes.values())
 
@@ -194,8 +194,8 @@ def test_a_run_that_a_killed_study_left_behind_is_waited_for(played, tmp_path, o
     """Also where it takes the run folder's lock only after our own process has started, which then has to give way."""
     started = tmp_path / "started"
     program = f"import pathlib, time; pathlib.Path({str(started)!r}).touch(); time.sleep(0.4); raise SystemExit('busy')"
-    cells = played(program)[:1]
-    lock = (cells[0].folder / ".lock").open("w")
+    study_runs = played(program)[:1]
+    lock = (study_runs[0].folder / ".lock").open("w")
     if orphan_is_first:
         fcntl.flock(lock, fcntl.LOCK_EX)
 
@@ -204,21 +204,21 @@ def test_a_run_that_a_killed_study_left_behind_is_waited_for(played, tmp_path, o
             time.sleep(0.01)
         fcntl.flock(lock, fcntl.LOCK_EX)
         time.sleep(1.2)
-        begun(cells[0], "COMMITTED", "FINISHED")
+        begun(study_runs[0], "COMMITTED", "FINISHED")
         lock.close()
 
     thread = threading.Thread(target=orphan)
     thread.start()
-    done = play(cells, 1, lambda now: None)
+    done = play(study_runs, 1, lambda now: None)
     thread.join()
-    assert done.finished == cells
+    assert done.finished == study_runs
     assert not done.failed
     assert started.exists() != orphan_is_first
 
 
 def test_the_time_left_counts_the_work_and_not_the_runs(tmp_path):
-    _, cells = planned(tmp_path)
-    central, naive, local = (cells[name] for name in ("central/seed-0", "naive/seed-0", "local/seed-0-client-0"))
+    _, study_runs = planned(tmp_path)
+    central, naive, local = (study_runs[name] for name in ("central/seed-0", "naive/seed-0", "local/seed-0-client-0"))
     assert (central.work, naive.work, local.work) == (8, 8, 4)
     assert time_left(Progress(waiting=[central]), 10.0) is None
     assert time_left(Progress(waiting=[central, local], finished=[naive]), 10.0) == pytest.approx(15.0)
@@ -228,14 +228,14 @@ def test_the_time_left_counts_the_work_and_not_the_runs(tmp_path):
 def test_progress_tells_what_is_done_running_and_failed(tmp_path, monkeypatch, capsys, terminal):
     monkeypatch.setenv("FORCE_COLOR" if terminal else "NO_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "100")
-    _, cells = planned(tmp_path)
-    finished(cells["central/seed-0"], "1100")
-    finished(cells["naive/seed-0"], "1110")
-    begun(cells["central/seed-1"], "COMMITTED")
-    states = {cell: cell.state() for cell in cells.values()}
+    _, study_runs = planned(tmp_path)
+    finished(study_runs["central/seed-0"], "1100")
+    finished(study_runs["naive/seed-0"], "1110")
+    begun(study_runs["central/seed-1"], "COMMITTED")
+    states = {study_run: study_run.state() for study_run in study_runs.values()}
     with watching(states) as show:
-        naive, failed = cells["naive/seed-0"], {cells["naive/seed-1"]: "exit status 1\nno more disk"}
-        show(Progress(waiting=[], running={cells["central/seed-1"]: None}, finished=[naive], failed=failed))
+        naive, failed = study_runs["naive/seed-0"], {study_runs["naive/seed-1"]: "exit status 1\nno more disk"}
+        show(Progress(waiting=[], running={study_runs["central/seed-1"]: None}, finished=[naive], failed=failed))
     told = " ".join(re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().err).split())
     assert "no more disk" in told
     assert "75.0%" in told
@@ -259,11 +259,11 @@ def run(monkeypatch, capsys, tmp_path):
 
 
 def test_a_table_of_what_is_there_plays_nothing(run, tmp_path):
-    _, cells = planned(tmp_path)
+    _, study_runs = planned(tmp_path)
     status, _, err = run("which.toml", "--out", "out", "--table")
     assert (status, "holds no arm with a finished seed" in " ".join(err.split())) == (1, True)
-    finished(cells["central/seed-0"], "1100")
-    finished(cells["naive/seed-0"], "1111")
+    finished(study_runs["central/seed-0"], "1100")
+    finished(study_runs["naive/seed-0"], "1111")
     status, out, _ = run("which.toml", "--out", "out", "--table", "--format", "json")
     assert status == 0
     assert json.loads(out.splitlines()[-1])["arms"]["naive"]["rows"][0]["accuracy"] == 1.0
@@ -276,11 +276,11 @@ def test_a_table_of_what_is_there_plays_nothing(run, tmp_path):
 
 
 def test_a_failed_run_makes_the_exit_status_and_the_rest_is_tabulated(run, tmp_path, monkeypatch):
-    _, cells = planned(tmp_path)
+    _, study_runs = planned(tmp_path)
     for name, right in RIGHT.items():
         if name != "naive/seed-1":
-            finished(cells[name], right)
-    monkeypatch.setattr(Cell, "command", lambda self: [sys.executable, "-c", "raise SystemExit('no more disk')"])
+            finished(study_runs[name], right)
+    monkeypatch.setattr(StudyRun, "command", lambda self: [sys.executable, "-c", "raise SystemExit('no more disk')"])
     status, out, err = run("which.toml", "--out", "out", "--format", "json")
     assert status == 1
     assert "naive/seed-1 failed, exit status 1\nno more disk" in err

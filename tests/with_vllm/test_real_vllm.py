@@ -20,7 +20,7 @@ from fedgrpo.client.learner.rewards import load_rewards  # noqa: E402
 from fedgrpo.client.learner.samplers import Sampling  # noqa: E402
 from fedgrpo.client.learner.samplers.own_model import OwnModelSampler  # noqa: E402
 from fedgrpo.client.learner.training.evaluate import prompt_texts  # noqa: E402
-from fedgrpo.client.learner.training.local_learner import ClientData, ResidentLearner, ResidentModel, prepare_process  # noqa: E402
+from fedgrpo.client.learner.training.local_learner import ClientData, LoadedModel, LocalLearner, prepare_process  # noqa: E402
 from fedgrpo.client.learner.training.watcher import Watcher  # noqa: E402
 from fedgrpo.common.adapter.adapter import Adapter  # noqa: E402
 from fedgrpo.common.messages.messages import TrainTask  # noqa: E402
@@ -43,7 +43,7 @@ SETTINGS = {
 @pytest.fixture(scope="module", params=["vllm", "vllm-server"])
 def model(request):
     config = RunConfig().with_values({**SETTINGS, "backend.sampler": request.param})
-    model = ResidentModel(Base.load(BUILTIN_POLICY, "float32", prepare_process("cpu")), config, PROBLEMS[0])
+    model = LoadedModel(Base.load(BUILTIN_POLICY, "float32", prepare_process("cpu")), config, PROBLEMS[0])
     yield model
     model.trainer.sampler.close()
 
@@ -120,7 +120,7 @@ def test_a_round_trains_with_hardly_a_gap_between_sampler_and_trainer(model):
     data = ClientData(
         organisation="a", shard=PROBLEMS, held_out=PROBLEMS[:4], rewards=load_rewards("gsm8k"), system_prompt=""
     )
-    learner = ResidentLearner(model, data, Watcher())
+    learner = LocalLearner(model, data, Watcher())
     start = Adapter.initial(model.schema)
     update = learner.train(TrainTask(federation="f", round=1, attempt=1, adapter=start, position=0))
     assert np.linalg.norm(update.delta) > 0.01

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ....common.errors import ConfigError, DataError
-from ...organisation.settings import Data, Site
+from ...organisation.settings import Data, OrganisationFile
 from .problems import Problem, json_lines
 
 Row = tuple[str, Mapping[str, Any]]
@@ -21,7 +21,7 @@ PLACE = re.compile(r"\{([^{}]*)\}")
 SUFFIXES = (".jsonl", ".parquet", ".csv")
 
 
-def read_site(site: Site) -> tuple[list[Problem], list[Problem]]:
+def read_organisation_data(organisation: OrganisationFile) -> tuple[list[Problem], list[Problem]]:
     """(problems to train on, held-out problems) of an organisation.
 
     Without a file of its own, the held-out part is chosen by a hash of each question: the same ones are held out
@@ -31,10 +31,10 @@ def read_site(site: Site) -> tuple[list[Problem], list[Problem]]:
         ConfigError: a file cannot be read, or has no such column.
         DataError: a row has no question or answer; file and row are named.
     """
-    data = site.settings.data
-    train = _problems(site, data.train)
+    data = organisation.settings.data
+    train = _problems(organisation, data.train)
     if data.held_out:
-        held_out = _problems(site, data.held_out)
+        held_out = _problems(organisation, data.held_out)
         twice = {asked for asked, _ in train} & {asked for asked, _ in held_out}
         if twice:
             raise DataError(
@@ -68,9 +68,9 @@ def read_table(source: str, data: Data, template: str = "{question}") -> list[tu
     return problems
 
 
-def _problems(site: Site, source: str) -> list[tuple[str, Problem]]:
-    place = source if source.startswith("hub:") else str(site.path(source))
-    return read_table(place, site.settings.data, site.settings.prompt.template)
+def _problems(organisation: OrganisationFile, source: str) -> list[tuple[str, Problem]]:
+    place = source if source.startswith("hub:") else str(organisation.path(source))
+    return read_table(place, organisation.settings.data, organisation.settings.prompt.template)
 
 
 def _problem(where: str, row: Mapping[str, Any], data: Data, template: str) -> tuple[str, Problem]:

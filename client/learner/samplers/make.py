@@ -12,7 +12,7 @@ from . import Sampler
 from .adapter_folder import HotAdapter, vllm_rank
 from .own_model import OwnModelSampler
 from .server_process import own_server
-from .temp_folder import scratch_folder
+from .temp_folder import make_temp_folder
 from .vllm_engine import Serving, VllmEngine
 from .vllm_server import VllmServer
 
@@ -31,7 +31,7 @@ def make_sampler(config: RunConfig, base: Base, adapted: AdaptedModel) -> Sample
     if not backend.uses_vllm:
         return own
     serving = _serving(config, base, adapted.schema, own.ends)
-    adapter = HotAdapter(adapted, config.model.name, scratch_folder())
+    adapter = HotAdapter(adapted, config.model.name, make_temp_folder())
     if backend.sampler == "vllm":
         return VllmEngine(serving, adapter)
     if backend.vllm_url:

@@ -14,7 +14,7 @@ import httpx
 
 from ....common.errors import SamplerError
 from . import child_guard
-from .temp_folder import scratch_folder
+from .temp_folder import make_temp_folder
 from .vllm_engine import ON_CPU, Serving
 
 START_S = 900.0
@@ -56,7 +56,7 @@ class ServerProcess:
     @classmethod
     def start(cls, python: str, serving: Serving) -> ServerProcess:
         """Start a server, and wait until it is ready."""
-        folder = scratch_folder()
+        folder = make_temp_folder()
         log, socket = folder / "server.log", folder / "server.sock"
         environment = {**os.environ, **ENVIRONMENT, **(ON_CPU if serving.on_cpu else {})}
         environment.pop("VLLM_API_KEY", None)  # nobody but this account reaches the socket

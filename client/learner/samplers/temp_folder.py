@@ -14,7 +14,7 @@ IN_MEMORY = Path("/dev/shm")
 NAME = "fedgrpo-vllm"
 
 
-def scratch_folder() -> Path:
+def make_temp_folder() -> Path:
     """A new folder, removed when the process ends; those of processes that were killed are removed now."""
     place = IN_MEMORY if os.access(IN_MEMORY, os.W_OK) else Path(gettempdir())
     _sweep(place)

@@ -36,10 +36,10 @@ from ....common import __version__
 from ....common.cli.http import read_body
 from ....common.errors import ConfigError, ProtocolError
 from ....common.messages.frames import MAX_FIELDS_BYTES, VERSION, Frame
-from ...organisation.settings import Site
+from ...organisation.settings import OrganisationFile
 from ...relay.error_codes import code_of
-from .jobs import BusyError, Desk, Job
-from .organisation_learner import SiteLearner
+from .job_handler import JobHandler
+from .jobs import BusyError, Job, JobQueue
 
 LOGGER = logging.getLogger("fedgrpo.learner")
 MAX_WAIT_S = 30.0
@@ -47,25 +47,25 @@ LOOK_S = 0.05
 BODY_TIMEOUT_S = 120.0
 
 
-def serve(site: Site) -> None:
+def serve(organisation: OrganisationFile) -> None:
     """Serve until a signal ends it.
 
     Raises:
         ConfigError: another learner is at work in the folder, or something in the organisation's file is wrong.
     """
-    prepare_folder(site)
-    with _only_one(site.folder):
-        learner = SiteLearner(site)
+    prepare_folder(organisation)
+    with _only_one(organisation.folder):
+        learner = JobHandler(organisation)
         try:
-            serve_jobs(site, learner)
+            serve_jobs(organisation, learner)
         finally:
             learner.tracking.close()
 
 
-class DoesJobs(Protocol):
+class HandlesJobs(Protocol):
     """What the service needs of a learner."""
 
-    site: Site
+    organisation: OrganisationFile
     ready: bool
 
     @property
@@ -83,22 +83,22 @@ class DoesJobs(Protocol):
         ...
 
 
-def serve_jobs(site: Site, learner: DoesJobs, stop: threading.Event | None = None) -> None:
+def serve_jobs(organisation: OrganisationFile, learner: HandlesJobs, stop: threading.Event | None = None) -> None:
     """Serve a learner's jobs on the organisation's socket until a signal, or `stop`, ends it.
 
     Raises:
         Exception: what kept the learner from loading its model.
     """
-    prepare_folder(site)
-    desk = Desk(learner.do, site.folder / "cache", learner.identity)
-    with _listening(site) as listener:
+    prepare_folder(organisation)
+    queue = JobQueue(learner.do, organisation.folder / "cache", learner.identity)
+    with _listening(organisation) as listener:
         config = uvicorn.Config(
-            _application(desk, learner), log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=2
+            _application(queue, learner), log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=2
         )
         server = uvicorn.Server(config)
-        LOGGER.info("%s listens on %s", site.name, site.socket)
-        loading = desk.submit(Frame({"kind": "warm-up"}).pack())
-        threading.Thread(target=_end_if_it_fails, args=(desk, loading, server), daemon=True).start()
+        LOGGER.info("%s listens on %s", organisation.name, organisation.socket)
+        loading = queue.submit(Frame({"kind": "warm-up"}).pack())
+        threading.Thread(target=_end_if_it_fails, args=(queue, loading, server), daemon=True).start()
         if stop is not None:
             threading.Thread(target=_end_when, args=(stop, server), daemon=True).start()
         server.run(sockets=[listener])
@@ -111,28 +111,28 @@ def _end_when(stop: threading.Event, server: uvicorn.Server) -> None:
     server.should_exit = True
 
 
-def _end_if_it_fails(desk: Desk, loading: Job, server: uvicorn.Server) -> None:
+def _end_if_it_fails(queue: JobQueue, loading: Job, server: uvicorn.Server) -> None:
     """A learner whose model cannot be loaded is of no use, and says so by ending."""
     while not loading.ended:
-        desk.wait(loading.key, MAX_WAIT_S)
+        queue.wait(loading.key, MAX_WAIT_S)
     server.should_exit = loading.error is not None
 
 
-def prepare_folder(site: Site) -> None:
+def prepare_folder(organisation: OrganisationFile) -> None:
     """Make the organisation's folder, which only its owner may enter (and the group that may use the socket)."""
     try:
-        site.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if site.folder.stat().st_mode & 0o007:
-            site.folder.chmod(0o700)
-        (site.folder / "logs").mkdir(exist_ok=True, mode=0o700)
-        (site.folder / "cache").mkdir(exist_ok=True, mode=0o700)
-        site.socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        organisation.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if organisation.folder.stat().st_mode & 0o007:
+            organisation.folder.chmod(0o700)
+        (organisation.folder / "logs").mkdir(exist_ok=True, mode=0o700)
+        (organisation.folder / "cache").mkdir(exist_ok=True, mode=0o700)
+        organisation.socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
         raise ConfigError(f"Cannot make {error.filename}: {error.strerror}.") from error
 
 
-def _application(desk: Desk, learner: DoesJobs) -> Starlette:
-    started, usual = time.time(), MAX_FIELDS_BYTES + learner.site.policy.max_bytes_per_round
+def _application(queue: JobQueue, learner: HandlesJobs) -> Starlette:
+    started, usual = time.time(), MAX_FIELDS_BYTES + learner.organisation.policy.max_bytes_per_round
 
     async def submit(request: Request) -> Response:
         limit = max(usual, MAX_FIELDS_BYTES + learner.task_bytes)
@@ -140,7 +140,7 @@ def _application(desk: Desk, learner: DoesJobs) -> Starlette:
             body = await asyncio.wait_for(read_body(request, limit), BODY_TIMEOUT_S)
             if body is None:
                 return JSONResponse({"error": "too-large"}, 413)
-            job = await run_in_threadpool(desk.submit, body)
+            job = await run_in_threadpool(queue.submit, body)
         except (TimeoutError, ClientDisconnect):
             return JSONResponse({"error": "header"}, 408)
         except BusyError as error:
@@ -158,22 +158,27 @@ def _application(desk: Desk, learner: DoesJobs) -> Starlette:
             return JSONResponse({"error": "header"}, 400)
         deadline = time.monotonic() + seconds
         while True:
-            job = desk.look(request.path_params["key"])
+            job = queue.look(request.path_params["key"])
             if job is None or job.ended or time.monotonic() >= deadline or await request.is_disconnected():
                 break
             await asyncio.sleep(LOOK_S)
         if job is None or job.state != "done":
             return _answer(job)
-        result = await run_in_threadpool(desk.result, job)
+        result = await run_in_threadpool(queue.result, job)
         return Response(result, media_type="application/octet-stream") if result else _answer(None)
 
     async def cancel(request: Request) -> Response:
-        desk.cancel(request.path_params["key"])
+        queue.cancel(request.path_params["key"])
         return JSONResponse({})
 
     async def status(_: Request) -> Response:
-        job = desk.current()
-        about = {"version": VERSION, "fedgrpo": __version__, "organisation": learner.site.name, "pid": os.getpid()}
+        job = queue.current()
+        about = {
+            "version": VERSION,
+            "fedgrpo": __version__,
+            "organisation": learner.organisation.name,
+            "pid": os.getpid(),
+        }
         doing = {} if job is None else {"kind": job.frame.fields.get("kind"), **_progress(job)}
         return JSONResponse({**about, "started": started, "ready": learner.ready, "job": doing})
 
@@ -214,27 +219,27 @@ def _only_one(folder: Path) -> Generator[None]:
 
 
 @contextmanager
-def _listening(site: Site) -> Generator[socket.socket]:
+def _listening(organisation: OrganisationFile) -> Generator[socket.socket]:
     """The socket, made with its permissions: there is no moment in which others could open it."""
-    _clear_away(site.socket)
+    _clear_away(organisation.socket)
     listener = socket.socket(socket.AF_UNIX)
     before = os.umask(0o177)
     try:
-        listener.bind(str(site.socket))
+        listener.bind(str(organisation.socket))
     except OSError as error:
-        raise ConfigError(f"Cannot make the socket {site.socket}: {error.strerror}.") from error
+        raise ConfigError(f"Cannot make the socket {organisation.socket}: {error.strerror}.") from error
     finally:
         os.umask(before)
-    group = site.settings.learner.socket_group
+    group = organisation.settings.learner.socket_group
     if group:
-        _open_to(group, site)
-    made = site.socket.stat().st_ino
+        _open_to(group, organisation)
+    made = organisation.socket.stat().st_ino
     try:
         yield listener
     finally:
         listener.close()
-        if site.socket.exists() and site.socket.stat().st_ino == made:
-            site.socket.unlink()
+        if organisation.socket.exists() and organisation.socket.stat().st_ino == made:
+            organisation.socket.unlink()
 
 
 def _clear_away(path: Path) -> None:
@@ -257,17 +262,17 @@ def _clear_away(path: Path) -> None:
     raise ConfigError(f"A learner answers on {path} already. Give this organisation another learner.socket.")
 
 
-def _open_to(group: str, site: Site) -> None:
+def _open_to(group: str, organisation: OrganisationFile) -> None:
     """Let a group use the socket, and enter the folder it lies in."""
     try:
         number = grp.getgrnam(group).gr_gid
-        os.chown(site.socket, -1, number)
-        site.socket.chmod(0o660)
-        if site.socket.parent == site.folder:  # any other folder is the organisation's to open
-            os.chown(site.folder, -1, number)
-            site.folder.chmod(0o710)
+        os.chown(organisation.socket, -1, number)
+        organisation.socket.chmod(0o660)
+        if organisation.socket.parent == organisation.folder:  # any other folder is the organisation's to open
+            os.chown(organisation.folder, -1, number)
+            organisation.folder.chmod(0o710)
     except (KeyError, OSError) as error:
         raise ConfigError(
-            f"Cannot open {site.socket} to the group {group} (learner.socket-group): {error}. The group must exist "
-            "and the learner's account must belong to it."
+            f"Cannot open {organisation.socket} to the group {group} (learner.socket-group): {error}. The group must "
+            "exist and the learner's account must belong to it."
         ) from error

@@ -10,9 +10,9 @@ from ....common.errors import ProtocolError
 from ....common.messages.messages import Capabilities, EvaluateTask, Evaluation, TrainTask, Update
 from ....common.settings.run_config import RunConfig
 from ...organisation import policy
-from ...organisation.settings import Site
+from ...organisation.settings import OrganisationFile
 from .. import Learner
-from ..training.error_feedback import RoundingLearner
+from ..training.error_feedback import CompressingLearner
 
 FEDERATION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 MAX_POSITION = 1 << 53
@@ -24,23 +24,23 @@ class GuardedLearner:
     Whoever reaches the socket gets what the policy lets out. Nothing is trained before every check has passed.
     """
 
-    def __init__(self, make: Callable[[], Learner], site: Site, config: RunConfig) -> None:
+    def __init__(self, make: Callable[[], Learner], organisation: OrganisationFile, config: RunConfig) -> None:
         """Make the learner proper, if the organisation allows this run.
 
         Raises:
             PolicyError: it does not; nothing was made.
         """
-        policy.check_run(site, config)
-        self._site, self._config = site, config
-        folder = site.folder / "rests"
-        self._learner = RoundingLearner(make(), config, folder, site.policy.max_delta_norm)
+        policy.check_run(organisation, config)
+        self._organisation, self._config = organisation, config
+        folder = organisation.folder / "rests"
+        self._learner = CompressingLearner(make(), config, folder, organisation.policy.max_delta_norm)
         can = self._learner.capabilities()
-        policy.check_size(site.policy, config, can.schema)
-        policy.check_prompts(site.policy, can.examples, can.prompts_too_long)
+        policy.check_size(organisation.policy, config, can.schema)
+        policy.check_prompts(organisation.policy, can.examples, can.prompts_too_long)
 
     def capabilities(self) -> Capabilities:
         """Who we are, as far as the policy lets it out."""
-        can, rules = self._learner.capabilities(), self._site.policy
+        can, rules = self._learner.capabilities(), self._organisation.policy
         metrics = policy.metrics_that_leave(rules, can.reward_names)
         named = {name.split("/")[1] for name in metrics if name.startswith("reward/") and name.count("/") > 1}
         can = replace(can, metrics=metrics, reward_names=tuple(n for n in can.reward_names if n in named))
@@ -55,18 +55,18 @@ class GuardedLearner:
             raise ProtocolError("header", f"round {task.counted_round} cannot have counted before round {task.round}")
         policy.check_round(self._config, task.round, task.attempt)
         update = self._learner.train(task)
-        policy.check_groups(self._site.policy, update.num_examples)
+        policy.check_groups(self._organisation.policy, update.num_examples)
         leaving = self.capabilities().metrics
         return replace(update, metrics={name: update.metrics[name] for name in leaving})
 
     def evaluate(self, task: EvaluateTask) -> Evaluation:
         """Count answers, and let the counts out that may leave."""
-        policy.check_evaluation(self._site.policy)
+        policy.check_evaluation(self._organisation.policy)
         _check_place(task.federation, task.round)
         policy.check_round(self._config, max(1, task.round), max(1, task.attempt))
         if task.temperature not in (0.0, self._config.evaluation.temperature):
             raise ProtocolError("header", f"a temperature of {task.temperature} is none of this run")
-        return policy.evaluation_that_leaves(self._site.policy, self._learner.evaluate(task))
+        return policy.evaluation_that_leaves(self._organisation.policy, self._learner.evaluate(task))
 
 
 def _check_place(federation: str, number: int) -> None:

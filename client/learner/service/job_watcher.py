@@ -6,12 +6,12 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ....common.analysis.reward_hacking import Tripwires
+from ....common.analysis.reward_hacking import RewardHackingMonitor
 from ....common.messages.messages import EvaluateTask, Tally
 from ....common.settings.run_config import RunConfig
 from ..training.watcher import Watcher
 from .jobs import Job
-from .tracking import SiteTracking
+from .tracking import OrganisationTracking
 
 LOGGER = logging.getLogger("fedgrpo.learner")
 
@@ -22,9 +22,9 @@ class JobWatcher(Watcher):
     What it has seen lasts as long as the learner's process: after a restart the tripwires begin anew.
     """
 
-    def __init__(self, job: Callable[[], Job | None], config: RunConfig, tracking: SiteTracking) -> None:
+    def __init__(self, job: Callable[[], Job | None], config: RunConfig, tracking: OrganisationTracking) -> None:
         self._job, self._steps, self._tracking = job, config.train.steps_per_round, tracking
-        self._tripwires = Tripwires()
+        self._tripwires = RewardHackingMonitor()
 
     def step(self, number: int, figures: Mapping[str, float]) -> None:
         """A step is done. Ends the round if nobody waits for it."""
@@ -51,7 +51,7 @@ class JobWatcher(Watcher):
         self._warn()
 
     def _warn(self) -> None:
-        for tripped in self._tripwires.sprung():
+        for tripped in self._tripwires.new_warnings():
             LOGGER.warning("%s", tripped)
 
     def _tell(self, number: int, of: int) -> None:

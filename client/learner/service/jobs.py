@@ -69,7 +69,7 @@ class Job:
             raise Cancelled("nobody waits for this job any more")
 
 
-class Desk:
+class JobQueue:
     """Takes jobs and has them done, one at a time, in a thread of its own.
 
     What was asked decides the key, so a request that is made again, by a relay that was killed or a server that lost

@@ -17,7 +17,7 @@ LOOP_SHARE = 0.5
 
 
 @dataclass(slots=True)
-class Habits:
+class CompletionStats:
     """Counts over the completions of a round."""
 
     completions: int = 0

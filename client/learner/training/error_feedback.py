@@ -39,7 +39,7 @@ MOST_RESTS, MOST_FEDERATIONS = 12, 4
 
 
 @dataclass(frozen=True)
-class RoundingLearner:
+class CompressingLearner:
     """Between a learner and whatever sends its deltas: a `Learner`."""
 
     inner: Learner
@@ -65,12 +65,12 @@ class RoundingLearner:
         if settings.up == "fp32":
             return replace(update, delta=clip_norm(update.delta, self.max_norm))
         schema, factors = task.adapter.schema, METHODS[self.config.aggregation.method].trains_in(task.round)
-        rest = self._rest(task) if settings.error_feedback else np.zeros_like(update.delta)
-        wanted = trained_part(schema, clip_norm(update.delta + rest, self.max_norm), factors)
+        residual = self._residual(task) if settings.error_feedback else np.zeros_like(update.delta)
+        wanted = trained_part(schema, clip_norm(update.delta + residual, self.max_norm), factors)
         sent = self._within_norm(wanted, task)
         if settings.error_feedback:
             left = whole_vector(schema, wanted - sent, factors)
-            others = rest - whole_vector(schema, trained_part(schema, rest, factors), factors)
+            others = residual - whole_vector(schema, trained_part(schema, residual, factors), factors)
             self._keep(task, (left + others).astype(np.float32))
         return replace(update, delta=whole_vector(schema, sent, factors))
 
@@ -86,24 +86,24 @@ class RoundingLearner:
             scaled = scaled * np.float32(SHRINK)
         return np.zeros_like(wanted)  # a limit that no number on the grid keeps
 
-    def _rest(self, task: TrainTask) -> Vector:
+    def _residual(self, task: TrainTask) -> Vector:
         """What rounding took from our last delta that counted."""
         if task.counted_round == 0:
             return np.zeros_like(task.adapter.vector)
         path = self._file(task.federation, task.counted_round, task.counted_attempt)
         try:
-            rest = np.fromfile(path, dtype="<f4").astype(np.float32)
+            residual = np.fromfile(path, dtype="<f4").astype(np.float32)
         except OSError:
-            rest = np.zeros(0, dtype=np.float32)
-        if rest.size != task.adapter.vector.size or not np.isfinite(rest).all():
+            residual = np.zeros(0, dtype=np.float32)
+        if residual.size != task.adapter.vector.size or not np.isfinite(residual).all():
             LOGGER.warning("what rounding took from round %d is lost: %s", task.counted_round, path.name)
             return np.zeros_like(task.adapter.vector)
-        return rest
+        return residual
 
-    def _keep(self, task: TrainTask, rest: Vector) -> None:
+    def _keep(self, task: TrainTask, residual: Vector) -> None:
         new = self._file(task.federation, task.round, task.attempt)
         new.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_atomic(new, rest.astype("<f4", copy=False).tobytes())
+        write_atomic(new, residual.astype("<f4", copy=False).tobytes())
         kept = sorted(new.parent.glob("*.rest"), key=lambda path: path.stat().st_mtime_ns)
         old = [path for path in kept if int(path.stem.split("-")[0]) < task.counted_round - KEPT_ROUNDS]
         for path in {*old, *kept[:-MOST_RESTS]} - {new}:

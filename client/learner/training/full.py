@@ -26,7 +26,7 @@ from ..rewards import Reward
 from ..samplers import Sampler
 from ..samplers.own_model import OwnModelSampler
 from .grpo_trainer import FederatedTrainer, StepLog, trl_config
-from .round_stats import Meter
+from .round_stats import RoundStats
 
 WHOLE = "trainer_state.json"
 """What the Trainer writes last: a checkpoint without it was cut off."""
@@ -108,7 +108,7 @@ class FullTrainer:
         self.trainer.remove_callback(PrinterCallback)
         self.trainer.remove_callback(ProgressCallback)
         self.trainer.reward_weights = torch.tensor([reward.weight for reward in rewards])
-        self.trainer.adapted, self.trainer.run_config, self.trainer.meter = whole, config, Meter()
+        self.trainer.adapted, self.trainer.run_config, self.trainer.round_stats = whole, config, RoundStats()
         self.sampler: Sampler = OwnModelSampler(whole, base.tokenizer)
         self.trainer.sampler = self.sampler
 

@@ -28,7 +28,7 @@ from ..models.base_model import Base
 from ..samplers import Sampler, Sampling
 from ..tools import ToolBox
 from .batches import take_as_old_policy, with_signal
-from .round_stats import Meter, effective_groups
+from .round_stats import RoundStats, effective_groups
 
 NOT_FOR_TRL = ("max_prompt_length", "lr_scheduler_type", "warmup_ratio", "kl_reference", "off_policy_mask_threshold")
 """GRPO settings that are carried out here; all the others go to TRL as they are, under its own names."""
@@ -40,7 +40,7 @@ class FederatedTrainer(GRPOTrainer):
     adapted: AdaptedModel
     run_config: RunConfig
     first_step: int = 0
-    meter: Meter
+    round_stats: RoundStats
     sampler: Sampler
     last_logps: torch.Tensor
     """Log-probabilities of the last pass's tokens, shape (B, T)."""
@@ -88,7 +88,7 @@ class FederatedTrainer(GRPOTrainer):
         try:
             return super()._generate(prompts)
         finally:
-            self.meter.generate_s += time.perf_counter() - start
+            self.round_stats.generate_s += time.perf_counter() - start
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Any:
         start = time.perf_counter()
@@ -96,12 +96,12 @@ class FederatedTrainer(GRPOTrainer):
         try:
             rewards_per_func = super()._calculate_rewards(rows, prompts, completions, completion_ids_list)
         finally:
-            self.meter.reward_s += time.perf_counter() - start
+            self.round_stats.reward_s += time.perf_counter() - start
         texts = [last_said(completion) for completion in completions]
         right = [same_answer(final_answer(t), row["answer"]) for t, row in zip(texts, inputs, strict=True)]
         self.effective = effective_groups(rewards_per_func, self.reward_weights, self.run_config.grpo)
-        self.meter.count(self.effective, right)
-        self.meter.habits.add(texts, right, completion_ids_list)
+        self.round_stats.count(self.effective, right)
+        self.round_stats.completion_stats.add(texts, right, completion_ids_list)
         return rewards_per_func
 
     def _cut_off(self, ids: Sequence[int]) -> bool:
@@ -128,7 +128,7 @@ class FederatedTrainer(GRPOTrainer):
             return torch.stack([0 * p.sum() for p in model.parameters() if p.requires_grad]).sum()
         loss = share * super().compute_loss(model, part)
         if "sampling_per_token_logps" in part:
-            self.meter.compare(self.last_logps, part)
+            self.round_stats.compare(self.last_logps, part)
         return loss
 
     def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:

@@ -52,7 +52,7 @@ class ClientData:
     system_prompt: str
 
 
-class ResidentModel:
+class LoadedModel:
     """A base model with adapter and trainer for one run's settings."""
 
     def __init__(
@@ -93,10 +93,10 @@ class ResidentModel:
         return [len(ids) for ids in self.tokenizer(texts, add_special_tokens=False)["input_ids"]]
 
 
-class ResidentLearner:
+class LocalLearner:
     """One client's view of the resident model: a `Learner`."""
 
-    def __init__(self, model: ResidentModel, data: ClientData, watcher: Watcher) -> None:
+    def __init__(self, model: LoadedModel, data: ClientData, watcher: Watcher) -> None:
         limit = model.config.grpo.max_prompt_length
         lengths = model.prompt_lengths(data.shard, data.system_prompt)
         self._model, self._data, self._watcher = model, data, watcher

@@ -29,7 +29,7 @@ from ..rewards import Reward
 from ..samplers.make import make_sampler
 from ..tools import ToolBox
 from .grpo_trainer import FederatedTrainer, StepLog, TimeBudget, tool_arguments, trl_config
-from .round_stats import Meter
+from .round_stats import RoundStats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,12 +105,12 @@ class LocalTrainer:
         self._prepare(work)
         start = time.perf_counter()
         self.trainer.train()
-        self.trainer.meter.total_s = time.perf_counter() - start
+        self.trainer.round_stats.total_s = time.perf_counter() - start
         steps, wanted = self.trainer.state.global_step, self.config.train.steps_per_round
         if steps != wanted and not (self.config.train.seconds_per_round and 1 <= steps < wanted):
             raise RuntimeError(f"TRL took {steps} steps, not the {wanted} of the round")
         delta = self.adapted.read().minus(work.adapter)
-        if self.trainer.meter.effective_groups == 0 and self.config.grpo.beta == 0:
+        if self.trainer.round_stats.effective_groups == 0 and self.config.grpo.beta == 0:
             delta = np.zeros_like(delta)  # no group had an advantage: what moved is float noise, which Adam makes large
         return delta, steps, self._metrics(work.rewards)
 
@@ -134,12 +134,12 @@ class LocalTrainer:
         trainer.train_dataset = Dataset.from_list(work.rows)
         trainer.args.seed = work.seed
         trainer.optimizer = trainer.lr_scheduler = None  # pyright: ignore[reportAttributeAccessIssue]
-        trainer.first_step, trainer.meter = work.first_step, Meter()
+        trainer.first_step, trainer.round_stats = work.first_step, RoundStats()
         self.log.lines, self.log.on_step = [], work.on_step
         set_seed(work.seed)
 
     def _metrics(self, rewards: Sequence[Reward]) -> dict[str, float]:
-        lines, meter = self.log.lines, self.trainer.meter
+        lines, round_stats = self.log.lines, self.trainer.round_stats
 
         def mean(name: str) -> float:
             """Mean over the steps that have it; 0 where none has, as for a reward that was None throughout."""
@@ -149,19 +149,19 @@ class LocalTrainer:
         metrics = {
             "reward/mean": mean("reward"),
             "reward/std": mean("reward_std"),
-            **meter.signal(),
+            **round_stats.signal(),
             "policy/kl": mean("kl"),
             "policy/entropy": mean("entropy"),
             "policy/grad-norm": mean("grad_norm"),
-            "policy/sampler-gap": meter.sampler_gap,
+            "policy/sampler-gap": round_stats.sampler_gap,
             "completion/mean-length": mean("completions/mean_length"),
             "completion/truncated-share": mean("completions/clipped_ratio"),
-            **meter.habits.shares(),
+            **round_stats.completion_stats.shares(),
             "tokens/total": max(line.get("num_tokens", 0.0) for line in lines),
-            "seconds/generate": meter.generate_s,
-            "seconds/reward": meter.reward_s,
-            "seconds/update": max(0.0, meter.total_s - meter.generate_s - meter.reward_s),
-            "seconds/total": meter.total_s,
+            "seconds/generate": round_stats.generate_s,
+            "seconds/reward": round_stats.reward_s,
+            "seconds/update": max(0.0, round_stats.total_s - round_stats.generate_s - round_stats.reward_s),
+            "seconds/total": round_stats.total_s,
         }
         for reward in rewards:
             for what in ("mean", "std"):

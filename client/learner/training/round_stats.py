@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 import torch
 
 from ....common.settings.grpo import GRPO
-from .completion_stats import Habits
+from .completion_stats import CompletionStats
 
 EQUAL_REWARDS = 1e-6
 """Rewards of a group that differ by no more than this are equal: float noise is no signal."""
 
 
 @dataclass(slots=True)
-class Meter:
+class RoundStats:
     """Sums over one round of one client."""
 
     generate_s: float = 0.0
@@ -30,7 +30,7 @@ class Meter:
     gap: float = 0.0
     """Sum of |log-probability of the trainer - of the sampler| over the tokens compared, nats."""
     compared: int = 0
-    habits: Habits = field(default_factory=Habits)
+    completion_stats: CompletionStats = field(default_factory=CompletionStats)
 
     def count(self, effective: torch.Tensor, right: Sequence[bool]) -> None:
         """Count a batch of groups: which have an advantage (`effective_groups`), and which completions are right."""

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from fedgrpo.client.learner.training.batches import take_as_old_policy, with_signal
-from fedgrpo.client.learner.training.round_stats import Meter
+from fedgrpo.client.learner.training.round_stats import RoundStats
 from fedgrpo.common.adapter.adapter import Adapter
 from fedgrpo.common.settings.grpo import LOSS_TYPES
 from learners import PROBLEMS, make_config, make_model
@@ -147,5 +147,5 @@ def test_float_noise_in_rewards_is_no_advantage(model):
     trainer.reward_processing_classes = [None]
     model.trainer.adapted.load(Adapter.initial(model.schema))
     trainer.model.train()
-    trainer.meter = Meter()
+    trainer.round_stats = RoundStats()
     assert (trainer._generate_and_score_completions(rows)["advantages"] == 0).all()

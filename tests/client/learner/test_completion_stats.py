@@ -1,12 +1,12 @@
 """What the learner measures over its completions for the tripwires."""
 
-from fedgrpo.client.learner.training.completion_stats import Habits, meaning, reasons_emptily, repetition
+from fedgrpo.client.learner.training.completion_stats import CompletionStats, meaning, reasons_emptily, repetition
 
 
 def shares(texts, right=None, tokens=None):
-    habits = Habits()
-    habits.add(texts, right or [False] * len(texts), tokens or [list(range(9))] * len(texts))
-    return {name.removeprefix("completion/"): share for name, share in habits.shares().items()}
+    completion_stats = CompletionStats()
+    completion_stats.add(texts, right or [False] * len(texts), tokens or [list(range(9))] * len(texts))
+    return {name.removeprefix("completion/"): share for name, share in completion_stats.shares().items()}
 
 
 def test_an_answer_that_most_problems_get_and_that_is_wrong():
@@ -44,7 +44,7 @@ def test_loops_by_their_4_grams():
 
 
 def test_nothing_at_all_has_no_habits():
-    assert set(Habits().shares().values()) == {0.0}
+    assert set(CompletionStats().shares().values()) == {0.0}
 
 
 def test_answers_that_are_the_same_have_one_meaning():

@@ -13,7 +13,7 @@ from fedgrpo.common.adapter.adapter import Adapter
 from fedgrpo.common.adapter.peft_files import read_peft
 from fedgrpo.common.seeds import derived_seed
 from fedgrpo.server.main import run_federation
-from fedgrpo.simulations.engine.grid import LocalGrid, LocalLane
+from fedgrpo.simulations.engine.grid import LocalGrid, LocalWorker
 from fedgrpo.simulations.engine.simulated_clients import BUILTIN_POLICY, divide
 from learners import make_config
 from trl import GRPOConfig, GRPOTrainer
@@ -87,7 +87,7 @@ def test_one_client_and_one_round_equal_plain_trl(tmp_path, method):
         output__dir=str(tmp_path),
         output__run="run",
     )
-    grid = LocalGrid({2: LocalLane(app, {2: {"partition-id": 0, "num-partitions": 1}}, config.flat())})
+    grid = LocalGrid({2: LocalWorker(app, {2: {"partition-id": 0, "num-partitions": 1}}, config.flat())})
     run_federation(grid, config)
     grid.close()
     ours = read_peft(tmp_path / "run" / "adapters" / "0001")

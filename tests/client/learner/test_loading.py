@@ -10,7 +10,7 @@ import torch
 from fedgrpo.client.learner.models import backend_check
 from fedgrpo.client.learner.models.adapted_model import REFERENCE
 from fedgrpo.client.learner.models.base_model import Base
-from fedgrpo.client.learner.training.local_learner import ResidentModel, prepare_process
+from fedgrpo.client.learner.training.local_learner import LoadedModel, prepare_process
 from fedgrpo.common.adapter.adapter import Adapter
 from fedgrpo.common.errors import ConfigError
 from fedgrpo.common.messages.messages import TrainTask
@@ -21,7 +21,7 @@ from learners import PROBLEMS, make_config, make_learner
 
 def resident(config):
     base = Base.load(BUILTIN_POLICY, "float32", prepare_process("cpu"), config.backend)
-    return ResidentModel(base, config, PROBLEMS[0])
+    return LoadedModel(base, config, PROBLEMS[0])
 
 
 def train(model):
@@ -163,4 +163,4 @@ def test_the_real_unsloth_trains(tmp_path):
 
     config = make_config(backend__loader="unsloth")
     base = Base.load(BUILTIN_POLICY, "bfloat16", prepare_process("cuda"), config.backend)
-    assert np.linalg.norm(train(ResidentModel(base, config, PROBLEMS[0]))) > 0.01
+    assert np.linalg.norm(train(LoadedModel(base, config, PROBLEMS[0]))) > 0.01

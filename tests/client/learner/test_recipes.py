@@ -16,7 +16,7 @@ from fedgrpo.common.settings.run_config import RunConfig
 from fedgrpo.server.main import run_federation
 from fedgrpo.server.run.reader import Run
 from fedgrpo.simulations.commands import simulated_settings
-from fedgrpo.simulations.engine.grid import LocalGrid, LocalLane
+from fedgrpo.simulations.engine.grid import LocalGrid, LocalWorker
 from fedgrpo.simulations.engine.runner import scenario
 from fedgrpo.simulations.engine.simulated_clients import client_rewards
 from fedgrpo.simulations.study.arms import rollouts
@@ -141,8 +141,8 @@ def test_a_recipe_trains_a_tiny_model_of_its_architecture(name, central, place, 
     config = simulated_settings(config.with_values({**SMALL, **own}), central=central)
     clients = config.simulation.clients
     nodes = {k + 2: {"partition-id": k, "num-partitions": clients} for k in range(clients)}
-    lane = LocalLane(app, nodes, config.flat())
-    grid = LocalGrid(dict.fromkeys(nodes, lane))
+    worker = LocalWorker(app, nodes, config.flat())
+    grid = LocalGrid(dict.fromkeys(nodes, worker))
     run_federation(grid, config)
     grid.close()
     run = Run.read(tmp_path / "run")

@@ -113,7 +113,7 @@ def test_scratch_folders_of_dead_processes_are_removed(monkeypatch, tmp_path):
     left, other = tmp_path / f"{temp_folder.NAME}-{dead.pid}-x", tmp_path / f"{temp_folder.NAME}-{os.getppid()}-x"
     left.mkdir()
     other.mkdir()
-    own = temp_folder.scratch_folder()
+    own = temp_folder.make_temp_folder()
     assert own.parent == tmp_path
     assert own.stat().st_mode & 0o077 == 0
     assert not left.exists()

@@ -7,16 +7,16 @@ from fedgrpo.client.learner.data.problems import Problem
 from fedgrpo.client.learner.models.base_model import Base
 from fedgrpo.client.learner.rewards import Reward, load_rewards
 from fedgrpo.client.learner.samplers import Sampled
-from fedgrpo.client.learner.service.organisation_learner import SiteLearner
+from fedgrpo.client.learner.service.job_handler import JobHandler
 from fedgrpo.client.learner.tools import load_tools
-from fedgrpo.client.learner.training.local_learner import ResidentModel
+from fedgrpo.client.learner.training.local_learner import LoadedModel
 from fedgrpo.common.adapter.adapter import Adapter
 from fedgrpo.common.errors import ConfigError
 from fedgrpo.common.messages import frames
 from fedgrpo.common.messages.messages import TrainTask
 from fedgrpo.simulations.engine.simulated_clients import BUILTIN_POLICY
 from learners import make_config, make_learner
-from organisations import site
+from organisations import organisation_file
 
 SECRET = "canary-patient-7"
 TOOLS = f'''
@@ -104,7 +104,7 @@ def learner_of(folder, box, rewards, first, then, tokens=250):
     longer = {"grpo__max_completion_length": tokens, "grpo__max_prompt_length": 1000, "train__steps_per_round": 1}
     config = make_config(**longer)
     base = Base.load(folder / "model", "float32", torch.device("cpu"))
-    model = ResidentModel(base, config, PROBLEMS[0], box=box)
+    model = LoadedModel(base, config, PROBLEMS[0], box=box)
     script = Script(base.tokenizer, first, then)
     model.trainer.sampler = model.trainer.trainer.sampler = script
     return model, make_learner(model, shard=PROBLEMS, rewards=rewards), script
@@ -233,20 +233,20 @@ def test_what_cannot_be_a_tool_is_named_before_a_model_is_loaded(tmp_path, code,
     own = {"tools__environment": f"mine.py{spec}"} if spec else {"tools__use": "mine.py"}
     (tmp_path / "train.jsonl").write_text('{"question": "a", "answer": "1"}\n' * 30)
     with pytest.raises(ConfigError, match=says):
-        SiteLearner(site(tmp_path, data__held_out_share=0.0, **own))
+        JobHandler(organisation_file(tmp_path, data__held_out_share=0.0, **own))
 
 
 def test_a_model_without_a_place_for_tools_is_refused(folder):
     base = Base.load(BUILTIN_POLICY, "float32", torch.device("cpu"))
     box = load_tools(str(folder / "tools.py"), "", 4)
     with pytest.raises(ConfigError, match="chat template of the model in .* is none they work with"):
-        ResidentModel(base, make_config(), PROBLEMS[0], box=box)
+        LoadedModel(base, make_config(), PROBLEMS[0], box=box)
 
 
 def test_an_organisations_tools_are_part_of_what_a_result_depends_on(tmp_path, folder):
     (tmp_path / "train.jsonl").write_text('{"question": "a", "answer": "1"}\n' * 30)
     (tmp_path / "tools.py").write_text(TOOLS)
-    own = site(tmp_path, data__held_out_share=0.0, tools__use="tools.py")
-    before = SiteLearner(own).identity
+    own = organisation_file(tmp_path, data__held_out_share=0.0, tools__use="tools.py")
+    before = JobHandler(own).identity
     (tmp_path / "tools.py").write_text(TOOLS.replace("a + b", "a - b"))
-    assert SiteLearner(own).identity != before
+    assert JobHandler(own).identity != before

@@ -19,10 +19,10 @@ from ....common.messages.frames import Frame
 from ....common.messages.messages import Capabilities
 from ....common.settings.run_config import RunConfig
 from ...organisation import policy
-from ...organisation.settings import Site
+from ...organisation.settings import OrganisationFile
 from .. import Learner
 from ..data.problems import Problem
-from ..data.tables import fingerprint, read_site
+from ..data.tables import fingerprint, read_organisation_data
 from ..models.backend_check import check_backend
 from ..models.model_files import built_in_model, model_folder
 from ..models.unsloth_backend import import_unsloth
@@ -31,35 +31,35 @@ from ..tools import ToolBox, load_tools
 from .guard import GuardedLearner
 from .job_watcher import JobWatcher
 from .jobs import Job
-from .tracking import SiteTracking
+from .tracking import OrganisationTracking
 
 if TYPE_CHECKING:
-    from ..training.local_learner import Base, ResidentLearner, ResidentModel
+    from ..training.local_learner import Base, LoadedModel, LocalLearner
 
 LOGGER = logging.getLogger("fedgrpo.learner")
 
 
-class SiteLearner:
+class JobHandler:
     """Does the jobs that come over the socket."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, organisation: OrganisationFile) -> None:
         """Read data and rewards, so that what is wrong with them is found at the start.
 
         Raises:
             ConfigError, DataError, RewardError: the organisation's file, a data row or a reward is wrong.
         """
-        self.site = site
-        check_backend(site.settings.backend)
-        self.tracking = SiteTracking(site)
-        self.train, self.held_out = read_site(site)
-        self.tools = site_tools(site)
-        self.rewards = site_rewards(site) + self.tools.rewards()
-        try_rewards(self.rewards, self.train[0].row(site.settings.prompt.system))
-        self.folder = site_model(site)
+        self.organisation = organisation
+        check_backend(organisation.settings.backend)
+        self.tracking = OrganisationTracking(organisation)
+        self.train, self.held_out = read_organisation_data(organisation)
+        self.tools = organisation_tools(organisation)
+        self.rewards = organisation_rewards(organisation) + self.tools.rewards()
+        try_rewards(self.rewards, self.train[0].row(organisation.settings.prompt.system))
+        self.folder = organisation_model(organisation)
         self.ready = False
         self._base: Base | None = None
         self._learners: dict[str, GuardedLearner] = {}
-        self._model: ResidentModel | None = None
+        self._model: LoadedModel | None = None
         self._proper: Learner | None = None
         self._job: Job | None = None
 
@@ -74,9 +74,11 @@ class SiteLearner:
         if kind == "warm-up":
             self.base("auto")
             return Frame({})
-        if frame.fields.get("policy", "") not in ("", self.site.policy_sha256):
-            raise ConfigError(f"The policy in {self.site.file} has changed since the learner started. Start it again.")
-        config = replace(RunConfig().with_values(_settings(frame)), backend=self.site.settings.backend)
+        if frame.fields.get("policy", "") not in ("", self.organisation.policy_sha256):
+            raise ConfigError(
+                f"The policy in {self.organisation.file} has changed since the learner started. Start it again."
+            )
+        config = replace(RunConfig().with_values(_settings(frame)), backend=self.organisation.settings.backend)
         LOGGER.info("%s, round %s", kind, frame.fields.get("round", "-"))
         try:
             return self._done(kind, frame, self.learner(config))
@@ -98,7 +100,7 @@ class SiteLearner:
     @property
     def identity(self) -> str:
         """Hash of all that a result depends on besides the request: the organisation's file, data and reward files."""
-        digest = hashlib.sha256(repr(self.site.settings).encode())
+        digest = hashlib.sha256(repr(self.organisation.settings).encode())
         digest.update(fingerprint([*self.train, *self.held_out]).encode())
         for source in sorted({*self.tools.sources, *(reward.source for reward in self.rewards)} - {"built-in"}):
             digest.update(Path(source).read_bytes())
@@ -117,7 +119,7 @@ class SiteLearner:
 
     def base(self, dtype: str) -> Base:
         """The base model, loaded once; `auto` takes the type of its file."""
-        backend = self.site.settings.backend
+        backend = self.organisation.settings.backend
         import_unsloth(backend)
         from ..models.base_model import Base
         from ..training.local_learner import prepare_process
@@ -125,9 +127,9 @@ class SiteLearner:
         if self._base is None or dtype not in ("auto", self._base.dtype):
             self._base = None  # first, so that two of them need not fit
             started = time.perf_counter()
-            device = prepare_process(self.site.settings.model.device)
+            device = prepare_process(self.organisation.settings.model.device)
             base = Base.load(self.folder, dtype, device, backend)
-            pinned = self.site.settings.model.sha256
+            pinned = self.organisation.settings.model.sha256
             if base.sha256 != pinned:
                 raise ConfigError(
                     f"The base model in {self.folder} has SHA-256 {base.sha256}; the organisation's file "
@@ -142,9 +144,9 @@ class SiteLearner:
     def learner(self, config: RunConfig) -> GuardedLearner:
         """The learner for a run's settings. One run is set up at a time; another one takes over its base model."""
         if config.sha256 not in self._learners:
-            policy.check_run(self.site, config)
+            policy.check_run(self.organisation, config)
             self._set_aside()
-            self._learners = {config.sha256: GuardedLearner(lambda: self._resident(config), self.site, config)}
+            self._learners = {config.sha256: GuardedLearner(lambda: self._resident(config), self.organisation, config)}
         return self._learners[config.sha256]
 
     def unguarded_capabilities(self) -> Capabilities:
@@ -158,7 +160,7 @@ class SiteLearner:
 
         assert self._model is not None
         problems = self.train[:count]
-        system = self.site.settings.prompt.system
+        system = self.organisation.settings.prompt.system
         sampler, tokenizer, config = self._model.trainer.sampler, self._model.tokenizer, self._model.config
         found = answer_all(sampler, tokenizer, problems, config, system_prompt=system, temperature=1.0, seed=0)
         return [(problem, answer.text) for problem, answer in zip(problems, found, strict=True)]
@@ -174,26 +176,26 @@ class SiteLearner:
             gc.collect()
 
     def _resident(self, config: RunConfig) -> Any:
-        from ..training.local_learner import ClientData, ResidentLearner, ResidentModel
+        from ..training.local_learner import ClientData, LoadedModel, LocalLearner
 
         base = self.base(config.model.dtype)
-        self._model = ResidentModel(base, config, self.train[0], self.site.settings.model.rank, box=self.tools)
+        self._model = LoadedModel(base, config, self.train[0], self.organisation.settings.model.rank, box=self.tools)
         data = ClientData(
-            organisation=self.site.name,
+            organisation=self.organisation.name,
             shard=self.train,
             held_out=self.held_out,
             rewards=self.rewards,
-            system_prompt=self.site.settings.prompt.system,
+            system_prompt=self.organisation.settings.prompt.system,
         )
-        learner = ResidentLearner(self._model, data, JobWatcher(lambda: self._job, config, self.tracking))
-        self._proper = _Measured(learner, self._model.measure(self.train[0], self.site.settings.prompt.system))
+        learner = LocalLearner(self._model, data, JobWatcher(lambda: self._job, config, self.tracking))
+        self._proper = _Measured(learner, self._model.measure(self.train[0], self.organisation.settings.prompt.system))
         return self._proper
 
 
 class _Measured:
     """A resident learner that also says what the machine can do, measured once with a batch of real prompts."""
 
-    def __init__(self, learner: ResidentLearner, hardware: tuple[str, int, float]) -> None:
+    def __init__(self, learner: LocalLearner, hardware: tuple[str, int, float]) -> None:
         self.train, self.evaluate = learner.train, learner.evaluate
         self._learner, self._hardware = learner, hardware
 
@@ -204,25 +206,25 @@ class _Measured:
         return replace(can, device=device, memory_bytes=memory, tokens_per_second=speed)
 
 
-def site_rewards(site: Site) -> tuple[Reward, ...]:
+def organisation_rewards(organisation: OrganisationFile) -> tuple[Reward, ...]:
     """The organisation's rewards; paths in `rewards.use` are relative to its file."""
-    parts = [part.strip() for part in site.settings.rewards.use.split(",")]
-    return load_rewards(",".join(str(site.path(part)) if ".py" in part else part for part in parts))
+    parts = [part.strip() for part in organisation.settings.rewards.use.split(",")]
+    return load_rewards(",".join(str(organisation.path(part)) if ".py" in part else part for part in parts))
 
 
-def site_tools(site: Site) -> ToolBox:
+def organisation_tools(organisation: OrganisationFile) -> ToolBox:
     """The organisation's tools; paths are relative to its file."""
-    own = site.settings.tools
-    use, environment = (str(site.path(text)) if text else "" for text in (own.use, own.environment))
+    own = organisation.settings.tools
+    use, environment = (str(organisation.path(text)) if text else "" for text in (own.use, own.environment))
     return load_tools(use, environment, own.turns)
 
 
-def site_model(site: Site) -> Path:
+def organisation_model(organisation: OrganisationFile) -> Path:
     """The folder of the organisation's base model: its own, the built-in one, or one of `backend.source`."""
-    own = site.settings.model
+    own = organisation.settings.model
     if own.folder:
-        return model_folder(str(site.path(own.folder)))
-    return built_in_model(own.name) or model_folder(own.name, own.revision, site.settings.backend.source)
+        return model_folder(str(organisation.path(own.folder)))
+    return built_in_model(own.name) or model_folder(own.name, own.revision, organisation.settings.backend.source)
 
 
 def _settings(frame: Frame) -> dict[str, Any]:

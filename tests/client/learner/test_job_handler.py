@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from fedgrpo.client.learner.models.model_files import file_hash
+from fedgrpo.client.learner.service.job_handler import JobHandler
 from fedgrpo.client.learner.service.jobs import Job
-from fedgrpo.client.learner.service.organisation_learner import SiteLearner
-from fedgrpo.client.learner.service.tracking import SiteTracking
+from fedgrpo.client.learner.service.tracking import OrganisationTracking
 from fedgrpo.client.organisation.settings import Tracking
 from fedgrpo.common.adapter.adapter import Adapter
 from fedgrpo.common.errors import ConfigError, PolicyError
@@ -19,7 +19,7 @@ from fedgrpo.common.settings.run_config import RunConfig
 from fedgrpo.common.trackers import libraries, names
 from fedgrpo.simulations.builtin import world
 from fedgrpo.simulations.engine.simulated_clients import BUILTIN_POLICY
-from organisations import site
+from organisations import organisation_file
 
 CONFIG = RunConfig().with_values(
     {
@@ -41,8 +41,8 @@ def learner(tmp_path_factory):
     lines = [json.dumps({"question": p.question, "answer": p.answer}) for p in rows]
     (folder / "train.jsonl").write_text("\n".join(lines))
     limits = {"policy__max_bytes_per_round": 10**7, "policy__max_seconds_per_round": 60.0, "policy__metrics": ["*"]}
-    own = site(folder, model__sha256=file_hash(BUILTIN_POLICY), policy__class_columns=[], **limits)
-    return SiteLearner(own)
+    own = organisation_file(folder, model__sha256=file_hash(BUILTIN_POLICY), policy__class_columns=[], **limits)
+    return JobHandler(own)
 
 
 def ask(learner, kind, config, task=None):
@@ -115,8 +115,11 @@ def test_each_step_goes_to_the_organisations_own_tracker_and_changes_nothing(lea
     monkeypatch.setitem(libraries.OPENERS, "tensorboard", lambda place, known: opened)
     monkeypatch.setattr(names, "find_spec", lambda name: name)
     plain = train(learner, CONFIG)
-    own = replace(learner.site, settings=replace(learner.site.settings, tracking=Tracking(use="tensorboard")))
-    monkeypatch.setattr(learner, "tracking", SiteTracking(own))
+    own = replace(
+        learner.organisation,
+        settings=replace(learner.organisation.settings, tracking=Tracking(use="tensorboard")),
+    )
+    monkeypatch.setattr(learner, "tracking", OrganisationTracking(own))
     train(learner, CONFIG.with_values({"federation.seed": 3}))  # sets the run up anew, with the tracker
     tracked = train(learner, CONFIG)
     learner.tracking.close()
@@ -130,6 +133,6 @@ def test_each_step_goes_to_the_organisations_own_tracker_and_changes_nothing(lea
 
 def test_a_model_that_is_not_the_pinned_one_is_not_used(tmp_path):
     (tmp_path / "train.jsonl").write_text('{"question": "1+1?", "answer": "2"}\n' * 3)
-    own = site(tmp_path, model__sha256="0" * 64, data__held_out_share=0.0)
+    own = organisation_file(tmp_path, model__sha256="0" * 64, data__held_out_share=0.0)
     with pytest.raises(ConfigError, match="pins model.sha256 = 0000"):
-        SiteLearner(own).base("auto")
+        JobHandler(own).base("auto")
