@@ -3,10 +3,13 @@
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
+from pathlib import Path
 
 import pytest
 from checkout import HEAVY, ROOT
 
+LAYERS = ("common", "server", "client", "simulations")
 ONLY_IN = {
     "trl": {"client/learner/training/grpo_trainer.py", "client/learner/training/sft.py"},
     "peft": {"client/learner/models/adapted_model.py"},
@@ -42,11 +45,44 @@ def test_layers_do_not_reach_across(layer, forbidden):
         assert not [n for n in names if n.split(".")[0] in forbidden], path
 
 
+def rooms():
+    """(file, its sub-package, the sub-package of each module it imports), all as dotted names."""
+    for layer in LAYERS:
+        for path in sorted((ROOT / layer).rglob("*.py")):
+            own = path.relative_to(ROOT).parent.parts
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.ImportFrom) and node.level:
+                    base = own[: len(own) - node.level + 1]
+                    module = Path(*base, *(node.module or "").split("."))
+                    for alias in node.names:
+                        place = ROOT / module / alias.name
+                        place = place if place.is_dir() or place.with_suffix(".py").exists() else ROOT / module
+                        room = place if place.is_dir() else place.parent
+                        yield path, ".".join(own), ".".join(room.relative_to(ROOT).parts)
+
+
+def test_no_two_sub_packages_import_each_other_not_even_by_way_of_others():
+    needs: dict[str, set[str]] = {}
+    for _, own, other in rooms():
+        if own != other:
+            needs.setdefault(own, set()).add(other)
+    assert len(needs) > 20
+    TopologicalSorter(needs).prepare()  # raises CycleError, which names the circle
+
+
+def test_every_sub_package_says_what_belongs_in_it():
+    for layer in LAYERS:
+        for folder in {path.parent for path in (ROOT / layer).rglob("*.py")}:
+            docstring = ast.get_docstring(ast.parse((folder / "__init__.py").read_text()))
+            assert docstring, folder
+            assert len(docstring.splitlines()[0]) > 40, folder
+
+
 @pytest.mark.parametrize("library", ONLY_IN)
 def test_each_private_library_is_known_to_the_files_named_for_it(library):
     users = {
         str(path.relative_to(ROOT))
-        for layer in ("common", "server", "client", "simulations")
+        for layer in LAYERS
         for path in (ROOT / layer).rglob("*.py")
         if any(name.split(".")[0] == library for name in imported(path))
     }
