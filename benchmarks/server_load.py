@@ -19,7 +19,9 @@ import time
 import numpy as np
 from fedgrpo.common.adapter.schema import AdapterSchema, Module
 from fedgrpo.common.messages import wire
-from fedgrpo.common.messages.messages import TRAIN_METRICS, Capabilities, reward_metrics
+from fedgrpo.common.messages.encoding import to_fields
+from fedgrpo.common.messages.messages import Capabilities, TaskId
+from fedgrpo.common.messages.metric_names import TRAIN_METRICS, reward_metrics
 from fedgrpo.common.settings.run_config import RunConfig
 from fedgrpo.server.federation.intake import read_update
 from fedgrpo.server.main import run_federation
@@ -134,7 +136,7 @@ def measured(clients: int, parameters: int, rounds: int) -> dict[str, float]:
 def check_ms(parameters: int, repeats: int) -> float:
     """Milliseconds of one intake check, the median of some."""
     schema, config = schema_of(parameters), RunConfig()
-    echo = {"federation": "f", "round": 1, "attempt": 1, "nonce": "n", "schema-sha256": "s", "config-sha256": "c"}
+    task = TaskId(federation="f", round=1, attempt=1, nonce="n", schema_sha256="s", config_sha256="c")
     member = Capabilities(
         organisation="a",
         schema=schema,
@@ -144,11 +146,11 @@ def check_ms(parameters: int, repeats: int) -> float:
         examples=9,
         prompts_too_long=0,
     )
-    content = update(dict(echo), np.full(schema.size, 1e-3, np.float32), config)
+    content = update(to_fields(task), np.full(schema.size, 1e-3, np.float32), config)
     times = []
     for _ in range(repeats):
         start = time.perf_counter()
-        read_update(content, member, echo, config)
+        read_update(content, member, task, config)
         times.append(time.perf_counter() - start)
     return sorted(times)[len(times) // 2] * 1e3
 

@@ -7,11 +7,10 @@ simulated client, whose learner is in this process (entry point `fedgrpo.learner
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Callable
-from dataclasses import astuple
+from dataclasses import replace
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -25,7 +24,7 @@ from ..common.adapter.methods import METHODS
 from ..common.adapter.schema import AdapterSchema, trained_part
 from ..common.errors import ConfigError, FedGRPOError, PeerFailedError, ProtocolError
 from ..common.messages import wire
-from ..common.messages.messages import EvaluateTask, TrainTask
+from ..common.messages.messages import EvaluateTask, Failure, TaskId, TrainTask
 from ..common.settings.run_config import RunConfig, Value
 from .learner import Learner
 from .organisation.settings import OrganisationFile
@@ -34,10 +33,10 @@ from .relay.error_codes import code_of
 from .relay.remote_learner import RemoteLearner
 
 LOGGER = logging.getLogger("fedgrpo.client")
-Scalar = TypeVar("Scalar", int, float, str)
+Task = TypeVar("Task", TrainTask, EvaluateTask)
 CODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 NodeConfig = tuple[tuple[str, Value], ...]
-Answer = Callable[[Learner, wire.Header, RunConfig], RecordDict]
+Answer = Callable[[Learner, RunConfig], RecordDict]
 
 app = ClientApp()
 
@@ -45,19 +44,19 @@ app = ClientApp()
 @app.query("join")
 def join(message: Message, context: Context) -> Message:
     """Say who we are and what adapter we train."""
-    return _reply(message, context, lambda learner, header, config: joining(learner))
+    return _reply(message, context, lambda learner, config: joining(learner))
 
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Train one round on our own prompts and rewards, and send the delta."""
-    return _reply(message, context, lambda learner, header, config: trained(learner, header, message.content, config))
+    return _reply(message, context, lambda learner, config: trained(learner, message.content, config))
 
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Answer our held-out problems with the global adapter, and send counts."""
-    return _reply(message, context, lambda learner, header, config: evaluated(learner, header, message.content, config))
+    return _reply(message, context, lambda learner, config: evaluated(learner, message.content, config))
 
 
 @app.query("ping")
@@ -68,66 +67,36 @@ def ping(message: Message, context: Context) -> Message:
         gate = _gate(dict(context.node_config))
     except FedGRPOError as error:
         LOGGER.error("%s", error)
-        content = wire.pack({"error": code_of(error)})
+        content = _failure(code_of(error))
     return Message(_released(gate, content, message.metadata.message_type), reply_to=message)
 
 
 def joining(learner: Learner) -> RecordDict:
-    """What a client says when it joins."""
-    can = learner.capabilities()
-    return wire.pack(
-        {
-            "organisation": can.organisation,
-            "schema": can.schema.to_json(),
-            "base-model-sha256": can.base_model_sha256,
-            "reward-names": ",".join(can.reward_names),
-            "metrics": ",".join(can.metrics),
-            "device": can.device,
-            "memory-bytes": can.memory_bytes,
-            "tokens-per-second": float(can.tokens_per_second),
-            "examples": can.examples,
-            "prompts-too-long": can.prompts_too_long,
-        }
-    )
+    """Return what a client sends when it joins."""
+    return wire.record_of(learner.capabilities())
 
 
-def trained(learner: Learner, header: wire.Header, content: RecordDict, config: RunConfig) -> RecordDict:
-    """What a client sends after a round: the delta, counts, and the metrics that may leave."""
+def trained(learner: Learner, content: RecordDict, config: RunConfig) -> RecordDict:
+    """Return what a client sends after a round: the delta, counts, and the metrics that its policy allows."""
     schema = learner.capabilities().schema
-    task = _train_task(header, content, schema, config.compression.down)
-    nonce = _field(header, "nonce", str)
-    if not CODE.fullmatch(nonce):
-        raise ProtocolError("header", "the nonce is no short name")
-    update = learner.train(task)
-    method = METHODS[config.aggregation.method]
-    part = trained_part(schema, update.delta, method.trains_in(task.round))
-    array = wire.packed(part, config.compression.up)
-    echo = {
-        "federation": task.federation,
-        "round": task.round,
-        "attempt": task.attempt,
-        "nonce": nonce,
-        "schema-sha256": schema.sha256,
-        "config-sha256": header["config-sha256"],
-    }
-    counts = {"num-steps": update.num_steps, "num-examples": update.num_examples}
-    return wire.with_metrics(wire.pack({**echo, **counts}, array=array), update.metrics)
+    task = _task_of(TrainTask, content, schema, config.compression.down)
+    if task.schema_sha256 != schema.sha256:
+        raise ProtocolError("schema", "the task is for an adapter of other shapes")
+    if not CODE.fullmatch(task.nonce):
+        raise ProtocolError("header", "the nonce is not a short name")
+    if task.last_refusal:
+        code = task.last_refusal if CODE.fullmatch(task.last_refusal) else "(not a code)"
+        LOGGER.warning("the server refused our last update: %s", code)
+    update = replace(learner.train(task), task=TaskId.of(task))
+    factors = METHODS[config.aggregation.method].trains_in(task.round)
+    part = trained_part(schema, update.delta, factors)
+    return wire.record_of(update, array=wire.packed(part, config.compression.up))
 
 
-def evaluated(learner: Learner, header: wire.Header, content: RecordDict, config: RunConfig) -> RecordDict:
-    """What a client sends after an evaluation: counts."""
-    schema = learner.capabilities().schema
-    task = EvaluateTask(
-        federation=_field(header, "federation", str),
-        round=_field(header, "round", int),
-        adapter=Adapter(schema, wire.vector_of(content, schema.size, config.compression.down)),
-        temperature=_field(header, "temperature", float),
-        against=_field(header, "against", str),
-        attempt=_field(header, "attempt", int),
-    )
-    found = learner.evaluate(task)
-    tallies = {"total": astuple(found.total)} | {name: astuple(t) for name, t in found.classes.items()}
-    return wire.pack({"federation": task.federation, "round": task.round, "tallies": json.dumps(tallies)})
+def evaluated(learner: Learner, content: RecordDict, config: RunConfig) -> RecordDict:
+    """Return what a client sends after an evaluation: counts."""
+    task = _task_of(EvaluateTask, content, learner.capabilities().schema, config.compression.down)
+    return wire.record_of(replace(learner.evaluate(task), federation=task.federation, round=task.round))
 
 
 def _reply(message: Message, context: Context, answer: Answer) -> Message:
@@ -144,14 +113,18 @@ def _reply(message: Message, context: Context, answer: Answer) -> Message:
         remote = (
             RemoteLearner(gate.organisation.socket, config, deadline, gate.organisation.policy_sha256) if gate else None
         )
-        content = answer(remote or _simulated(tuple(sorted(node.items())), run), header, config)
+        content = answer(remote or _simulated(tuple(sorted(node.items())), run), config)
     except FedGRPOError as error:
         LOGGER.error("%s", error)
-        content = wire.pack({"error": error.code if isinstance(error, PeerFailedError) else code_of(error)})
+        content = _failure(error.code if isinstance(error, PeerFailedError) else code_of(error))
     except Exception as error:
         LOGGER.exception("the client failed")
-        content = wire.pack({"error": code_of(error)})
+        content = _failure(code_of(error))
     return Message(_released(gate, content, message.metadata.message_type), reply_to=message)
+
+
+def _failure(code: str) -> RecordDict:
+    return wire.record_of(Failure(error=code))
 
 
 def _gate(node_config: dict[str, Value]) -> EgressGate | None:
@@ -167,7 +140,7 @@ def _released(gate: EgressGate | None, content: RecordDict, kind: str) -> Record
         return gate.release(content, kind) if gate else content
     except Exception:
         LOGGER.exception("nothing may leave")
-        return wire.pack({"error": "egress-record"})
+        return _failure("egress-record")
 
 
 @cache
@@ -182,25 +155,5 @@ def _simulated(node_config: NodeConfig, run_config: NodeConfig) -> Learner:
     return entry.load()(dict(node_config), RunConfig().with_values(dict(run_config)))
 
 
-def _train_task(header: wire.Header, content: RecordDict, schema: AdapterSchema, codec: str) -> TrainTask:
-    if header.get("schema-sha256") != schema.sha256:
-        raise ProtocolError("schema", "the task is for an adapter of other shapes")
-    refusal = _field(header, "last-refusal", str)
-    if refusal:
-        LOGGER.warning("the server refused our last update: %s", refusal if CODE.fullmatch(refusal) else "(no code)")
-    return TrainTask(
-        federation=_field(header, "federation", str),
-        round=_field(header, "round", int),
-        attempt=_field(header, "attempt", int),
-        adapter=Adapter(schema, wire.vector_of(content, schema.size, codec)),
-        position=_field(header, "position", int),
-        counted_round=_field(header, "counted-round", int),
-        counted_attempt=_field(header, "counted-attempt", int),
-    )
-
-
-def _field(header: wire.Header, key: str, kind: type[Scalar]) -> Scalar:
-    value = header.get(key)
-    if not isinstance(value, kind) or type(value) is not kind:  # a bool is an int to Python, and none to us
-        raise ProtocolError("header", f"the task's {key} is missing or has another type")
-    return value
+def _task_of(kind: type[Task], content: RecordDict, schema: AdapterSchema, codec: str) -> Task:
+    return wire.message_of(kind, content, adapter=Adapter(schema, wire.vector_of(content, schema.size, codec)))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from ...common.adapter.adapter import Adapter
 from ...common.errors import PolicyError
 from ...common.messages import wire
 from ...common.messages.compression import rounded
+from ...common.messages.messages import EvaluateTask, Failure, TrainTask
 from ...common.settings.run_config import RunConfig
 from ..learner import Learner
 from ..main import evaluated, joining, trained
@@ -23,20 +25,20 @@ def dry_run(organisation: OrganisationFile, learner: Learner, config: RunConfig)
     """Join, train the first round, evaluate: yields what each would send. Everything passes the gate, unsent."""
     gate = EgressGate(organisation, dry_run=True)
     start = Adapter.initial(learner.capabilities().schema)
-    place = {"federation": "rehearsal", "round": 1, "attempt": 1, "nonce": "0" * 16, "position": 0, "last-refusal": ""}
-    place |= {"counted-round": 0, "counted-attempt": 0}
-    header = {**place, "schema-sha256": start.schema.sha256, "config-sha256": config.sha256}
-    task = wire.pack(header, array=wire.packed(rounded(start.vector, config.compression.down), config.compression.down))
-    evaluation = {"temperature": config.evaluation.temperature, "against": ""}
+    codec = config.compression.down
+    array = wire.packed(rounded(start.vector, codec), codec)
+    place: dict[str, Any] = {"federation": "rehearsal", "round": 1, "attempt": 1, "config_sha256": config.sha256}
+    task = TrainTask(**place, adapter=start, position=0, nonce="0" * 16, schema_sha256=start.schema.sha256)
+    question = EvaluateTask(**place, adapter=start, temperature=config.evaluation.temperature)
     for kind, answer in (
         ("query.join", lambda: joining(learner)),
-        ("train", lambda: trained(learner, wire.header_of(task), task, config)),
-        ("evaluate", lambda: evaluated(learner, {**wire.header_of(task), **evaluation}, task, config)),
+        ("train", lambda: trained(learner, wire.record_of(task, array=array), config)),
+        ("evaluate", lambda: evaluated(learner, wire.record_of(question, array=array), config)),
     ):
         try:
             content = answer()
         except PolicyError as error:
-            content = wire.pack({"error": code_of(error)})
+            content = wire.record_of(Failure(error=code_of(error)))
         gate.release(content, kind)
         yield kind, list(fields_of(content))
 

@@ -13,7 +13,8 @@ from ...common.adapter.methods import METHODS
 from ...common.adapter.schema import AdapterSchema
 from ...common.errors import PolicyError
 from ...common.messages.compression import most_bytes
-from ...common.messages.messages import TRAIN_METRICS, Evaluation, Tally, reward_metrics
+from ...common.messages.messages import Evaluation, Tally
+from ...common.messages.metric_names import TRAIN_METRICS, reward_metrics
 from ...common.settings.run_config import RunConfig
 from .settings import OrganisationFile, Policy
 
@@ -141,7 +142,7 @@ def evaluation_that_leaves(policy: Policy, found: Evaluation) -> Evaluation:
         while large and (min(t.problems for t in large.values()) < least or 0 < rest < least):
             rest += large.popitem()[1].problems  # the smallest
         leaving |= large
-    return Evaluation(total=found.total, classes=dict(sorted(leaving.items())))
+    return Evaluation.of(found.total, dict(sorted(leaving.items())))
 
 
 def _limits(config: RunConfig, policy: Policy) -> Iterable[tuple[str, float, str, float]]:

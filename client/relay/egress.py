@@ -22,6 +22,7 @@ from ...common.adapter.adapter import l2_norm
 from ...common.errors import ConfigError
 from ...common.messages import wire
 from ...common.messages.compression import unpacked
+from ...common.messages.messages import Failure
 from ...common.storage.jsonl import append_line
 from ..organisation.settings import OrganisationFile
 
@@ -48,7 +49,7 @@ class EgressGate:
         Raises:
             ConfigError: the record cannot be written; nothing may leave.
         """
-        leaving = wire.pack({"error": "dry-run"}) if self.dry_run else content
+        leaving = wire.record_of(Failure(error="dry-run")) if self.dry_run else content
         entry: Entry = {
             "time": round(time.time(), 3),
             "organisation": self.organisation.name,

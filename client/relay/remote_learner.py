@@ -41,15 +41,15 @@ class RemoteLearner:
 
     def capabilities(self) -> Capabilities:
         """Who we are, the adapter we train, and the prompts we have."""
-        return frames.capabilities(self._done("capabilities", Frame({})))
+        return frames.message_of(Capabilities, self._done("capabilities", Frame({})))
 
     def train(self, task: TrainTask) -> Update:
         """One round of local GRPO."""
-        return frames.update(self._done("train", frames.train_frame(task)))
+        return frames.update_of(self._done("train", frames.frame_of(task)))
 
     def evaluate(self, task: EvaluateTask) -> Evaluation:
         """Answer the held-out problems."""
-        return frames.evaluation(self._done("evaluate", frames.evaluate_frame(task)))
+        return frames.message_of(Evaluation, self._done("evaluate", frames.frame_of(task)))
 
     def _done(self, kind: str, task: Frame) -> Frame:
         """Have a job done, across restarts of the learner.

@@ -1,4 +1,8 @@
-"""Task and update: the values that header and records stand for, and the metrics every client reports."""
+"""The messages of the protocol, one frozen dataclass each. Both encodings are derived from their fields (`encoding`).
+
+A field added here travels both over the network and over the learner's socket. What a received value may mean is
+checked where it is received: `server.federation.intake`, `client.organisation.policy`.
+"""
 
 from __future__ import annotations
 
@@ -9,46 +13,13 @@ from ..adapter.methods import METHODS
 from ..adapter.schema import AdapterSchema, Module, Vector
 from ..settings.run_config import RunConfig
 
-TRAIN_METRICS = (
-    "reward/mean",
-    "reward/std",
-    "groups/zero-variance-share",
-    "groups/effective",
-    "groups/all-right-share",
-    "groups/all-wrong-share",
-    "policy/kl",
-    "policy/entropy",
-    "policy/grad-norm",
-    "policy/sampler-gap",
-    "completion/mean-length",
-    "completion/truncated-share",
-    "completion/answered-share",
-    "completion/empty-reasoning-share",
-    "completion/repeated-answer-share",
-    "completion/loop-share",
-    "tokens/total",
-    "seconds/generate",
-    "seconds/reward",
-    "seconds/update",
-    "seconds/total",
-)
-"""Reported by every client every round: rewards in the client's own units, lengths in tokens, times in seconds. KL,
-entropy and the sampler's gap (nats per token, against the trainer) are over completions that had an advantage, or over
-all where there is a KL term."""
-
-
-WEIGHT_METRICS = {
-    "effective-groups": ("groups/effective", "groups/zero-variance-share"),
-    "tokens": ("tokens/total",),
-    "relative-gain": ("reward/mean", "reward/std"),
-}
-"""Metrics that a rule of `aggregation.weights` cannot do without."""
-
 DEVICES = ("unknown", "cpu", "cuda")
+NETWORK_ONLY = {"network_only": True}
+"""Marks a field for server and relay only. The learner does not see it; its cached results ignore it."""
 
 
 def run_schema(config: RunConfig, modules: tuple[Module, ...]) -> AdapterSchema:
-    """The adapter that the settings describe, on these layers."""
+    """Return the schema of the adapter that the settings describe, on these layers."""
     holds = METHODS[config.aggregation.method].holds
     return AdapterSchema(
         modules=modules,
@@ -60,22 +31,31 @@ def run_schema(config: RunConfig, modules: tuple[Module, ...]) -> AdapterSchema:
     )
 
 
-def reward_metrics(names: tuple[str, ...]) -> tuple[str, ...]:
-    """The metric names of a client's own reward functions."""
-    return tuple(f"reward/{name}/{what}" for name in names for what in ("mean", "std"))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """The reply of a client that could not do what it was asked: a code, never a text."""
+
+    error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JoinRequest:
+    """The server's question to a node it does not know yet."""
+
+    config_sha256: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capabilities:
-    """What a client says of itself when it joins."""
+    """A client's reply to `JoinRequest`: who it is and what it can train."""
 
     organisation: str
     schema: AdapterSchema
     base_model_sha256: str
     reward_names: tuple[str, ...]
-    """The reward functions whose means it reports; a policy may keep them back."""
+    """The reward functions whose means it reports; a policy may withhold them."""
     metrics: tuple[str, ...]
-    """The training metrics it will send: of TRAIN_METRICS and its rewards, what its policy lets out."""
+    """The training metrics it will send: of TRAIN_METRICS and its rewards, those its policy allows."""
     examples: int
     """Prompts in the shard."""
     prompts_too_long: int
@@ -83,9 +63,9 @@ class Capabilities:
     device: str = "unknown"
     """One of DEVICES."""
     memory_bytes: int = 0
-    """Memory of the device, or of the machine; 0 is not told."""
+    """Memory of the device, or of the machine; 0 if not reported."""
     tokens_per_second: float = 0.0
-    """Tokens sampled per second in one training step's batch; 0 is not told."""
+    """Tokens sampled per second in one training step's batch; 0 if not reported."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,17 +77,42 @@ class TrainTask:
     attempt: int
     adapter: Adapter
     position: int
-    """Prompts of its shard this organisation has used in committed rounds: where it goes on reading."""
+    """Prompts of its shard this client has used in committed rounds: where it continues reading."""
     counted_round: int = 0
-    """The last round whose update of this organisation counted; 0 is none. What compression left of it is made up for
-    now."""
+    """The last round whose update of this client counted; 0 is none. Its compression error is fed back now."""
     counted_attempt: int = 0
     """The attempt at that round."""
+    nonce: str = field(default="", metadata=NETWORK_ONLY)
+    schema_sha256: str = field(default="", metadata=NETWORK_ONLY)
+    config_sha256: str = field(default="", metadata=NETWORK_ONLY)
+    last_refusal: str = field(default="", metadata=NETWORK_ONLY)
+    """The code with which the server refused this client's last update; empty if it did not."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskId:
+    """The fields of a `TrainTask` that the update must repeat exactly; the server refuses any other as stale."""
+
+    federation: str = ""
+    round: int = 0
+    attempt: int = 0
+    nonce: str = ""
+    schema_sha256: str = ""
+    config_sha256: str = ""
+
+    @classmethod
+    def of(cls, task: TrainTask) -> TaskId:
+        """Return the identity of a task."""
+        return cls(**{each.name: getattr(task, each.name) for each in fields(cls)})
+
+
+NO_TASK = TaskId()
+"""The task of an update that has not left the learner."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Update:
-    """What a client learned. Exists only if sound: see `server.intake` and the learner."""
+    """A client's reply to `TrainTask`. The server's intake and the learner create it only if it is sound."""
 
     delta: Vector
     """Laid out by the client's schema; zero where nothing was trained."""
@@ -116,11 +121,12 @@ class Update:
     num_examples: int
     """Prompts trained on."""
     metrics: dict[str, float]
+    task: TaskId = field(default=NO_TASK, metadata=NETWORK_ONLY)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluateTask:
-    """Answer the client's share of the held-out problems with this adapter."""
+    """The request to answer the client's share of the held-out problems with this adapter."""
 
     federation: str
     round: int
@@ -128,9 +134,10 @@ class EvaluateTask:
     temperature: float
     """0 is greedy."""
     attempt: int = 0
-    """The reward gate's: which try at the round this is; 0 is not the gate's. An answer is kept per attempt."""
+    """The attempt at the round that the reward gate evaluates; 0 outside the gate. Answers are cached per attempt."""
     against: str = ""
-    """SHA-256 of an adapter whose answers to compare with, if this client still has them; empty compares with none."""
+    """SHA-256 of an adapter to compare with, if this client still has its answers; empty compares with none."""
+    config_sha256: str = field(default="", metadata=NETWORK_ONLY)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,7 +150,7 @@ class Tally:
 
     problems: int = 0
     correct: int = 0
-    """By the strict reading: the answer stands where the format wants it."""
+    """By the strict reading: the answer is where the format requires it."""
     lenient: int = 0
     """By the last number anywhere in the completion."""
     truncated: int = 0
@@ -153,11 +160,11 @@ class Tally:
     lost: int = 0
     """Wrong now, correct with the base model (strict)."""
     compared: int = 0
-    """Problems whose answer by the adapter of the round before is known; the reward gate compares with those."""
+    """Problems whose answer by the previous round's adapter is known; the reward gate compares with those."""
     better: int = 0
-    """Of these, correct now and wrong then (strict)."""
+    """Of these, correct now and wrong before (strict)."""
     worse: int = 0
-    """Of these, wrong now and correct then (strict)."""
+    """Of these, wrong now and correct before (strict)."""
 
     def __add__(self, other: Tally) -> Tally:
         names = [f.name for f in fields(Tally)]
@@ -166,7 +173,24 @@ class Tally:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """A client's answers, counted: over all problems, and by class (`operator=+`, `style=reasoned`)."""
+    """A client's reply to `EvaluateTask`: counts of its answers."""
 
-    total: Tally
-    classes: dict[str, Tally] = field(default_factory=dict[str, Tally])
+    tallies: dict[str, Tally]
+    """By class (`operator=+`, `style=reasoned`), and `total` over all problems."""
+    federation: str = field(default="", metadata=NETWORK_ONLY)
+    round: int = field(default=0, metadata=NETWORK_ONLY)
+
+    @classmethod
+    def of(cls, total: Tally, classes: dict[str, Tally] | None = None) -> Evaluation:
+        """Return the evaluation with these counts."""
+        return cls(tallies={"total": total, **(classes or {})})
+
+    @property
+    def total(self) -> Tally:
+        """Return the counts over all problems."""
+        return self.tallies["total"]
+
+    @property
+    def classes(self) -> dict[str, Tally]:
+        """Return the counts by class."""
+        return {name: tally for name, tally in self.tallies.items() if name != "total"}

@@ -1,7 +1,7 @@
-"""What crosses the network, as Flower records: one flat array, and a few named numbers and strings.
+"""Messages as Flower records: a header of named scalars, at most one flat array, and metrics.
 
-An array travels as raw little-endian float32, or packed (`codecs.py`), with a type tag of ours: the receiver knows
-size and codec beforehand, so no parser ever meets a hostile array header (SECURITY section 1).
+An array travels as raw little-endian float32 or compressed (`compression`), with a type tag of our own: the receiver
+knows size and codec beforehand, so no parser ever sees a hostile array header (docs/security.md).
 """
 
 from __future__ import annotations
@@ -16,21 +16,43 @@ from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from ..adapter.schema import Vector
 from ..errors import ProtocolError
 from . import compression
+from .encoding import Message, Scalar, from_fields, to_fields
+from .messages import Update
 
 PROTOCOL = 3
 KIND = "fedgrpo."
 """Begins an array's type tag; the codec follows."""
 HEADER, VECTOR, METRICS = "header", "vector", "metrics"
 
-Header = dict[str, int | float | str | bool]
+Header = dict[str, Scalar]
 
 
-def pack(header: Mapping[str, int | float | str | bool], *, array: ArrayRecord | None = None) -> RecordDict:
-    """A message's content: a header, and an array if there is one.
+def record_of(message: object, *, array: ArrayRecord | None = None) -> RecordDict:
+    """Return the content of a Flower message: header, metrics if the message has any, and the array.
 
     Args:
-        array: what `packed` made of a vector; several messages share it without a copy.
+        array: what `packed` made of the message's vector; several messages share it without a copy.
     """
+    content = pack(to_fields(message), array=array)
+    metrics: Mapping[str, float] | None = message.metrics if isinstance(message, Update) else None
+    return content if metrics is None else with_metrics(content, metrics)
+
+
+def message_of(kind: type[Message], content: RecordDict, **beside: object) -> Message:
+    """Read a message whose header holds exactly the fields of `kind`.
+
+    Args:
+        beside: its array and metrics, already checked (`vector_of`, `metrics_of`).
+
+    Raises:
+        ProtocolError: the header is not exactly that.
+    """
+    header = header_of(content)
+    return from_fields(kind, {key: value for key, value in header.items() if key != "protocol"}, beside)
+
+
+def pack(header: Mapping[str, Scalar], *, array: ArrayRecord | None = None) -> RecordDict:
+    """Return the content of a message with this header, and the array if there is one."""
     content = RecordDict({HEADER: ConfigRecord({"protocol": PROTOCOL, **header})})
     if array is not None:
         content[VECTOR] = array
@@ -38,27 +60,27 @@ def pack(header: Mapping[str, int | float | str | bool], *, array: ArrayRecord |
 
 
 def packed(vector: Vector, codec: str = "fp32") -> ArrayRecord:
-    """A vector, rounded by the codec, as the record that carries it."""
+    """Return the record that carries a vector, which the codec has rounded."""
     return ArrayRecord({VECTOR: Array(codec, (vector.size,), KIND + codec, compression.packed(vector, codec))})
 
 
 def header_of(content: RecordDict) -> Header:
-    """The header of a message of this protocol version.
+    """Return the header of a message of this protocol version.
 
     Raises:
-        ProtocolError: there is none, it is of another version, or holds lists or bytes.
+        ProtocolError: it is missing, of another version, or holds lists or bytes.
     """
     record = content.config_records.get(HEADER)
     if record is None or record.get("protocol") != PROTOCOL:
         raise ProtocolError("version", f"the message is not of protocol {PROTOCOL}; every party needs the same version")
     scalars = {k: v for k, v in record.items() if isinstance(v, (int, float, str, bool))}
     if len(scalars) != len(record):
-        raise ProtocolError("header", "the header holds something else than numbers, true or false, and text")
+        raise ProtocolError("header", "header fields must be numbers, booleans or strings")
     return scalars
 
 
 def vector_of(content: RecordDict, size: int, codec: str = "fp32") -> Vector:
-    """The one array of a message, which must hold exactly `size` finite numbers, packed by `codec`.
+    """Return the one array of a message, which must hold exactly `size` finite numbers, packed by `codec`.
 
     Raises:
         ProtocolError: anything else.
@@ -71,17 +93,17 @@ def vector_of(content: RecordDict, size: int, codec: str = "fp32") -> Vector:
         raise ProtocolError("array-type", f"the array must be {codec} of shape ({size},)")
     vector = compression.unpacked(array.data, size, codec)
     with np.errstate(over="ignore", invalid="ignore"):
-        surely = math.isfinite(float(np.dot(vector, vector)))  # one pass; overflows only where values are absurd
-    if not surely and not np.isfinite(vector).all():
+        certainly = math.isfinite(float(np.dot(vector, vector)))  # one pass; overflows only where values are absurd
+    if not certainly and not np.isfinite(vector).all():
         raise ProtocolError("not-finite", "the array holds NaN or infinity")
     return vector
 
 
 def metrics_of(content: RecordDict, names: frozenset[str], limit: float = 1e15) -> dict[str, float]:
-    """The metrics of a message: exactly `names`, each a finite float of magnitude at most `limit`.
+    """Return the metrics of a message: exactly `names`, each a finite float of magnitude at most `limit`.
 
     Raises:
-        ProtocolError: a name too many or too few, another type, or a value that is not finite or too large.
+        ProtocolError: a name is unknown or missing, or a value is of another type, not finite or too large.
     """
     record = content.metric_records.get(METRICS)
     if record is None or frozenset(record) != names:
@@ -89,17 +111,17 @@ def metrics_of(content: RecordDict, names: frozenset[str], limit: float = 1e15) 
     metrics: dict[str, float] = {}
     for name, value in record.items():
         if type(value) is not float or not abs(value) <= limit:
-            raise ProtocolError("metric-value", f"metric {name} is no finite float within {limit:g}")
+            raise ProtocolError("metric-value", f"metric {name} is not a finite float within {limit:g}")
         metrics[name] = value
     return metrics
 
 
 def with_metrics(content: RecordDict, metrics: Mapping[str, float]) -> RecordDict:
-    """`content` with a record of metrics added."""
+    """Add a record of metrics to `content`, and return it."""
     content[METRICS] = MetricRecord({name: float(value) for name, value in metrics.items()})
     return content
 
 
 def wire_bytes(content: RecordDict) -> int:
-    """Bytes of a message's content as Flower stores and sends it, before transport framing."""
+    """Return the bytes of a message's content as Flower stores and sends it, before transport framing."""
     return sum(len(item.deflate()) for item in get_all_nested_objects(content).values())

@@ -11,7 +11,7 @@ from ...common.adapter.adapter import Adapter
 from ...common.analysis.scores import score
 from ...common.errors import ProtocolError, RunError
 from ...common.messages import wire
-from ...common.messages.messages import Evaluation, Tally
+from ...common.messages.messages import EvaluateTask, Evaluation, Tally
 from ...common.settings.run_config import RunConfig
 from ..run.events import Evaluated, UpdateRefused, emit
 from ..run.store import State, Store
@@ -90,22 +90,27 @@ class Evaluator:
     ) -> tuple[dict[str, Evaluation], list[str]]:
         """(by organisation, its counts; the codes of those that sent none)."""
         self.roster.welcome()
-        expected = {"federation": state.federation, "round": state.round}
-        asked = {"config-sha256": self.config.sha256, "temperature": temperature, "against": against}
-        header, arrays = (
-            {**expected, **asked, "attempt": attempt},
-            EncodedAdapter(adapter, self.config.compression.down),
+        arrays = EncodedAdapter(adapter, self.config.compression.down)
+        task = EvaluateTask(
+            federation=state.federation,
+            round=state.round,
+            adapter=adapter,
+            temperature=temperature,
+            attempt=attempt,
+            against=against,
+            config_sha256=self.config.sha256,
         )
         nodes = {self.roster.nodes[name]: name for name in self.roster.able()}
         messages = {
-            node: wire.pack(header, array=arrays.at(self.roster.clients[name].schema)) for node, name in nodes.items()
+            node: wire.record_of(task, array=arrays.at(self.roster.clients[name].schema))
+            for node, name in nodes.items()
         }
         found: dict[str, Evaluation] = {}
         refused: list[str] = []
         for reply in self.calls.ask(messages, "evaluate", f"{state.round}.evaluate"):
             name = nodes[reply.node]
             try:
-                found[name] = read_evaluation(reply.opened(), expected, self.config.evaluation.class_columns)
+                found[name] = read_evaluation(reply.opened(), task, self.config.evaluation.class_columns)
             except ProtocolError as error:
                 self.roster.refuse(name, error)
                 refused.append(error.code)

@@ -19,7 +19,8 @@ from flwr.serverapp import Grid
 from ...common.adapter.schema import AdapterSchema
 from ...common.errors import ConfigError, PeerFailedError, ProtocolError, RunError
 from ...common.messages import wire
-from ...common.messages.messages import WEIGHT_METRICS, Capabilities, run_schema
+from ...common.messages.messages import Capabilities, JoinRequest, run_schema
+from ...common.messages.metric_names import WEIGHT_METRICS
 from ...common.seeds import derived_seed
 from ...common.settings.run_config import RunConfig
 from ...common.storage.jsonl import read_lines
@@ -101,7 +102,7 @@ class Roster:
         now = time.monotonic()
         due = [n for n in sorted(self._present) if self._is_due(n, now)]
         self._asked_at |= dict.fromkeys(due, now)
-        question = wire.pack({"config-sha256": self._config.sha256})
+        question = wire.record_of(JoinRequest(config_sha256=self._config.sha256))
         timeout = min(max(1.0, self._config.federation.join_timeout_s), LONGEST_JOIN_S)
         if due:
             self._box.send(dict.fromkeys(due, question), "query.join", group="join", timeout_s=timeout)

@@ -12,12 +12,11 @@ from dataclasses import dataclass, field, replace
 from statistics import median
 
 import numpy as np
-from flwr.app import RecordDict
 
 from ...common.adapter.adapter import l2_norm
-from ...common.adapter.schema import AdapterSchema
 from ...common.errors import ProtocolError, RunError
 from ...common.messages import wire
+from ...common.messages.messages import TaskId, TrainTask
 from ...common.settings.aggregation import updates_needed
 from ...common.settings.run_config import RunConfig
 from ..aggregation.aggregate import clip_factors, next_adapter, step_factors
@@ -120,7 +119,10 @@ class Rounds:
         emit(RoundStarted(this.number, this.attempt, this.cohort))
         names = {self.roster.nodes[name]: name for name in this.cohort}
         arrays = EncodedAdapter(state.adapter, self.config.compression.down)
-        messages = {node: self._task(state, this, name, arrays) for node, name in names.items()}
+        messages = {
+            node: wire.record_of(self._task(state, this, name), array=arrays.at(self.roster.clients[name].schema))
+            for node, name in names.items()
+        }
         this.bytes_down = {names[node]: wire.wire_bytes(content) for node, content in messages.items()}
         for reply in self.calls.ask(messages, "train", f"{this.number}.{this.attempt}"):
             self._take(state, this, names[reply.node], reply)
@@ -137,10 +139,10 @@ class Rounds:
 
     def _take(self, state: State, this: Attempt, name: str, reply: Reply) -> None:
         client = self.roster.clients[name]
-        echo = self._echo(state, this, client.schema)
+        task = TaskId.of(self._task(state, this, name))
         try:
             content = reply.opened()
-            update = read_update(content, client, echo, self.config)
+            update = read_update(content, client, task, self.config)
         except ProtocolError as error:
             this.refused[name] = error.code
             if self.roster.refuse(name, error):
@@ -231,26 +233,21 @@ class Rounds:
         )
         emit(RoundCommitted(this.number, done.adapter.sha256, *counts, seconds, up, down, moved))
 
-    def _echo(self, state: State, this: Attempt, schema: AdapterSchema) -> dict[str, str | int]:
-        return {
-            "federation": state.federation,
-            "round": this.number,
-            "attempt": this.attempt,
-            "nonce": this.nonce,
-            "schema-sha256": schema.sha256,
-            "config-sha256": self.config.sha256,
-        }
-
-    def _task(self, state: State, this: Attempt, name: str, arrays: EncodedAdapter) -> RecordDict:
-        schema, (counted_round, counted_attempt) = self.roster.clients[name].schema, state.counted.get(name, (0, 0))
-        header = {
-            **self._echo(state, this, schema),
-            "position": state.positions.get(name, 0),
-            "counted-round": counted_round,
-            "counted-attempt": counted_attempt,
-            "last-refusal": self.roster.refusals.get(name, ""),
-        }
-        return wire.pack(header, array=arrays.at(schema))
+    def _task(self, state: State, this: Attempt, name: str) -> TrainTask:
+        counted_round, counted_attempt = state.counted.get(name, (0, 0))
+        return TrainTask(
+            federation=state.federation,
+            round=this.number,
+            attempt=this.attempt,
+            adapter=state.adapter,
+            position=state.positions.get(name, 0),
+            counted_round=counted_round,
+            counted_attempt=counted_attempt,
+            nonce=this.nonce,
+            schema_sha256=self.roster.clients[name].schema.sha256,
+            config_sha256=self.config.sha256,
+            last_refusal=self.roster.refusals.get(name, ""),
+        )
 
     def _wait(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 from flwr.app import RecordDict
 
+from ...common.adapter.adapter import Adapter
 from ...common.adapter.methods import METHODS
 from ...common.adapter.schema import AdapterSchema, Vector
 from ...common.messages import wire
 from ...common.messages.compression import most_bytes
-from ...common.messages.messages import TRAIN_METRICS, reward_metrics, run_schema
+from ...common.messages.messages import TaskId, TrainTask, Update, run_schema
+from ...common.messages.metric_names import TRAIN_METRICS, reward_metrics
 from ...common.settings.run_config import RunConfig
 from ..engine.simulated_clients import client_rank, client_rewards
 from .shapes import Shape
@@ -72,8 +74,7 @@ def evaluations(config: RunConfig) -> int:
 
 def _task_bytes(config: RunConfig, schema: AdapterSchema) -> int:
     codec = config.compression.down
-    told = {"position": 0, "counted-round": 0, "counted-attempt": 0, "last-refusal": ""}
-    content = wire.pack({**_echo(config, schema), **told}, array=wire.packed(NOTHING, codec))
+    content = wire.record_of(_task(config, schema), array=wire.packed(NOTHING, codec))
     return _with_numbers(
         content, schema.size, most_bytes(schema.size, codec) if codec not in EXACT else WIDTHS[codec] * schema.size
     )
@@ -82,9 +83,14 @@ def _task_bytes(config: RunConfig, schema: AdapterSchema) -> int:
 def _update_bytes(config: RunConfig, number: int, schema: AdapterSchema, factors: tuple[str, ...]) -> int:
     codec, size = config.compression.up, schema.size_of(factors)
     names = TRAIN_METRICS + reward_metrics(tuple(reward.name for reward in client_rewards(config)[number]))
-    counts = {"num-steps": 1, "num-examples": 1}
-    content = wire.pack({**_echo(config, schema), **counts}, array=wire.packed(NOTHING, codec))
-    content = wire.with_metrics(content, dict.fromkeys(names, 0.5))
+    update = Update(
+        delta=NOTHING,
+        num_steps=1,
+        num_examples=1,
+        metrics=dict.fromkeys(names, 0.5),
+        task=TaskId.of(_task(config, schema)),
+    )
+    content = wire.record_of(update, array=wire.packed(NOTHING, codec))
     most = most_bytes(size, codec, config.compression.top_share)
     return _with_numbers(content, size, most if codec not in EXACT else WIDTHS[codec] * size)
 
@@ -96,8 +102,15 @@ def _with_numbers(content: RecordDict, size: int, payload: int) -> int:
     return wire.wire_bytes(content) + payload + frames + len(str(size)) - 1
 
 
-def _echo(config: RunConfig, schema: AdapterSchema) -> dict[str, str | int]:
-    """What names the run and the attempt in each message, in words as long as a run's."""
-    name, nonce = f"fed-{'0' * 8}", "0" * 16
-    echo: dict[str, str | int] = {"federation": name, "round": 1, "attempt": 1, "nonce": nonce}
-    return {**echo, "schema-sha256": schema.sha256, "config-sha256": config.sha256}
+def _task(config: RunConfig, schema: AdapterSchema) -> TrainTask:
+    """Return a task whose texts are as long as a run's."""
+    return TrainTask(
+        federation=f"fed-{'0' * 8}",
+        round=1,
+        attempt=1,
+        adapter=Adapter(schema, np.zeros(schema.size, np.float32)),
+        position=0,
+        nonce="0" * 16,
+        schema_sha256=schema.sha256,
+        config_sha256=config.sha256,
+    )

@@ -20,7 +20,7 @@ from fedgrpo.client.relay import remote_learner
 from fedgrpo.client.relay.remote_learner import RemoteLearner
 from fedgrpo.common.adapter.adapter import Adapter
 from fedgrpo.common.errors import ConfigError, LearnerGoneError, PeerFailedError, RewardError
-from fedgrpo.common.messages.frames import Frame, capabilities_frame, update_frame
+from fedgrpo.common.messages.frames import Frame, frame_of, message_of
 from fedgrpo.common.messages.messages import Capabilities, TrainTask, Update
 from organisations import organisation_file
 
@@ -53,7 +53,7 @@ class FakeLearner:
         with (self._folder / "trained").open("a") as file:
             file.write(f"{job.frame.get('round', int)}\n")
         delta = delta_of(job.frame)
-        return update_frame(Update(delta=delta, num_steps=1, num_examples=4, metrics={"reward/mean": 1.0}))
+        return frame_of(Update(delta=delta, num_steps=1, num_examples=4, metrics={"reward/mean": 1.0}))
 
     def trained(self):
         path = self._folder / "trained"
@@ -306,7 +306,6 @@ def test_the_cache_is_bounded_and_a_full_disk_loses_only_the_cache(tmp_path):
 
 
 def test_capabilities_come_back_as_they_went(tmp_path):
-    from fedgrpo.common.messages.frames import capabilities
 
     can = Capabilities(
         organisation="clinic",
@@ -320,4 +319,4 @@ def test_capabilities_come_back_as_they_went(tmp_path):
         memory_bytes=1 << 40,
         tokens_per_second=12.5,
     )
-    assert capabilities(Frame.unpack(capabilities_frame(can).pack())) == can
+    assert message_of(Capabilities, Frame.unpack(frame_of(can).pack())) == can

@@ -14,16 +14,9 @@ from fedgrpo.client.organisation.settings import Organisation, OrganisationFile
 from fedgrpo.common.adapter.adapter import Adapter
 from fedgrpo.common.errors import ConfigError, PolicyError, ProtocolError
 from fedgrpo.common.messages import wire
-from fedgrpo.common.messages.frames import Frame, train_frame
-from fedgrpo.common.messages.messages import (
-    TRAIN_METRICS,
-    Capabilities,
-    EvaluateTask,
-    Evaluation,
-    Tally,
-    TrainTask,
-    Update,
-)
+from fedgrpo.common.messages.frames import Frame, frame_of
+from fedgrpo.common.messages.messages import Capabilities, EvaluateTask, Evaluation, Tally, TrainTask, Update
+from fedgrpo.common.messages.metric_names import TRAIN_METRICS
 from fedgrpo.common.settings import toml
 from fedgrpo.common.settings.run_config import RunConfig
 from fedgrpo.common.storage.jsonl import read_lines
@@ -59,7 +52,7 @@ class Worker:
 
     def evaluate(self, task):
         self.worked += 1
-        return Evaluation(total=tally(14), classes={"steps=1": tally(9), "steps=2": tally(2), "steps=3": tally(3)})
+        return Evaluation.of(tally(14), {"steps=1": tally(9), "steps=2": tally(2), "steps=3": tally(3)})
 
 
 OPENS = {
@@ -229,7 +222,7 @@ def tally(problems):
 def test_no_small_class_comes_out_as_the_rest(tmp_path, sizes, leaving):
     own = organisation_file(tmp_path, policy__min_class_problems=10).policy
     classes = {f"steps={i}": tally(n) for i, n in enumerate(sizes)} | {"style=reasoned": tally(sum(sizes))}
-    found = policy.evaluation_that_leaves(own, Evaluation(total=tally(sum(sizes)), classes=classes))
+    found = policy.evaluation_that_leaves(own, Evaluation.of(tally(sum(sizes)), classes))
     assert [t.problems for t in found.classes.values()] == leaving  # and no style: the policy does not name it
 
 
@@ -307,12 +300,11 @@ HOSTILE_TASKS = {
 def ask(own, worker, config, change, kind="train"):
     """Send the relay of an organisation a message, its learner in this process; the reply's content."""
     identify_process()
-    place = {"federation": "fed-1", "round": 1, "attempt": 1, "nonce": "n", "position": 0, "last-refusal": ""}
-    place |= {"counted-round": 0, "counted-attempt": 0, "against": ""}
-    hashes = {"schema-sha256": worker.own.sha256, "config-sha256": config.sha256}
-    vector = change if isinstance(change, np.ndarray) else np.zeros(N, np.float32)
-    header = {**place, **hashes, "temperature": 0.0}
-    content = wire.pack(header, array=wire.packed(vector))
+    adapter = Adapter(worker.own, np.zeros(N, np.float32))
+    place = {"federation": "fed-1", "round": 1, "attempt": 1, "adapter": adapter, "config_sha256": config.sha256}
+    train = TrainTask(**place, position=0, nonce="n", schema_sha256=worker.own.sha256)
+    sent = train if kind == "train" else EvaluateTask(**place, temperature=0.0)
+    content = wire.record_of(sent, array=wire.packed(change if isinstance(change, np.ndarray) else adapter.vector))
     if callable(change):
         change(content)
     elif isinstance(change, dict):
@@ -346,6 +338,7 @@ def test_a_hostile_evaluation_is_refused_and_nothing_is_answered(organisation, t
     own, worker, config = organisation
     assert "error" in ask(own, worker, config, {"temperature": temperature}, "evaluate")["header"]
     assert worker.worked == 0
+    assert "tallies" in ask(own, worker, config, {}, "evaluate")["header"]  # the same without the hostile value
 
 
 def test_everything_that_leaves_is_on_the_record_and_a_record_that_fails_stops_it(organisation):
@@ -408,7 +401,7 @@ def test_a_mistyped_policy_is_named_and_not_ignored(tmp_path):
         b'{"version":9}\n',
         b'{"version":1}\nabc',
         b"[" * 100_000 + b"\n",
-        b'{"version":2,"round":1}' + b" " * 8_000_001 + b"\n",
+        b'{"version":3,"round":1}' + b" " * 8_000_001 + b"\n",
     ],
 )
 def test_bytes_that_are_no_frame_are_refused_as_such(data):
@@ -417,7 +410,7 @@ def test_bytes_that_are_no_frame_are_refused_as_such(data):
 
 
 def test_a_field_that_is_missing_or_of_another_type_is_refused_when_it_is_read():
-    frame = Frame.unpack(b'{"version":2,"round":true,"kind":"train"}\n' + b"\0" * 8)
+    frame = Frame.unpack(b'{"version":3,"round":true,"kind":"train"}\n' + b"\0" * 8)
     assert frame.get("kind", str) == "train"
     for key in ("round", "kind", "none"):
         with pytest.raises(ProtocolError, match=key):
@@ -426,7 +419,7 @@ def test_a_field_that_is_missing_or_of_another_type_is_refused_when_it_is_read()
 
 def test_a_frame_comes_back_as_it_went(tmp_path):
     config = settings(tmp_path)
-    sent = train_frame(task(config, position=12))
+    sent = frame_of(task(config, position=12))
     again = Frame.unpack(sent.pack())
     assert again.fields == json.loads(json.dumps(sent.fields))
     assert (again.vector == sent.vector).all()

@@ -11,7 +11,8 @@ from fedgrpo.common.adapter.methods import METHODS
 from fedgrpo.common.adapter.schema import AdapterSchema, Module, trained_part
 from fedgrpo.common.messages import wire
 from fedgrpo.common.messages.compression import rounded
-from fedgrpo.common.messages.messages import TRAIN_METRICS, reward_metrics, run_schema
+from fedgrpo.common.messages.messages import run_schema
+from fedgrpo.common.messages.metric_names import TRAIN_METRICS, reward_metrics
 from fedgrpo.common.seeds import derived_seed
 from fedgrpo.common.settings.run_config import RunConfig
 from fedgrpo.server.main import run_federation

@@ -11,7 +11,7 @@ import pytest
 from federation import client_app, grid, honest, metrics, play, schema, settings
 from fedgrpo.common.errors import ProtocolError
 from fedgrpo.common.messages import wire
-from fedgrpo.common.messages.messages import Capabilities
+from fedgrpo.common.messages.messages import Capabilities, TaskId
 from fedgrpo.common.storage import jsonl
 from fedgrpo.common.storage.jsonl import read_lines
 from fedgrpo.server.federation import exchange
@@ -167,7 +167,7 @@ def test_ten_thousand_duplicates_and_replays_are_never_counted(tmp_path):
             wire.pack({**then, **hashes, **counts}, array=wire.packed(np.ones(own.size, "f4"))), metrics()
         )
         with pytest.raises(ProtocolError):
-            read_update(reply, member, {**now, **hashes}, config)
+            read_update(reply, member, TaskId(**now, schema_sha256=own.sha256, config_sha256=config.sha256), config)
         refused += 1
 
 

@@ -7,7 +7,7 @@ import pytest
 from federation import metrics, schema, settings
 from fedgrpo.common.errors import ProtocolError
 from fedgrpo.common.messages import wire
-from fedgrpo.common.messages.messages import Capabilities
+from fedgrpo.common.messages.messages import Capabilities, EvaluateTask, TaskId
 from fedgrpo.common.settings.run_config import RunConfig
 from fedgrpo.server.federation.intake import read_capabilities, read_evaluation, read_update
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
@@ -24,6 +24,8 @@ EXPECTED = {
     "config-sha256": "c",
 }
 WORK = {"num-steps": 1, "num-examples": 4}
+TASK = TaskId(**{key.replace("-", "_"): value for key, value in EXPECTED.items()})
+QUESTION = EvaluateTask(federation="fed-1", round=2, adapter=None, temperature=1.0)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +57,7 @@ def member(own):
 
 def read(content, own, **limits):
     values = {"train.steps-per-round": 1, **{f"intake.{k.replace('_', '-')}": v for k, v in limits.items()}}
-    return read_update(content, member(own), EXPECTED, RunConfig().with_values(values))
+    return read_update(content, member(own), TASK, RunConfig().with_values(values))
 
 
 def test_a_sound_update_comes_through_unchanged(own):
@@ -254,8 +256,7 @@ def evaluation(tallies, **header):
 
 
 def test_counts_come_through_and_contradictions_do_not():
-    expected = {"federation": "fed-1", "round": 2}
-    found = read_evaluation(evaluation({"total": GOOD, "steps=1": GOOD, "style=reasoned": GOOD}), expected, ("steps",))
+    found = read_evaluation(evaluation({"total": GOOD, "steps=1": GOOD, "style=reasoned": GOOD}), QUESTION, ("steps",))
     assert (found.total.correct, found.classes["steps=1"].gained) == (5, 2)
     for content in (
         evaluation({"steps=1": GOOD}),
@@ -280,7 +281,7 @@ def test_counts_come_through_and_contradictions_do_not():
         RecordDict(),
     ):
         with pytest.raises(ProtocolError):
-            read_evaluation(content, expected, ("steps",))
+            read_evaluation(content, QUESTION, ("steps",))
 
 
 @pytest.mark.parametrize(
@@ -288,7 +289,7 @@ def test_counts_come_through_and_contradictions_do_not():
 )
 def test_hostile_json_is_refused_and_crashes_nothing(own, text):
     with pytest.raises(ProtocolError) as caught:
-        read_evaluation(evaluation(text), {"federation": "fed-1", "round": 2}, ())
+        read_evaluation(evaluation(text), QUESTION, ())
     assert len(str(caught.value)) < 300
     with pytest.raises(ProtocolError):
         read_capabilities(join(own, schema=text))

@@ -15,8 +15,8 @@ from fedgrpo.server.federation.reward_gate import objection
 
 def told(better, worse, compared=100, truncated=0):
     correct = max(better, 50)
-    return Evaluation(
-        total=Tally(problems=100, correct=correct, truncated=truncated, compared=compared, better=better, worse=worse)
+    return Evaluation.of(
+        Tally(problems=100, correct=correct, truncated=truncated, compared=compared, better=better, worse=worse)
     )
 
 
@@ -51,9 +51,9 @@ def test_a_few_liars_neither_pass_a_bad_round_nor_void_a_good_one():
 
 def test_nobody_decides_by_claiming_many_problems():
     huge = Tally(problems=10**10, truncated=10**10, compared=10**10)
-    claims = {**{name: told(3, 2) for name in "abcdefg"}, "liar": Evaluation(total=huge)}
+    claims = {**{name: told(3, 2) for name in "abcdefg"}, "liar": Evaluation.of(huge)}
     assert says(claims, {name: told(0, 0) for name in claims}, hostile=2) == ""
-    drowned = {**{name: told(2, 20) for name in "abcdefg"}, "liar": Evaluation(total=huge)}
+    drowned = {**{name: told(2, 20) for name in "abcdefg"}, "liar": Evaluation.of(huge)}
     assert "would change" in says(drowned, hostile=2)
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ....common.errors import ConfigError, ProtocolError, SamplerError
 from ....common.messages import frames
 from ....common.messages.frames import Frame
-from ....common.messages.messages import Capabilities
+from ....common.messages.messages import Capabilities, EvaluateTask, TrainTask
 from ....common.settings.run_config import RunConfig
 from ...organisation import policy
 from ...organisation.settings import OrganisationFile
@@ -89,11 +89,11 @@ class JobHandler:
     def _done(self, kind: str, frame: Frame, learner: GuardedLearner) -> Frame:
         match kind:
             case "capabilities":
-                return frames.capabilities_frame(learner.capabilities())
+                return frames.frame_of(learner.capabilities())
             case "train":
-                return frames.update_frame(learner.train(frames.train_task(frame, self.schema)))
+                return frames.frame_of(learner.train(frames.task_of(TrainTask, frame, self.schema)))
             case "evaluate":
-                return frames.evaluation_frame(learner.evaluate(frames.evaluate_task(frame, self.schema)))
+                return frames.frame_of(learner.evaluate(frames.task_of(EvaluateTask, frame, self.schema)))
             case _:
                 raise ProtocolError("kind", f"there is no job {kind!r}")
 

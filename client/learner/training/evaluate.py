@@ -103,7 +103,7 @@ def count(
         names = [f"{column}={problem.labels[column]}" for column in columns if column in problem.labels]
         for name in [*names, f"style={style(answer.text)}"]:
             classes[name] = classes.get(name, Tally()) + one
-    return Evaluation(total=total, classes=dict(sorted(classes.items())))
+    return Evaluation.of(total, dict(sorted(classes.items())))
 
 
 def _judge(problem: Problem, text: str, completion: Sampled) -> Answered:

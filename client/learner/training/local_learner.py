@@ -15,15 +15,8 @@ from transformers.utils import logging as transformers_logging
 from ....common.adapter.methods import METHODS
 from ....common.adapter.schema import AdapterSchema
 from ....common.errors import ConfigError, DataError
-from ....common.messages.messages import (
-    TRAIN_METRICS,
-    Capabilities,
-    EvaluateTask,
-    Evaluation,
-    TrainTask,
-    Update,
-    reward_metrics,
-)
+from ....common.messages.messages import Capabilities, EvaluateTask, Evaluation, TrainTask, Update
+from ....common.messages.metric_names import TRAIN_METRICS, reward_metrics
 from ....common.seeds import derived_seed
 from ....common.settings.run_config import RunConfig
 from ..data.problems import Problem, reading_order

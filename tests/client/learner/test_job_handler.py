@@ -14,7 +14,7 @@ from fedgrpo.common.adapter.adapter import Adapter
 from fedgrpo.common.errors import ConfigError, PolicyError
 from fedgrpo.common.messages import frames
 from fedgrpo.common.messages.frames import Frame
-from fedgrpo.common.messages.messages import EvaluateTask, TrainTask
+from fedgrpo.common.messages.messages import Capabilities, EvaluateTask, Evaluation, TrainTask
 from fedgrpo.common.settings.run_config import RunConfig
 from fedgrpo.common.trackers import libraries, names
 from fedgrpo.simulations.builtin import world
@@ -52,9 +52,9 @@ def ask(learner, kind, config, task=None):
 
 
 def train(learner, config, number=1):
-    schema = frames.capabilities(ask(learner, "capabilities", config)).schema
+    schema = frames.message_of(Capabilities, ask(learner, "capabilities", config)).schema
     task = TrainTask(federation="f", round=number, attempt=1, adapter=Adapter.initial(schema), position=0)
-    return frames.update(ask(learner, "train", config, frames.train_frame(task)))
+    return frames.update_of(ask(learner, "train", config, frames.frame_of(task)))
 
 
 def test_a_run_after_another_run_starts_from_the_same_base_model(learner):
@@ -91,9 +91,9 @@ def test_what_the_machine_can_do_is_measured(learner):
 
 
 def test_held_out_answers_are_counted(learner):
-    schema = frames.capabilities(ask(learner, "capabilities", CONFIG)).schema
+    schema = frames.message_of(Capabilities, ask(learner, "capabilities", CONFIG)).schema
     task = EvaluateTask(federation="f", round=0, adapter=Adapter.initial(schema), temperature=0.0)
-    found = frames.evaluation(ask(learner, "evaluate", CONFIG, frames.evaluate_frame(task)))
+    found = frames.message_of(Evaluation, ask(learner, "evaluate", CONFIG, frames.frame_of(task)))
     assert found.total.problems == len(learner.held_out)
     assert found.total.gained == found.total.lost == 0  # the adapter is still the base model
 

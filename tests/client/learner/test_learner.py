@@ -10,7 +10,8 @@ from fedgrpo.client.learner.training.watcher import Watcher
 from fedgrpo.common.adapter.adapter import Adapter
 from fedgrpo.common.adapter.peft_files import write_peft
 from fedgrpo.common.errors import DataError, RewardError
-from fedgrpo.common.messages.messages import TRAIN_METRICS, EvaluateTask, TrainTask, reward_metrics
+from fedgrpo.common.messages.messages import EvaluateTask, TrainTask
+from fedgrpo.common.messages.metric_names import TRAIN_METRICS, reward_metrics
 from fedgrpo.simulations.engine.simulated_clients import BUILTIN_POLICY
 from learners import PROBLEMS, make_config, make_learner, make_model
 from peft import PeftModel

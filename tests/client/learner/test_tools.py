@@ -162,7 +162,7 @@ def test_what_a_tool_says_does_not_leave(folder):
     first = [CALL.format("add", '{"a": 1, "b": 2}'), "No."]
     model, learner, _ = learner_of(folder, box, load_rewards("xml-count,correctness"), first, f"It said {SECRET}.")
     update, _ = trained(model, learner)
-    assert SECRET.encode() not in frames.update_frame(update).pack()
+    assert SECRET.encode() not in frames.frame_of(update).pack()
     assert not [name for name in update.metrics if "tool" in name]
     assert SECRET.encode() not in repr(learner.capabilities()).encode()
 
