@@ -102,13 +102,16 @@ def same_inputs(config: RunConfig) -> None:
 
 
 def run_simulation(config: RunConfig) -> Run:
-    """Play the federation that the settings describe, and return what it left in its folder.
+    """Check everything that can be checked, run the federation that the settings describe, and return its run.
 
     Raises:
-        RunError: it could not be played to the end; what was committed is safe.
+        FedGRPOError: something is wrong, found before a model is loaded.
+        RunError: the run could not be completed; its committed rounds are safe.
     """
     folder = run_folder(config)
-    config = config.with_values({"output.run": folder.name})
+    config = all_at_once(config).with_values({"output.run": folder.name})
+    check(config)
+    same_inputs(config)
     grid = LocalGrid(make_workers(config))
     try:
         with keeping(folder):

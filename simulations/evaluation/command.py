@@ -153,7 +153,7 @@ def _adjusted(target: Target, values: Mapping[str, Value | None], settings: list
     """The target with the settings that were given."""
     given = {key: value for key, value in values.items() if value is not None}
     given |= dict(parse_override(text) for text in settings or [])
-    return Target(target.name, target.config.with_values(given), target.folder, target.of_run)
+    return target.with_settings(given)
 
 
 def _drawn(backend: Backend | None, max_tokens: int | None) -> dict[str, Value | None]:

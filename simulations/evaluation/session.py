@@ -31,7 +31,7 @@ SAY_EVERY_S = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Evaluated:
+class EvaluationResult:
     """What was evaluated, by which protocol, and what it came to."""
 
     target: Target
@@ -84,7 +84,7 @@ def evaluate(
     *,
     pass_at: Sequence[int],
     save: Path | None,
-) -> Evaluated:
+) -> EvaluationResult:
     """Answer, judge and count.
 
     Raises:
@@ -98,7 +98,7 @@ def evaluate(
     with closing(model.trainer.sampler), _progress(total) as progress:
         record = Record(save, answering.fingerprint(questions, how, model.sha256, adapter_sha256))
         answers = answering.answer_all(model, questions, how, plan, record, progress)
-    return Evaluated(
+    return EvaluationResult(
         target=target,
         questions=questions,
         how=how,

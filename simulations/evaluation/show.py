@@ -11,10 +11,10 @@ from ...client.learner.data.problems import Problem
 from ...common.cli.options import plain
 from .answer import Answer
 from .measures import SHARES, Figure
-from .session import Evaluated
+from .session import EvaluationResult
 
 
-def show(found: Evaluated, samples: int) -> None:
+def show(found: EvaluationResult, samples: int) -> None:
     """Print protocol, figures, classes, styles, and some completions side by side."""
     console = Console()
     console.print(_protocol(found))
@@ -32,7 +32,7 @@ def show(found: Evaluated, samples: int) -> None:
         console.print(_pair(problem, base, adapter))
 
 
-def _protocol(found: Evaluated) -> Table:
+def _protocol(found: EvaluationResult) -> Table:
     how, system = found.how, found.questions.system_prompt
     drawn = f"{how.samples} completions each at temperature {how.temperature:g}" if how.samples else ""
     rows = {
@@ -49,7 +49,7 @@ def _protocol(found: Evaluated) -> Table:
     return table
 
 
-def _figures(found: Evaluated, decoding: str) -> Table:
+def _figures(found: EvaluationResult, decoding: str) -> Table:
     table = Table(title=decoding, title_justify="left")
     paired = bool(found.adapter_sha256)
     for heading in ("", "base model", *(("adapter", "gain") if paired else ()), "95 % interval"):
@@ -60,7 +60,7 @@ def _figures(found: Evaluated, decoding: str) -> Table:
     return table
 
 
-def _classes(found: Evaluated, decoding: str) -> Table:
+def _classes(found: EvaluationResult, decoding: str) -> Table:
     table = Table(title=f"strict accuracy by class, {decoding}", title_justify="left")
     paired = bool(found.adapter_sha256)
     for heading in ("class", "problems", "base model", *(("adapter", "gain") if paired else ()), "95 % interval"):
@@ -88,14 +88,14 @@ def _cells(figure: Figure, name: str, paired: bool) -> list[str]:
     return [value(figure.base), value(figure.adapter), change(figure.gain), interval]
 
 
-def _styles(found: Evaluated, decoding: str) -> list[str]:
+def _styles(found: EvaluationResult, decoding: str) -> list[str]:
     return [
         f"{model} answers, {decoding}: " + ", ".join(f"{style} {share:.0%}" for style, share in shares.items())
         for model, shares in found.measured.styles[decoding].items()
     ]
 
 
-def _unread(found: Evaluated, decoding: str) -> str:
+def _unread(found: EvaluationResult, decoding: str) -> str:
     """A word where accuracy is low because answers do not stand where they are looked for."""
     by_name = {figure.name: figure for figure in found.measured.figures[decoding]}
     strict, lenient = by_name["strict"], by_name["lenient"]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from ...common.adapter.methods import METHODS
 from ...common.adapter.peft_files import CONFIG, SCHEMA, WEIGHTS, read_peft
 from ...common.adapter.schema import AdapterSchema, Key, Vector
 from ...common.errors import ConfigError
-from ...common.settings.run_config import RunConfig, load_scenario
+from ...common.settings.run_config import RunConfig, Value, load_scenario
 from ...server.run.reader import Run
 from ...server.run.store import Store
 
@@ -46,6 +47,10 @@ class Target:
     """The adapter's; None is the model alone."""
     of_run: bool
     """Whether settings, problems and rewards are those of a run."""
+
+    def with_settings(self, values: Mapping[str, Value]) -> Target:
+        """Return the target with some settings changed."""
+        return replace(self, config=self.config.with_values(values))
 
     def adapter(self, schema: AdapterSchema) -> Adapter | None:
         """The adapter, as the loaded model wants it.
