@@ -89,6 +89,7 @@ def _silence() -> Iterator[None]:
     """Keep the events of a run from stderr, where they go if nothing else listens."""
     logger, handler = logging.getLogger("fedgrpo"), logging.NullHandler()
     propagate, logger.propagate = logger.propagate, False
+    logger.setLevel(logging.INFO)  # else the server assumes that nothing listens, and prints
     logger.addHandler(handler)
     try:
         yield

@@ -53,6 +53,12 @@ def test_the_snippet_of_the_readme_works(run, tmp_path):
     assert "1 of 1 rounds" in repr(again)
 
 
+def test_without_progress_nothing_is_printed(tmp_path):
+    code = f"import fedgrpo; fedgrpo.simulate(clients=1, rounds=1, settings={SMALL!r}, out='.', progress=False)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert (done.stdout, done.stderr) == ("", "")
+
+
 def test_an_own_reward_is_kept_with_the_run_as_a_file(run):
     assert "import math as math" in (run.folder / "rewards" / "few_letters.py").read_text()
     assert run.config.simulation.rewards == f"{run.folder}/rewards/few_letters.py:few_letters,correctness"
