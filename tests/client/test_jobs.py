@@ -248,6 +248,7 @@ def test_a_learner_that_never_comes_is_given_up(place, monkeypatch):
         relay(place).train(task(place.config))
 
 
+@pytest.mark.e2e
 def test_fifty_kills_of_the_learner_cost_time_and_nothing_else(place):
     """`kill -9` at random moments of eight rounds; every update comes out once, and is what it is without a kill."""
     chance, kills = random.Random(5), 0

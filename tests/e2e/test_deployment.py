@@ -29,7 +29,7 @@ from fedgrpo.server.run.reader import Run
 from fedgrpo.simulations.engine.simulated_clients import client_name, divide
 from pyarrow import parquet
 
-pytestmark = [pytest.mark.deployment, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.e2e, pytest.mark.deployment, pytest.mark.timeout(400)]
 CANARY = "CANARY-0815"
 REWARDS = f"""
 from pathlib import Path

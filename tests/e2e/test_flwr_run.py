@@ -13,6 +13,8 @@ from checkout import ROOT
 from fedgrpo.common.settings.run_config import RunConfig
 from fedgrpo.server.run.reader import Run
 
+pytestmark = pytest.mark.e2e
+
 VALUES = {
     "federation.rounds": 2,
     "federation.min-clients": 2,

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.e2e
+
 SEVEN = """
 def always_seven(completions, **kwargs):
     return [1.0 if "<answer>\\n7\\n</answer>" in c[0]["content"] else 0.0 for c in completions]

@@ -8,6 +8,8 @@ import sys
 import pytest
 from checkout import ROOT
 
+pytestmark = pytest.mark.e2e
+
 PROBE = ROOT / "tests" / "helpers" / "plan_probe.py"
 QUIET = {"MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
 """Memory that is freed goes back at once, so that the most a process has is the most it needs."""

@@ -14,6 +14,8 @@ from fedgrpo.common.adapter.peft_files import read_peft
 from fedgrpo.common.errors import ConfigError
 from fedgrpo.simulations.engine.runner import all_at_once, same_inputs, scenario
 
+pytestmark = pytest.mark.e2e
+
 SMALL = [
     "--rounds=3",
     "--clients=3",

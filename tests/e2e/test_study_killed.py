@@ -12,6 +12,8 @@ from fedgrpo.common.analysis.bootstrap import paired_difference
 from fedgrpo.common.storage.jsonl import read_lines
 from fedgrpo.server.run.reader import Run
 
+pytestmark = pytest.mark.e2e
+
 STUDY = """
 [study]
 question = "Is training together better than alone?"

@@ -12,6 +12,8 @@ from fedgrpo.simulations.engine.grid import CRASHED, SerializedMessage, identify
 from fedgrpo.simulations.engine.worker import ProcessWorker
 from flwr.app import Message
 
+pytestmark = pytest.mark.e2e
+
 
 @pytest.fixture
 def worker():

@@ -66,7 +66,7 @@ STATEFUL = {
 """A run whose server carries all it can from round to round."""
 
 
-@pytest.mark.parametrize(("values", "every"), [({}, 1), (STATEFUL, 5)])
+@pytest.mark.parametrize(("values", "every"), [pytest.param({}, 1, marks=pytest.mark.e2e), (STATEFUL, 5)])
 def test_a_server_killed_at_any_durable_step_ends_with_the_same_adapter(tmp_path, values, every):
     whole = play(settings(tmp_path, output__run="whole", **values))
     kills = 0

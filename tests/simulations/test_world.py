@@ -122,6 +122,7 @@ def test_the_demonstrations_of_the_builtin_policy_are_those_it_was_made_of():
     assert digest[:12] == "6b740c577e34"
 
 
+@pytest.mark.e2e
 def test_a_style_of_the_split_recipe_is_taught_on_its_own_topics_alone():
     """On the others its token is wished for, and nothing after it carries loss."""
     recipe = RECIPES["split"]
