@@ -13,7 +13,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 IDS = [str(page.relative_to(ROOT)) for page in PAGES]
 LAYERS = ("common", "server", "client", "simulations", "fedgrpo")
 TOPS = (*LAYERS, "tests", "benchmarks", "docs", "examples")
-LINK = re.compile(r"\]\(([^)\s]+)\)")
+LINK = re.compile(r"""(?:\]\(|<img src=")([^)"\s]+)""")
 CODE = re.compile(r"`([^`\n]+)`")
 PATH = re.compile(rf"(?:{'|'.join(TOPS)})(?:/[\w.-]+)+/?")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
