@@ -30,6 +30,7 @@ import numpy as np
 from fedgrpo.common.adapter.adapter import Adapter
 from fedgrpo.common.adapter.methods import METHODS
 from fedgrpo.common.adapter.schema import AdapterSchema, Module
+from fedgrpo.common.flower_private import identify_process
 from fedgrpo.common.settings.aggregation import Aggregation
 from fedgrpo.server.aggregation.aggregate import next_adapter
 from fedgrpo.server.aggregation.lowrank import Product
@@ -38,7 +39,6 @@ from fedgrpo.server.aggregation.products import ClientUpdate
 from fedgrpo.server.run.store import Store
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAvg
-from flwr.supercore.task_identity import TaskIdentity
 from rich.console import Console
 from rich.table import Table
 
@@ -99,7 +99,7 @@ def ours(folder: Path, schema: AdapterSchema, clients: int) -> np.ndarray:
 
 def flower_replies(folder: Path, schema: AdapterSchema, clients: int) -> list[Message]:
     """The same updates as Flower's strategy takes them: one array per layer."""
-    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
+    identify_process()
     replies = []
     for k in range(clients):
         parts = Adapter(schema, Store(folder).kept_update(f"c{k:03d}")[:]).parts()

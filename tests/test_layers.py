@@ -89,6 +89,14 @@ def test_each_private_library_is_known_to_the_files_named_for_it(library):
     assert users == ONLY_IN[library]
 
 
+def test_the_private_names_of_flower_are_in_one_file():
+    """What a new version of Flower may break is then one file, which the contract test names."""
+    places = (*LAYERS, "benchmarks", "tests")
+    files = [path for place in places for path in (ROOT / place).rglob("*.py")]
+    users = {str(p.relative_to(ROOT)) for p in files if any(n.startswith("flwr.supercore") for n in imported(p))}
+    assert users == {"common/flower_private.py"}
+
+
 @pytest.mark.parametrize(
     "module",
     [

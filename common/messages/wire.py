@@ -11,10 +11,10 @@ from collections.abc import Mapping
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
-from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 
 from ..adapter.schema import Vector
 from ..errors import ProtocolError
+from ..flower_private import get_all_nested_objects
 from . import compression
 from .encoding import Message, Scalar, from_fields, to_fields
 from .messages import Update

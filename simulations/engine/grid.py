@@ -1,8 +1,7 @@
 """An in-process Flower grid: real ServerApp, real ClientApp, messages serialised as on the wire, no network.
 
 Each simulated node belongs to one lane, and a lane does one message at a time, as a SuperNode does. A lane is this
-process (`LocalWorker`, for tests and one core) or a worker process of its own (`worker.ProcessLane`). Private names of
-Flower that this needs are pinned by `tests/server/test_flower_contract.py`.
+process (`LocalWorker`, for tests and one core) or a worker process of its own (`worker.ProcessWorker`).
 """
 
 from __future__ import annotations
@@ -17,10 +16,14 @@ from typing import Protocol
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
-from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
-from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
-from flwr.supercore.run import Run
-from flwr.supercore.task_identity import TaskIdentity
+
+from ...common.flower_private import (
+    Run,
+    get_all_nested_objects,
+    identify_process,
+    inflate_object_from_contents,
+    set_message_id,
+)
 
 RAISED, EXPIRED, CRASHED = 2, 3, 8  # Flower's error codes
 NodeConfig = dict[str, int | float | str | bool]
@@ -154,13 +157,3 @@ class LocalGrid(Grid):
             pool.shutdown(wait=False, cancel_futures=True)  # first: else a lane would go on with what is queued
         for worker in self._distinct:
             worker.close()
-
-
-def identify_process() -> None:
-    """Give this process the identity without which Flower makes no message."""
-    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
-
-
-def set_message_id(message: Message, message_id: str) -> None:
-    """Write the id that otherwise the SuperLink gives."""
-    message.metadata.__dict__["_message_id"] = message_id

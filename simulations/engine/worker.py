@@ -13,7 +13,8 @@ from typing import Any
 
 from flwr.app import Error, Message
 
-from .grid import CRASHED, LocalWorker, NodeConfig, SerializedMessage, identify_process
+from ...common.flower_private import identify_process
+from .grid import CRASHED, LocalWorker, NodeConfig, SerializedMessage
 
 GRACE_S = 2.0
 

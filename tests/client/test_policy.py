@@ -13,6 +13,7 @@ from fedgrpo.client.organisation import policy
 from fedgrpo.client.organisation.settings import Organisation, OrganisationFile
 from fedgrpo.common.adapter.adapter import Adapter
 from fedgrpo.common.errors import ConfigError, PolicyError, ProtocolError
+from fedgrpo.common.flower_private import identify_process
 from fedgrpo.common.messages import wire
 from fedgrpo.common.messages.frames import Frame, frame_of
 from fedgrpo.common.messages.messages import Capabilities, EvaluateTask, Evaluation, Tally, TrainTask, Update
@@ -20,7 +21,6 @@ from fedgrpo.common.messages.metric_names import TRAIN_METRICS
 from fedgrpo.common.settings import toml
 from fedgrpo.common.settings.run_config import RunConfig
 from fedgrpo.common.storage.jsonl import read_lines
-from fedgrpo.simulations.engine.grid import identify_process
 from flwr.app import Context, Message, RecordDict
 from organisations import ALLOWED, organisation_file
 

@@ -6,9 +6,10 @@ import threading
 import time
 
 import pytest
+from fedgrpo.common.flower_private import identify_process, set_message_id
 from fedgrpo.common.messages import wire
 from fedgrpo.common.settings.run_config import RunConfig
-from fedgrpo.simulations.engine.grid import CRASHED, SerializedMessage, identify_process, set_message_id
+from fedgrpo.simulations.engine.grid import CRASHED, SerializedMessage
 from fedgrpo.simulations.engine.worker import ProcessWorker
 from flwr.app import Message
 

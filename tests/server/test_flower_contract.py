@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 from fedgrpo.common.errors import ProtocolError
+from fedgrpo.common.flower_private import identify_process, set_message_id
 from fedgrpo.common.messages import wire
-from fedgrpo.simulations.engine.grid import SerializedMessage, identify_process, set_message_id
+from fedgrpo.simulations.engine.grid import SerializedMessage
 from flwr.app import Message
 
 
