@@ -37,12 +37,12 @@ class JobWatcher(Watcher):
         """A batch is answered. Ends the evaluation if nobody waits for it."""
         self._tell(number, batches)
 
-    def answers(self, task: EvaluateTask, problems: Any, base: Any, now: Any) -> None:
+    def answers(self, task: EvaluateTask, problems: Any, base: Any, current: Any) -> None:
         """Held-out problems were answered."""
-        right = sum(answer.strict for answer in now)
-        LOGGER.info("round %d: %d of %d held-out answers right", task.round, right, len(now))
+        right = sum(answer.strict for answer in current)
+        LOGGER.info("round %d: %d of %d held-out answers right", task.round, right, len(current))
         if task.temperature > 0:
-            self._tripwires.evaluated(task.round, Tally(problems=len(now), correct=right))
+            self._tripwires.evaluated(task.round, Tally(problems=len(current), correct=right))
             self._warn()
 
     def trained(self, number: int, metrics: Mapping[str, float]) -> None:

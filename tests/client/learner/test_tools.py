@@ -239,7 +239,7 @@ def test_what_cannot_be_a_tool_is_named_before_a_model_is_loaded(tmp_path, code,
 def test_a_model_without_a_place_for_tools_is_refused(folder):
     base = Base.load(BUILTIN_POLICY, "float32", torch.device("cpu"))
     box = load_tools(str(folder / "tools.py"), "", 4)
-    with pytest.raises(ConfigError, match="chat template of the model in .* is none they work with"):
+    with pytest.raises(ConfigError, match="chat template of the model in .* does not support them"):
         LoadedModel(base, make_config(), PROBLEMS[0], box=box)
 
 
