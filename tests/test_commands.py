@@ -60,7 +60,7 @@ def test_every_setting_can_be_listed(run):
         (["simulate", "--set", "beta"], "not of the form section.key=value"),
         (["simulate", "--set", "output.dir=x"], "use --out and --run"),
         (["simulate", "--model", "/no/such/model"], "There is no model folder /no/such/model"),
-        (["simulate", "--model", "."], "holds no config.json"),
+        (["simulate", "--model", "."], "is not a model folder: config.json is missing"),
         (["simulate", "--rewards", "corectness"], "There is no reward 'corectness'"),
         (["simulate", "--rewards", "gsm8k;think"], "2 sets for 4 clients"),
         (["simulate", "--clients", "0"], "simulation.clients is 0"),

@@ -1,4 +1,7 @@
-"""The learner: the only place with a model, data and rewards. This file is the seam; it imports no torch."""
+"""The learner: the only place with a model, data and rewards.
+
+This file holds the interface that every learner has; it imports no torch.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +11,16 @@ from ...common.messages.messages import Capabilities, EvaluateTask, Evaluation, 
 
 
 class Learner(Protocol):
-    """What the relay asks of a learner, in this process or behind a socket."""
+    """The requests that a client answers, with a model in this process or behind a socket."""
 
     def capabilities(self) -> Capabilities:
-        """Who we are, the adapter we train, and the prompts we have."""
+        """Return the organisation's name, the adapter it trains, and how many prompts it has."""
         ...
 
     def train(self, task: TrainTask) -> Update:
-        """One round of local GRPO from the task's adapter."""
+        """Run one round of local GRPO, starting from the task's adapter."""
         ...
 
     def evaluate(self, task: EvaluateTask) -> Evaluation:
-        """Answer the held-out problems."""
+        """Answer the held-out problems with the task's adapter."""
         ...

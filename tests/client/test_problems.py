@@ -28,10 +28,10 @@ def test_readers_and_epochs_have_orders_of_their_own():
     ("text", "says"),
     [
         ('{"question": "q", "answer": "a"}\n{"question": "q"\n', "line 2 is not JSON"),
-        ('{"question": "q", "answer": "a"}\n\n[1]\n', "line 3 is no JSON object"),
+        ('{"question": "q", "answer": "a"}\n\n[1]\n', "line 3 is not a JSON object"),
         ('{"question": "q", "answer": 5}\n', "line 1 has no text field 'answer'"),
-        ("", "holds no problems"),
-        ("\n\n", "holds no problems"),
+        ("", "does not contain any problems"),
+        ("\n\n", "does not contain any problems"),
     ],
 )
 def test_a_bad_line_is_named_by_file_and_number(tmp_path, text, says):

@@ -116,7 +116,7 @@ def test_all_built_in_rewards_are_listed_with_what_they_pay(run):
         (["score", "gsm8k", "--completion", "x", "--column", "a"], "--column a is not of the form NAME=VALUE"),
         (["score", "gsm8k", "--data", "/dev/null"], "/dev/null holds no completions"),
         (["score", "json-schema", "--completion", "{}"], "needs a column 'schema'"),
-        (["score", "multiple-choice", "--completion", "A", "--answer", "x"], "wants a letter from A to J"),
+        (["score", "multiple-choice", "--completion", "A", "--answer", "x"], "needs a letter from A to J"),
         (["list", "corectness"], "Did you mean correctness?"),
     ],
 )

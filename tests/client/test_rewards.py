@@ -61,7 +61,7 @@ def test_the_public_functions_of_a_file_are_rewards_in_trl_s_signature(own):
     [
         ("corectness", "no reward 'corectness'. Did you mean correctness. Known are gsm8k"),
         ("nowhere.py", "no reward file nowhere.py"),
-        ("correctness=much", "weight 'much', which is no number"),
+        ("correctness=much", "weight 'much', which is not a number"),
         ("correctness,correctness", "a function twice"),
         ("", "no reward ''"),
     ],

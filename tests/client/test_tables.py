@@ -64,7 +64,7 @@ def test_the_template_makes_the_question(tmp_path):
     [
         ("jsonl", {"Frage": "q", "Stufe": 1}, r"line 2 has no text or number in column 'Antwort'.*Frage, Stufe"),
         ("jsonl", {"Frage": None, "Antwort": "#### 1", "Stufe": 1}, "line 2 has no text or number in column 'Frage'"),
-        ("jsonl", {"Frage": " ", "Antwort": "#### 1", "Stufe": 1}, "line 2 has nothing in column 'Frage'"),
+        ("jsonl", {"Frage": " ", "Antwort": "#### 1", "Stufe": 1}, "line 2 has an empty column 'Frage'"),
         ("jsonl", {"Frage": ["q"], "Antwort": "#### 1", "Stufe": 1}, "no text or number"),
         ("csv", {"Frage": "q", "Antwort": "1", "Stufe": 1}, r"line 4: the answer has no '####' \(data\.answer-after\)"),
         ("parquet", {"Frage": "q", "Antwort": None, "Stufe": 1}, "row 2 has no text or number"),
@@ -85,7 +85,7 @@ def test_a_file_that_is_none_is_said_to_be_none(tmp_path, kind, data):
 
 def test_held_out_problems_are_not_trained_on(tmp_path):
     write(tmp_path / "held.jsonl", ROWS[:5])
-    with pytest.raises(DataError, match="5 questions of held.jsonl stand in train.jsonl too"):
+    with pytest.raises(DataError, match="5 questions of held.jsonl are in train.jsonl too"):
         read(tmp_path, "jsonl", data__held_out="held.jsonl")
 
 

@@ -193,7 +193,7 @@ def test_json_is_read_where_it_belongs_and_checked_against_the_schema(text, vali
 
 def test_a_schema_that_is_none_or_points_elsewhere_is_an_error_and_fetches_nothing():
     pytest.importorskip("jsonschema", reason="jsonschema is not installed: pip install 'fedgrpo[rewards]'")
-    with pytest.raises(ValueError, match="no JSON Schema"):
+    with pytest.raises(ValueError, match="is not a JSON Schema"):
         json_schema(["{}"], schema=['{"type": "objekt"}'])
     with pytest.raises(Exception, match="Unresolvable"):
         json_schema(["{}"], schema=['{"$ref": "http://127.0.0.1:9/schema.json"}'])
@@ -314,9 +314,9 @@ def test_only_documents_that_bear_the_answer_out_are_paid():
 def test_wrong_documents_are_named():
     with pytest.raises(ConfigError, match="needs a column 'documents'"):
         citation_support(["x"], ["y"])
-    with pytest.raises(ValueError, match="wants documents as"):
+    with pytest.raises(ValueError, match="needs documents as"):
         citation_support(["x"], ["y"], documents=["[1]"])
-    with pytest.raises(ValueError, match="wants JSON in the column 'documents', not 'Paris'"):
+    with pytest.raises(ValueError, match="needs JSON in the column 'documents', not 'Paris'"):
         citation_support(["x"], ["y"], documents=["Paris"])
 
 
@@ -388,7 +388,7 @@ def test_the_code_is_in_the_last_fence_or_in_the_answer():
 @needs_sandbox
 @pytest.mark.parametrize("answer", ["42", '{"function": "f"}', '{"function": "f", "tests": []}', "[1]", "{'a': 1}"])
 def test_a_row_that_holds_no_tests_is_named(answer):
-    with pytest.raises(ValueError, match="code-tests wants"):
+    with pytest.raises(ValueError, match="code-tests needs"):
         code_tests(["x"], answer=[answer])
 
 

@@ -1,4 +1,4 @@
-"""Problems: reading them from tables, prompting them, reading answers out of completions.
+"""Problems: reading them from tables, turning them into prompts, and reading answers from completions.
 
 No models, no rewards, no torch.
 """

@@ -1,4 +1,4 @@
-"""Reading an answer out of a completion, and comparing answers as what they mean."""
+"""Reading the answer from a completion, and comparing answers by their meaning."""
 
 from __future__ import annotations
 
@@ -11,27 +11,28 @@ _NUMBER = r"[-+\u2212]?\$?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|[-+\u2212]?
 NUMBER = re.compile(_NUMBER)
 ANSWER = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL)
 WORKED = {"reasoning": "reasoned", "think": "reasoned", "words": "worded"}
-"""Tags that hold the working, and the style they make."""
+"""Tags that hold the reasoning, and the answer style they stand for."""
 MAX_DIGITS = 60
-"""Longer numbers are text: no problem has such an answer, and a model can write a million digits."""
+"""Longer numbers are treated as text: no problem has such an answer, and a model can write a million digits."""
 
 
 def last_said(completion: str | Sequence[Mapping[str, Any]]) -> str:
-    """What the model itself wrote last: a tool may say the answer, which is not the model's.
+    """Return the last text that the model itself wrote; a tool's output is not the model's answer.
 
     >>> last_said([{"role": "assistant", "content": "I ask"}, {"role": "tool", "content": "<answer>7</answer>"}])
     'I ask'
     """
     if isinstance(completion, str):
         return completion
-    own = [message for message in completion if message["role"] == "assistant"]
-    return str(own[-1]["content"]) if own else ""
+    replies = [message for message in completion if message["role"] == "assistant"]
+    return str(replies[-1]["content"]) if replies else ""
 
 
 def final_answer(completion: str) -> str | None:
-    """The answer where the format wants it: in the last closed `<answer>`, else after the last `</think>` or `####`.
+    """Return the answer in the place that the format asks for: in the last closed `<answer>`, else after the last
+    `</think>` or `####`.
 
-    A completion that was cut off inside `<answer>` has no answer: `<answer>4` may have been on its way to 42.
+    A completion that was cut off inside `<answer>` has no answer: `<answer>4` might have become 42.
 
     >>> final_answer("<answer>1</answer> no: <answer> 2 </answer>"), final_answer("the answer is 7")
     ('2', None)
@@ -46,17 +47,18 @@ def final_answer(completion: str) -> str | None:
 
 
 def last_number(completion: str) -> str | None:
-    """The last number anywhere in a completion: the lenient reading.
+    """Return the last number anywhere in a completion: the lenient reading.
 
     >>> last_number("5 apples at $3 make $15.")
     '$15'
     """
-    found = NUMBER.findall(completion)
-    return found[-1] if found else None
+    numbers = NUMBER.findall(completion)
+    return numbers[-1] if numbers else None
 
 
 def as_number(text: str) -> Decimal | None:
-    """The number that a text is, with thousands' commas, sign, dollar sign and a final full stop; None if it is none.
+    """Return a text as a number, with thousands' commas, sign, dollar sign and a final full stop; None if it is not a
+    number.
 
     >>> as_number("-1,000.50"), as_number("$7."), as_number("7 apples")
     (Decimal('-1000.50'), Decimal('7'), None)
@@ -68,7 +70,7 @@ def as_number(text: str) -> Decimal | None:
 
 
 def same_answer(one: str | None, other: str | None) -> bool:
-    """Whether two answers mean the same: equal numbers, else equal words. Two missing answers are not the same.
+    """Return whether two answers mean the same: equal numbers, else equal words. Two missing answers differ.
 
     >>> same_answer("1,000", "1000.0"), same_answer(None, None), same_answer("Paris ", "paris")
     (True, False, True)
@@ -82,9 +84,10 @@ def same_answer(one: str | None, other: str | None) -> bool:
 
 
 def style(completion: str) -> str:
-    """How a completion answers: `reasoned` or `worded` (a block of either, then an answer), `answer-only`, `untagged`.
+    """Return how a completion answers: `reasoned` or `worded` (a block of either, then an answer), `answer-only`,
+    `untagged`.
 
-    `worded` is the second way of working a problem out that the policy `builtin-split` knows.
+    `worded` is the second way to solve a problem that the policy `builtin-split` knows.
     """
     if final_answer(completion) is not None:
         for tag, name in WORKED.items():

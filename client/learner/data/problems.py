@@ -16,14 +16,14 @@ from ....common.seeds import derived_seed
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A prompt with a reference answer, and labels to divide and report by (`{"topic": "shop"}`)."""
+    """A prompt with a reference answer, and labels to partition and report by (`{"topic": "shop"}`)."""
 
     question: str
     answer: str
     labels: dict[str, str] = field(default_factory=dict[str, str])
 
     def row(self, system_prompt: str) -> dict[str, Any]:
-        """The problem as TRL wants it; reward functions get `answer` and the labels as columns."""
+        """Return the problem as a row for TRL; reward functions get `answer` and the labels as columns."""
         system = [{"role": "system", "content": system_prompt}] if system_prompt else []
         return {
             "prompt": [*system, {"role": "user", "content": self.question}],
@@ -33,11 +33,11 @@ class Problem:
 
 
 def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(where it stands, the object) for each line of a JSON Lines file.
+    """Yield (place, for messages; the object) for each line of a JSON Lines file.
 
     Raises:
         ConfigError: the file cannot be read.
-        DataError: a line is no JSON object; file and line are named.
+        DataError: a line is not a JSON object; names file and line.
     """
     try:
         lines = path.read_bytes().splitlines()
@@ -49,42 +49,43 @@ def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         where = f"{path}, line {number}"
         try:
             row = json.loads(line)
-            json.dumps(row, ensure_ascii=False).encode()  # half a surrogate pair is JSON, and no text
+            json.dumps(row, ensure_ascii=False).encode()  # lone surrogates are valid JSON, but not valid UTF-8
         except (ValueError, RecursionError) as error:
             raise DataError(f"{where} is not JSON: {error}.") from error
         if not isinstance(row, dict):
-            raise DataError(f"{where} is no JSON object.")
+            raise DataError(f"{where} is not a JSON object.")
         yield where, row
 
 
-def read_jsonl(path: Path, wanted: Sequence[str]) -> list[dict[str, str]]:
-    """The objects of a JSON Lines file, each of which has the text fields `wanted`.
+def read_jsonl(path: Path, required: Sequence[str]) -> list[dict[str, str]]:
+    """Read the objects of a JSON Lines file, each with the text fields `required`.
 
     Raises:
         ConfigError: the file cannot be read.
-        DataError: a line is no JSON object, or lacks a field; names file and line.
+        DataError: a line is not a JSON object, or lacks a field; names file and line.
     """
     rows: list[dict[str, str]] = []
     for where, row in json_lines(path):
-        missing = [key for key in wanted if not isinstance(row.get(key), str)]
+        missing = [key for key in required if not isinstance(row.get(key), str)]
         if missing:
             raise DataError(f"{where} has no text field {missing[0]!r}.")
         rows.append(row)
     if not rows:
-        raise DataError(f"{path} holds no problems.")
+        raise DataError(f"{path} does not contain any problems.")
     return rows
 
 
 def reading_order(size: int, position: int, count: int, *, seed: int, reader: str) -> list[int]:
-    """Which problems of a shard come next: without repetition until the shard is used up, then shuffled anew.
+    """Return the indices of the next problems of a shard: each once per epoch, in a new random order each epoch.
 
-    A function of the position alone, so a reader that was away for a round, or a process that was killed, goes on
+    The order depends on the position alone, so a client that missed a round, or a process that was killed, continues
     exactly where it was.
 
     Args:
         size: problems in the shard, at least 1.
         position: problems read before.
-        reader: whose shard it is.
+        count: problems to return.
+        reader: name of the client whose shard it is.
     """
     order: list[int] = []
     epoch, start = divmod(position, size)

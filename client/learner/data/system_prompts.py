@@ -1,4 +1,4 @@
-"""System prompts that have a name. No torch."""
+"""Named system prompts. No torch."""
 
 from __future__ import annotations
 

@@ -16,55 +16,55 @@ from ...organisation.settings import Data, OrganisationFile
 from .problems import Problem, json_lines
 
 Row = tuple[str, Mapping[str, Any]]
-"""(where it stands, for messages; its columns)."""
+"""(place, for messages; the row's columns)."""
 PLACE = re.compile(r"\{([^{}]*)\}")
 SUFFIXES = (".jsonl", ".parquet", ".csv")
 
 
 def read_organisation_data(organisation: OrganisationFile) -> tuple[list[Problem], list[Problem]]:
-    """(problems to train on, held-out problems) of an organisation.
+    """Load an organisation's data, and return (problems to train on, held-out problems).
 
-    Without a file of its own, the held-out part is chosen by a hash of each question: the same ones are held out
-    whatever is added later, and a question that occurs twice is never on both sides.
+    Without a file for the held-out part, a hash of each question decides: the same questions stay held out when data is
+    added later, and a question that occurs twice is never in both parts.
 
     Raises:
         ConfigError: a file cannot be read, or has no such column.
-        DataError: a row has no question or answer; file and row are named.
+        DataError: a row has no question or answer; names file and row.
     """
     data = organisation.settings.data
     train = _problems(organisation, data.train)
     if data.held_out:
         held_out = _problems(organisation, data.held_out)
-        twice = {asked for asked, _ in train} & {asked for asked, _ in held_out}
-        if twice:
+        shared = {question for question, _ in train} & {question for question, _ in held_out}
+        if shared:
             raise DataError(
-                f"{len(twice)} questions of {data.held_out} stand in {data.train} too, so they are not held out. "
-                f"The first begins {sorted(twice)[0][:60]!r}."
+                f"{len(shared)} questions of {data.held_out} are in {data.train} too, so they are not held out. Remove "
+                f"them from one. The first begins {sorted(shared)[0][:60]!r}."
             )
     else:
-        held_out = [(asked, p) for asked, p in train if _share(asked) < data.held_out_share]
-        train = [(asked, p) for asked, p in train if _share(asked) >= data.held_out_share]
+        held_out = [(question, p) for question, p in train if _share(question) < data.held_out_share]
+        train = [(question, p) for question, p in train if _share(question) >= data.held_out_share]
     if not train:
-        raise DataError(f"{data.train} leaves no problem to train on.")
+        raise DataError(f"{data.train} leaves no problem to train on. Add problems, or lower data.held-out-share.")
     return [problem for _, problem in train], [problem for _, problem in held_out]
 
 
 def read_table(source: str, data: Data, template: str = "{question}") -> list[tuple[str, Problem]]:
-    """(the question as it stands in the data, the problem) for each row of a file or of a dataset of the Hub.
+    """Read a file or a dataset of the Hub, and return (the question as in the data, the problem) for each row.
 
     Args:
         source: an absolute path, or `hub:NAME[:CONFIG]:SPLIT`.
-        data: which columns are what.
-        template: the user's turn.
+        data: the names of the columns.
+        template: text of the user's turn, with `{column}` as placeholders.
 
     Raises:
-        ConfigError: the file cannot be read, or the template names a column that data.labels does not.
-        DataError: a row has no question or answer; file and row are named.
+        ConfigError: the file cannot be read, or the template names a column that is not in data.labels.
+        DataError: a row has no question or answer; names file and row.
     """
     rows = _hub_rows(source) if source.startswith("hub:") else _file_rows(Path(source))
     problems = [_problem(where, row, data, template) for where, row in rows]
     if not problems:
-        raise DataError(f"{source} holds no problems.")
+        raise DataError(f"{source} does not contain any problems.")
     return problems
 
 
@@ -75,20 +75,20 @@ def _problems(organisation: OrganisationFile, source: str) -> list[tuple[str, Pr
 
 def _problem(where: str, row: Mapping[str, Any], data: Data, template: str) -> tuple[str, Problem]:
     columns = {name: _text(where, row, name) for name in (data.question, data.answer, *data.labels)}
-    asked, answer = columns[data.question], columns[data.answer]
+    question, answer = columns[data.question], columns[data.answer]
     if data.answer_after:
         _, mark, answer = answer.rpartition(data.answer_after)
         if not mark:
             raise DataError(f"{where}: the answer has no {data.answer_after!r} (data.answer-after).")
-    known = {**columns, "question": asked}
-    odd = [name for name in PLACE.findall(template) if name not in known]
-    if odd:
+    known = {**columns, "question": question}
+    unknown = [name for name in PLACE.findall(template) if name not in known]
+    if unknown:
         raise ConfigError(
-            f"prompt.template cannot be filled in: there is no {odd[0]!r}. It may name {{question}} and the columns in "
-            "data.labels."
+            f"prompt.template cannot be filled in: there is no column {unknown[0]!r}. It may name {{question}} and the "
+            "columns in data.labels."
         )
-    return asked, Problem(
-        PLACE.sub(lambda found: known[found[1]], template),
+    return question, Problem(
+        PLACE.sub(lambda match: known[match[1]], template),
         answer.strip(),
         {name: columns[name] for name in data.labels},
     )
@@ -101,13 +101,13 @@ def _text(where: str, row: Mapping[str, Any], name: str) -> str:
         raise DataError(f"{where} has no text or number in column {name!r}. Its columns: {has}.")
     text = str(value)
     if not text.strip():
-        raise DataError(f"{where} has nothing in column {name!r}.")
+        raise DataError(f"{where} has an empty column {name!r}.")
     return text
 
 
 def _file_rows(path: Path) -> Iterable[Row]:
     if path.suffix not in SUFFIXES:
-        raise ConfigError(f"{path} is no data file. Give one of {', '.join(SUFFIXES)}, or hub:NAME:SPLIT.")
+        raise ConfigError(f"{path} is not a data file. Use one of {', '.join(SUFFIXES)}, or hub:NAME:SPLIT.")
     if not path.is_file():
         raise ConfigError(f"There is no data file {path}.")
     try:
@@ -143,7 +143,7 @@ def _parquet_rows(path: Path) -> Iterable[Row]:
 
 
 def _hub_rows(source: str) -> Iterable[Row]:
-    """`hub:NAME:SPLIT` or `hub:NAME:CONFIG:SPLIT`."""
+    """Yield the rows of `hub:NAME:SPLIT` or `hub:NAME:CONFIG:SPLIT`."""
     parts = source.split(":")[1:]
     if len(parts) not in (2, 3) or not all(parts):
         raise ConfigError(f"{source} is not of the form hub:NAME:SPLIT or hub:NAME:CONFIG:SPLIT.")
@@ -157,12 +157,12 @@ def _hub_rows(source: str) -> Iterable[Row]:
 
 
 def _share(question: str) -> float:
-    """A number in [0, 1) that a question's text decides."""
+    """Return a number in [0, 1) that depends on the question's text alone."""
     return int.from_bytes(hashlib.sha256(question.encode()).digest()[:8], "big") / 2**64
 
 
 def fingerprint(problems: Iterable[Problem]) -> str:
-    """SHA-256 over problems, in order."""
+    """Return the SHA-256 over problems, in order."""
     digest = hashlib.sha256()
     for problem in problems:
         digest.update(json.dumps([problem.question, problem.answer, problem.labels], sort_keys=True).encode())

@@ -1,4 +1,4 @@
-"""Base models and their adapters: finding, loading, adapting.
+"""Base models and their adapters: finding, loading and adapting them.
 
-Training them belongs to `training`. The only place with PEFT and Unsloth.
+Training belongs to `training`. The only place with PEFT and Unsloth.
 """

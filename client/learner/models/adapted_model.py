@@ -1,7 +1,7 @@
-"""The base model and its LoRA adapter: the only file that knows PEFT.
+"""A base model with its LoRA adapter: the only file that knows PEFT.
 
-The base model is loaded once in a process and never changed. An adapter goes in and out as the flat vector of
-`common.adapter`; PEFT's own setter takes wrong names and NaN without a word, so names and shapes are matched here.
+The base model is loaded once per process and never changed. Adapters are set and read as the flat vector of
+`common.adapter`. PEFT's own setter silently accepts wrong names and NaN, so this file matches names and shapes itself.
 """
 
 from __future__ import annotations
@@ -26,19 +26,22 @@ REFERENCE = "ref"  # the name TRL looks for
 
 
 def adapter_schema(model: PreTrainedModel, config: RunConfig, rank: int = 0) -> AdapterSchema:
-    """The adapter that the settings describe, on this model: its linear layers that match, in alphabetical order.
+    """Return the adapter that the settings describe on this model: its matching linear layers, in alphabetical order.
 
     Args:
-        rank: this client's own, where it trains a smaller one than the federation's; 0 takes the federation's.
+        rank: this client's rank, if it is smaller than the federation's; 0 uses the federation's.
+
+    Raises:
+        ConfigError: the model has no layer of these names.
     """
-    wanted = {name.strip() for name in config.adapter.target_modules.split(",")}
+    targets = {name.strip() for name in config.adapter.target_modules.split(",")}
     head = model.get_output_embeddings()
     modules = [
         Module(name, layer.in_features, layer.out_features)
         for name, layer in model.named_modules()
         if isinstance(layer, nn.Linear)
         and layer is not head
-        and (wanted == {"all-linear"} or name.rpartition(".")[2] in wanted)
+        and (targets == {"all-linear"} or name.rpartition(".")[2] in targets)
     ]
     if not modules:
         raise ConfigError(
@@ -50,7 +53,7 @@ def adapter_schema(model: PreTrainedModel, config: RunConfig, rank: int = 0) -> 
 
 
 def lora_config(schema: AdapterSchema) -> LoraConfig:
-    """PEFT's description of the adapter."""
+    """Return PEFT's description of the adapter."""
     return LoraConfig(
         r=schema.rank,
         lora_alpha=schema.alpha,
@@ -60,17 +63,21 @@ def lora_config(schema: AdapterSchema) -> LoraConfig:
 
 
 def attach(model: PreTrainedModel, adapter: Adapter) -> AdaptedModel:
-    """A base model with an adapter that is to be run, not trained.
+    """Return a base model with an adapter, for inference.
 
     Raises:
-        ConfigError: the model has no such layers, or they have other shapes.
+        ConfigError: the model lacks one of the layers, or it has another shape.
     """
     layers = dict(model.named_modules())
     for module in adapter.schema.modules:
         layer = layers.get(module.name)
         shape = (layer.in_features, layer.out_features) if isinstance(layer, nn.Linear) else None
         if shape != (module.in_features, module.out_features):
-            raise ConfigError(f"The adapter does not fit this base model: its layer {module.name} is another or none.")
+            found = f"has the shape {shape}" if shape else "is missing"
+            raise ConfigError(
+                f"The adapter does not fit this base model: the layer {module.name} {found}. Use the base model that "
+                "the adapter was trained on."
+            )
     adapted = AdaptedModel(PeftModel(model, lora_config(adapter.schema)), adapter.schema)
     adapted.load(adapter)
     return adapted
@@ -90,12 +97,13 @@ class _Core(nn.Module):
         return self.left @ (core if self.bases is None else torch.tensordot(core, self.bases, dims=1))
 
     def right_inverse(self, value: torch.Tensor) -> torch.Tensor:
-        """A core to start with; `AdaptedModel.load` sets it before it is used."""
+        """Return an initial core, as torch asks for one; `AdaptedModel.load` replaces it before it is used."""
         return value.new_zeros((value.shape[1], value.shape[1]) if self.bases is None else self.bases.shape[:1])
 
 
 def _in_float32(model: PeftModel) -> None:
-    """TRL rounds the adapter of a quantised base to bfloat16, where a step at GRPO's learning rates is lost."""
+    """Convert the adapter to float32: TRL rounds that of a quantized base to bfloat16, where a step at GRPO's learning
+    rates is lost."""
     for name, parameter in model.named_parameters():
         if ".lora_" in name:
             parameter.data = parameter.data.float()
@@ -118,9 +126,9 @@ class AdaptedModel:
             self._add_cores()
 
     def load(self, adapter: Adapter, name: str = "default") -> None:
-        """Copy an adapter's factors into the model, the frozen ones too."""
+        """Copy an adapter's factors into the model, including the frozen ones."""
         if adapter.schema.sha256 != self.schema.sha256:
-            raise ValueError("the adapter is of another schema than the model")
+            raise ValueError("the adapter has another schema than the model")
         parts = adapter.parts()
         with torch.no_grad():
             for module in self.schema.modules:
@@ -135,29 +143,29 @@ class AdaptedModel:
             self._loaded = adapter
 
     def read(self) -> Adapter:
-        """The adapter that was loaded last, with its factors as they stand in the model now."""
+        """Return the adapter that was loaded last, with the current values of its factors."""
         assert self._loaded is not None
         parts: dict[Key, Vector] = dict(self._loaded.parts())
         for module in self.schema.modules:
             layer = self._layer(module)
-            now = {(module.name, f): getattr(layer, f"lora_{f}")["default"].weight for f in "AB"}
+            current = {(module.name, f): getattr(layer, f"lora_{f}")["default"].weight for f in "AB"}
             if self._has_cores:
-                now = {self._core_key(module): self._core(module)}
-            parts |= {key: now[key].detach().float().cpu().numpy() for key in now.keys() & parts.keys()}
+                current = {self._core_key(module): self._core(module)}
+            parts |= {key: current[key].detach().float().cpu().numpy() for key in current.keys() & parts.keys()}
         return Adapter.from_parts(self.schema, parts)
 
     def add_reference(self) -> None:
-        """Add the frozen second adapter that TRL measures the KL from."""
+        """Add the frozen second adapter that TRL measures the KL divergence from."""
         self.model.add_adapter(REFERENCE, self.model.peft_config["default"])
         self.freeze()
 
     def drop_reference(self) -> None:
-        """Remove the second adapter that TRL adds by itself to a model that it is given adapted."""
+        """Remove the second adapter that TRL adds to a model that already has an adapter."""
         if REFERENCE in self.model.peft_config:
             self.model.delete_adapter(REFERENCE)
 
     def freeze(self) -> None:
-        """Let only the factors train that are to. Switching adapters, PEFT thaws all of them."""
+        """Make only the factors in `trains` trainable. PEFT unfreezes all of them when it switches adapters."""
         marks = tuple(f".lora_{factor}.default." for factor in self.trains if factor in "AB")
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(any(mark in name for mark in marks))
@@ -166,13 +174,13 @@ class AdaptedModel:
                 self._core(module).requires_grad_(True)
 
     def release(self) -> PreTrainedModel:
-        """The base model as it was before it was adapted. This object is of no use afterwards."""
+        """Return the base model as it was before it was adapted. This object cannot be used afterwards."""
         self._set_residuals(None)
         return cast(PreTrainedModel, self.model.unload())
 
     @contextmanager
     def base_only(self) -> Iterator[None]:
-        """The base model without its adapter, for a while."""
+        """Use the base model without its adapter inside a `with` block."""
         self._set_residuals(None)
         try:
             with self.model.disable_adapter():
@@ -185,20 +193,22 @@ class AdaptedModel:
         return bool({"R", "v"} & set(self.schema.holds))
 
     def _set_residuals(self, adapter: Adapter | None) -> None:
-        """Put an adapter's W on the base model's weights; None takes it off, to the last bit."""
+        """Add an adapter's W to the base model's weights; None restores the original weights exactly."""
         parts = adapter.parts() if adapter else {}
         with torch.no_grad():
             for module in self.schema.modules if self._pristine else ():
-                weight, own = self._layer(module).base_layer.weight, self._pristine[module.name]
+                weight, original = self._layer(module).base_layer.weight, self._pristine[module.name]
                 residual = parts.get((module.name, "W"))
-                weight.copy_(own if residual is None else own + torch.from_numpy(residual.copy()).to(own))
+                if residual is not None:
+                    original = original + torch.from_numpy(residual.copy()).to(original)
+                weight.copy_(original)
 
     def _add_cores(self) -> None:
-        """Make every B of the adapter a function of its core, which takes its place as what trains."""
+        """Make every B of the adapter a function of its core, which becomes the trainable parameter."""
         shared: nn.Parameter | None = None
         for module in self.schema.modules:
             linear = self._layer(module).lora_B["default"]
-            left, bases = (torch.from_numpy(self.schema.drawn(module, what)).to(linear.weight) for what in "PQ")
+            left, bases = (torch.from_numpy(self.schema.drawn(module, factor)).to(linear.weight) for factor in "PQ")
             core = _Core(left, bases if "v" in self.schema.holds else None)
             parametrize.register_parametrization(linear, "weight", core, unsafe=True)
             if "v" in self.schema.holds:

@@ -1,4 +1,4 @@
-"""Whether the backend that the settings name can work here, found out before a model is loaded. No torch, no vLLM."""
+"""Checks of the backend settings against this machine, before a model is loaded. No torch, no vLLM."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ LOOKS_FOR_VLLM = "import importlib.util, sys; sys.exit(importlib.util.find_spec(
 
 
 def check_backend(backend: Backend) -> None:
-    """Find what would keep the model from being loaded, or the sampler from starting.
+    """Refuse settings by which the model could not be loaded, or the sampler not started.
 
     Raises:
-        ConfigError: a package is not there, Unsloth has no GPU, or the vLLM server does not answer.
+        ConfigError: a package is missing, Unsloth has no GPU, or the vLLM server does not answer.
     """
     _check_sampler(backend)
     if backend.quantization != "none" and not find_spec("bitsandbytes"):
@@ -34,7 +34,7 @@ def check_backend(backend: Backend) -> None:
             f"`fedgrpo doctor` prints the versions that fit. {WITHOUT_UNSLOTH}"
         )
     if backend.loader == "unsloth" and not GPU.exists():
-        raise ConfigError(f"backend.loader is unsloth, which needs an NVIDIA GPU, and there is none. {WITHOUT_UNSLOTH}")
+        raise ConfigError(f"backend.loader is unsloth, but this machine has no NVIDIA GPU. {WITHOUT_UNSLOTH}")
 
 
 def _check_sampler(backend: Backend) -> None:
@@ -44,7 +44,7 @@ def _check_sampler(backend: Backend) -> None:
     if backend.vllm_url:
         _check_server(backend.vllm_url)
     elif other and not _finds_vllm(other):
-        raise ConfigError(f"backend.vllm-python is {other}, which is no Python of an environment with vLLM.")
+        raise ConfigError(f"backend.vllm-python is {other}, which is not the Python of an environment with vLLM.")
     elif not other and not find_spec("vllm"):
         raise ConfigError(
             f"backend.sampler is {backend.sampler}, but vLLM is not installed here. Install it, or install it into "
@@ -63,4 +63,7 @@ def _check_server(url: str) -> None:
     try:
         httpx.get(f"{url}/health", timeout=10, trust_env=False).raise_for_status()
     except httpx.HTTPError as error:
-        raise ConfigError(f"backend.vllm-url is {url}, where no vLLM server answers ({error!r}).") from error
+        raise ConfigError(
+            f"backend.vllm-url is {url}, but no vLLM server answers there ({error!r}). Start it, or correct the "
+            "address."
+        ) from error

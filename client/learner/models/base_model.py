@@ -1,4 +1,4 @@
-"""Base models, from folders into memory: weights, quantised or not, and the tokenizer. No code of the folder's runs."""
+"""Base models in memory: weights, quantized or not, and the tokenizer. Code from a model folder is never run."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.mo
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """A base model, resident in memory, with its tokenizer."""
+    """A base model loaded in memory, with its tokenizer."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     sha256: str
     """Of its files (`file_hash`)."""
     folder: Path
-    """Where they lie."""
+    """The model folder."""
     loader: str = "transformers"
-    """What loaded them, and adapts them."""
+    """The library that loaded the model, and adapts it."""
 
     @property
     def dtype(self) -> str:
@@ -47,13 +47,14 @@ class Base:
 
     @classmethod
     def load(cls, folder: Path, dtype: str, device: torch.device, backend: Backend | None = None) -> Base:
-        """Load a model folder: safetensors only, no code from the folder.
+        """Load a model folder: safetensors only, without running code from it.
 
         Args:
-            backend: loader and quantization; none takes the defaults. `import_unsloth` comes before this file.
+            backend: loader and quantization; None uses the defaults. For Unsloth, call `import_unsloth` before
+                importing this file.
 
         Raises:
-            ConfigError: the folder holds no model, or a package that the backend needs is not there.
+            ConfigError: the folder does not hold a model, or a package that the backend needs is missing.
         """
         backend = backend or Backend()
         check_backend(backend)
@@ -65,13 +66,18 @@ class Base:
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer a model folder holds.
+    """Load the tokenizer of a model folder.
 
-    `AutoTokenizer` rebuilds the tokenizer of some model types from its vocabulary and so replaces a custom one
-    without a word. Where the two disagree on a probe, the file itself is right.
+    `AutoTokenizer` rebuilds the tokenizer of some model types from its vocabulary, and so silently replaces a custom
+    one. If the two disagree on a probe, the file is used as it is.
+
+    Raises:
+        ConfigError: the folder has no tokenizer, it cannot be loaded, or it has no chat template.
     """
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
-        raise ConfigError(f"The model folder {folder} holds no tokenizer: none of {', '.join(TOKENIZER_FILES)}.")
+        raise ConfigError(
+            f"The model folder {folder} has no tokenizer: it contains none of {', '.join(TOKENIZER_FILES)}."
+        )
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
@@ -82,7 +88,9 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         if exact(PROBE)["input_ids"] != tokenizer(PROBE)["input_ids"]:
             tokenizer = exact
     if tokenizer.chat_template is None:
-        raise ConfigError(f"The tokenizer in {folder} has no chat template, so prompts cannot be put to this model.")
+        raise ConfigError(
+            f"The tokenizer in {folder} has no chat template, which is needed to build prompts. Use an instruct model."
+        )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"
@@ -90,13 +98,16 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def load_base(folder: Path, dtype: str, device: torch.device, quantization: str = "none") -> PreTrainedModel:
-    """The base model of a folder, safetensors only, no code from the folder.
+    """Load the base model of a folder: safetensors only, without running code from it.
 
     Args:
-        dtype: of the weights, and of what is computed with quantised ones; `auto` takes that of the file.
-        quantization: `none`, `8bit`, or `4bit`: NF4, with its constants quantised too (QLoRA, arXiv:2305.14314).
+        dtype: type of the weights, and of the computation with quantized ones; `auto` uses that of the file.
+        quantization: `none`, `8bit`, or `4bit`: NF4 with double quantization (QLoRA, arXiv:2305.14314).
+
+    Raises:
+        ConfigError: the folder does not hold a model that can be loaded.
     """
-    quantised = {} if quantization == "none" else _quantised(quantization, dtype, device)
+    quantized = {} if quantization == "none" else _quantized(quantization, dtype, device)
     try:
         model = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -104,11 +115,11 @@ def load_base(folder: Path, dtype: str, device: torch.device, quantization: str 
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,
-            **quantised,
+            **quantized,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ConfigError(f"The model in {folder} cannot be loaded: {error}") from error
-    if quantised:
+    if quantized:
         _keep_trainable(model)
     else:
         model.to(device)  # pyright: ignore[reportArgumentType]
@@ -116,8 +127,8 @@ def load_base(folder: Path, dtype: str, device: torch.device, quantization: str 
 
 
 def _keep_trainable(model: PreTrainedModel) -> None:
-    """On a CPU with AVX512-BF16, bitsandbytes repacks 4-bit weights for inference at the first completion, for good; a
-    backward pass through them fails then."""
+    """Keep 4-bit weights trainable on a CPU with AVX512-BF16: bitsandbytes would repack them for inference at the first
+    completion, permanently, and a backward pass would fail."""
     from bitsandbytes.nn.modules import Linear4bit
 
     for module in model.modules():
@@ -125,7 +136,7 @@ def _keep_trainable(model: PreTrainedModel) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def _quantised(quantization: str, dtype: str, device: torch.device) -> dict[str, Any]:
+def _quantized(quantization: str, dtype: str, device: torch.device) -> dict[str, Any]:
     config = BitsAndBytesConfig(
         load_in_4bit=quantization == "4bit",
         load_in_8bit=quantization == "8bit",

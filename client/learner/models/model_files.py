@@ -1,4 +1,4 @@
-"""Model folders on this disk: finding, making and hashing them. No torch."""
+"""Model folders on this disk: finding, creating and hashing them. No torch."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from pathlib import Path
 from ....common.errors import ConfigError
 
 WANTED = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]
-"""Files of a model that are fetched: no pickles, no code."""
+"""Files of a model to download: no pickles, no code."""
 
 
 def built_in_model(name: str) -> Path | None:
-    """The folder of a model that comes with an installed package (entry points `fedgrpo.models`)."""
+    """Return the folder of a model that an installed package provides (entry points `fedgrpo.models`)."""
     return next((entry.load() for entry in entry_points(group="fedgrpo.models", name=name)), None)
 
 
 def model_folder(name: str, revision: str = "", source: str = "hub") -> Path:
-    """The local folder of a model: an existing folder, or a snapshot from the Hub or from ModelScope.
+    """Return the local folder of a model: an existing folder, or a snapshot from the Hub or from ModelScope.
 
     Args:
         source: `hub` or `modelscope` (backend.source).
 
     Raises:
-        ConfigError: there is no such folder, or the source cannot be reached or has no such model.
+        ConfigError: the folder does not exist, or the source cannot be reached or does not have the model.
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise ConfigError(f"{folder} is no model folder: it holds no config.json.")
+            raise ConfigError(f"{folder} is not a model folder: config.json is missing.")
         return folder.resolve()
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise ConfigError(f"There is no model folder {name}. Give an existing folder, a Hub name, or builtin.")
@@ -67,27 +67,27 @@ def _from_modelscope(name: str, revision: str) -> Path:
         return Path(snapshot_download(name, revision=revision or None, allow_patterns=WANTED))
     except (HubError, OSError) as error:
         raise ConfigError(
-            f"Cannot get the model {name} from ModelScope ({type(error).__name__}). Check the name there, which may be "
-            "another than on the Hub, and the network; or give a local folder (--model DIR)."
+            f"Cannot get the model {name} from ModelScope ({type(error).__name__}). Check the network and the name, "
+            "which may differ from that on the Hub; or give a local folder (--model DIR)."
         ) from error
 
 
 TOKENIZER = ("tokenizer*", "*.model", "vocab*", "merges.txt", "chat_template*", "special_tokens_map.json")
-"""Files that make a folder's tokenizer, as patterns."""
+"""Patterns of the files that make up a folder's tokenizer."""
 
 
 def must_be_new(folder: Path) -> None:
-    """Refuse to write where something is: that may be a model that others train on."""
+    """Refuse to overwrite an existing folder: it may be a model that others train on."""
     if folder.exists():
-        raise ConfigError(f"{folder} is there already. Give another folder, or remove it.")
+        raise ConfigError(f"{folder} already exists. Choose another folder, or remove it.")
 
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """A folder to write in, which gets its name when all of it is written, and is gone if that fails.
+    """Create a folder that gets its name when everything is written, and is removed if that fails.
 
     Raises:
-        ConfigError: the name is taken.
+        ConfigError: the folder exists already.
     """
     must_be_new(folder)
     folder = folder.absolute()
@@ -101,13 +101,13 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
 
 def copy_tokenizer(folder: Path, to: Path) -> None:
-    """Copy a model folder's tokenizer byte by byte: saved anew, some come back as others."""
+    """Copy a model folder's tokenizer byte by byte: some change when they are loaded and saved again."""
     for path in {path for pattern in (*TOKENIZER, "generation_config.json") for path in folder.glob(pattern)}:
         shutil.copyfile(path, to / path.name)
 
 
 def file_hash(folder: Path) -> str:
-    """SHA-256 over what decides a model's answers: weights, architecture, tokenizer, chat template."""
+    """Return the SHA-256 over everything that decides a model's answers: weights, architecture, tokenizer, template."""
     digest = hashlib.sha256()
     patterns = ("*.safetensors", "*config.json", "tokenizer*", "*.model", "vocab*", "merges.txt", "chat_template*")
     for path in sorted({path for pattern in patterns for path in folder.glob(pattern)}):

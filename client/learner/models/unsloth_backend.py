@@ -1,7 +1,7 @@
-"""Unsloth: the only file that knows it. It needs a GPU, and a process of its own.
+"""Unsloth: the only file that knows it. It needs a GPU, and a process for itself.
 
-Importing Unsloth rewrites `transformers`, PEFT and TRL for the whole process, so it comes before them and stays. This
-file imports nothing heavy on its top.
+Importing Unsloth patches `transformers`, PEFT and TRL for the whole process, so it must be imported before them. This
+file imports nothing heavy at the top level.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from .backend_check import WITHOUT_UNSLOTH, check_backend
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-REWRITTEN = ("transformers", "peft", "trl")
+PATCHED = ("transformers", "peft", "trl")
 
 
 def import_unsloth(backend: Backend) -> None:
-    """Import Unsloth, where the backend wants it. Call this before anything that imports what it rewrites.
+    """Import Unsloth if the backend uses it. Call this before importing any library that it patches.
 
     Raises:
-        ConfigError: it is not installed, finds no GPU, or comes too late in this process.
+        ConfigError: it is not installed, finds no GPU, or one of the libraries is imported already.
     """
     if backend.loader != "unsloth" or "unsloth" in sys.modules:
         return
     check_backend(backend)
-    early = [name for name in REWRITTEN if name in sys.modules]
+    early = [name for name in PATCHED if name in sys.modules]
     if early:
         raise ConfigError(
-            f"backend.loader is unsloth, but this process has imported {', '.join(early)} already, and Unsloth has to "
-            f"come first. Start it in a process of its own. {WITHOUT_UNSLOTH}"
+            f"backend.loader is unsloth, but this process has already imported {', '.join(early)}, and Unsloth has to "
+            f"come first. Start it in a separate process. {WITHOUT_UNSLOTH}"
         )
     try:
         import unsloth  # noqa: F401  # pyright: ignore[reportMissingImports, reportUnusedImport]
@@ -44,7 +44,7 @@ def import_unsloth(backend: Backend) -> None:
 
 
 def load_with_unsloth(folder: Path, dtype: str, *, four_bit: bool) -> PreTrainedModel:
-    """The base model of a folder, patched by Unsloth."""
+    """Load the base model of a folder, patched by Unsloth."""
     import torch
     from unsloth import FastLanguageModel  # pyright: ignore[reportMissingImports]
 
@@ -65,10 +65,10 @@ def load_with_unsloth(folder: Path, dtype: str, *, four_bit: bool) -> PreTrained
 
 
 def adapt_with_unsloth(model: PreTrainedModel, schema: AdapterSchema, *, checkpointing: bool) -> Any:
-    """The model with a LoRA adapter of the schema's shape, through Unsloth's kernels.
+    """Return the model with a LoRA adapter of the schema's shape, using Unsloth's kernels.
 
     Raises:
-        ConfigError: Unsloth would adapt other layers than the schema names.
+        ConfigError: Unsloth would adapt other layers than those in the schema.
     """
     from unsloth import FastLanguageModel  # pyright: ignore[reportMissingImports]
 
@@ -83,12 +83,12 @@ def adapt_with_unsloth(model: PreTrainedModel, schema: AdapterSchema, *, checkpo
         use_gradient_checkpointing="unsloth" if checkpointing else False,
         random_state=schema.seed,
     )
-    found = {
+    layers = {
         name.removeprefix("base_model.model.").partition(".lora_A.")[0]
         for name, _ in adapted.named_parameters()
         if ".lora_A." in name
     }
-    if found != {module.name for module in schema.modules}:
+    if layers != {module.name for module in schema.modules}:
         raise ConfigError(
             f"Unsloth adapts other layers than adapter.target-modules names ({', '.join(names)}). {WITHOUT_UNSLOTH}"
         )

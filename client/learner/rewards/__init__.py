@@ -1,4 +1,4 @@
-"""What a completion is paid for: built-in functions and sets, and an organisation's own functions. No torch."""
+"""Rewards: built-in functions and sets, and an organisation's own functions. No torch."""
 
 from .catalogue import FUNCTIONS, SETS
 from .loading import Reward, RewardFunction, absolute_paths, load_rewards, try_rewards

@@ -61,5 +61,6 @@ SETS: dict[str, dict[str, float]] = {
     "extraction": {"json-fields": 1.0, "json-schema": 0.5, "valid-json": 0.25},
     "citations": {"answer-precision": 1.0, "citation-support": 0.5},
 }
-"""Weights over what the functions pay. `think` pays 2.0 / 0.5 / 0.25; `weighted` 50 % correctness, 20 % format, 30 %
-structure; `qwen14b-weighted` the same and 0.001 less per character after the answer; `guards` goes with another set."""
+"""Weights, which multiply what the functions return. `think` yields up to 2.0 / 0.5 / 0.25; `weighted` 50 %
+correctness, 20 % format, 30 % structure; `qwen14b-weighted` the same and 0.001 less per character after the answer;
+`guards` is meant to be combined with another set."""

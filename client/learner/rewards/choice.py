@@ -1,4 +1,4 @@
-"""Multiple choice: reading the letter, however it is dressed."""
+"""Multiple choice: reading the chosen letter from the usual ways to write it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from ..data.answers import final_answer
 
 NO_SECOND = r"(?![\w'])(?!\s*(?:or|and|/|,|&|或|和|、)\s*\(?[A-J]\b)"
-"""Nothing that makes it a word (`A` in `Answer`, `I'm`), and no second letter: `A or B` chooses nothing."""
+"""Excludes letters that are part of a word (`A` in `Answer`, `I'm`), and second letters: `A or B` is not a choice."""
 ALONE = re.compile(r"[\s*_$(\[{]*(?:\\(?:boxed|text)\{)*\(?([A-Ja-j])(?:[\s*_$)\]}.]*|[).:]+\s.*)", re.DOTALL)
-SAID = re.compile(
+STATED = re.compile(
     r"(?:\\boxed\{(?:\\text\{)?|(?:[Aa]nswer|ANSWER|[Cc]hoice|[Oo]ption)(?:\s+is)?\s*:?\s*|答案(?:应该)?[是为选]?\s*[:：]?\s*|选\s*)"
     rf"[*_(\[$\s]*([A-J]){NO_SECOND}"
 )
@@ -20,7 +20,7 @@ def multiple_choice(completions: Sequence[str], answer: Sequence[str], **_: obje
     r"""1.0 where the letter chosen is the reference's (A to J, in `answer`).
 
     Read from `<answer>`, after `</think>` or `####`, from `\boxed{B}`, `the answer is (B)`, `答案是B`, else from a last
-    line that is a letter. Two letters at once are no choice, and a letter of the running text is none either.
+    line that is a letter. Two letters at once are not a choice, nor is a letter in the running text.
 
     >>> multiple_choice(["<answer>(B) Paris</answer>", "So the answer is **b**", "A or B"], answer=["B"] * 3)
     [1.0, 0.0, 0.0]
@@ -28,13 +28,13 @@ def multiple_choice(completions: Sequence[str], answer: Sequence[str], **_: obje
     rights = [chosen_letter(f"<answer>{right}</answer>") for right in answer]
     if None in rights:
         raise ValueError(
-            f"multiple-choice wants a letter from A to J as the answer, not {answer[rights.index(None)]!r}"
+            f"multiple-choice needs a letter from A to J as the answer, not {answer[rights.index(None)]!r}"
         )
     return [1.0 if chosen_letter(text) == right else 0.0 for text, right in zip(completions, rights, strict=True)]
 
 
 def chosen_letter(text: str) -> str | None:
-    """The letter that a completion chooses, in upper case; None where it chooses none, or more than one.
+    """Return the letter that a completion chooses, in upper case; None if it chooses none or several.
 
     >>> chosen_letter("It is not A. The answer is C."), chosen_letter("...\\n(D)"), chosen_letter("A dog")
     ('C', 'D', None)
@@ -42,9 +42,9 @@ def chosen_letter(text: str) -> str | None:
     final = final_answer(text)
     if final is not None and (alone := ALONE.fullmatch(final)):
         return alone[1].upper()
-    said = SAID.findall(text if final is None else final)
-    if said:
-        return said[-1]
+    letters = STATED.findall(text if final is None else final)
+    if letters:
+        return letters[-1]
     lines = (text if final is None else final).strip().rsplit("\n", 1)
     alone = ALONE.fullmatch(lines[-1]) if lines[-1] else None
     return alone[1].upper() if alone and alone[1].isupper() else None

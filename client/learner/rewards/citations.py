@@ -1,4 +1,4 @@
-"""Answers from documents that name their sources: how precise the answer is, and whether the sources bear it out."""
+"""Answers from documents with citations: how precise the answer is, and whether the cited documents support it."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ EMPTY_WORDS = frozenset(("a", "an", "the", "of", "and", "is", "was", "are", "wer
 
 
 def answer_precision(completions: Sequence[str], answer: Sequence[str], **_: object) -> list[float]:
-    """How much of the answer given is in the reference: F0.5 over words, 1.0 for the same ones.
+    """F0.5 of the answer's words against the reference's: 1.0 for the same words.
 
         1.25 P R / (0.25 P + R),  P = shared words / given words,  R = shared words / reference words
 
-    Precision counts twice as much as recall (van Rijsbergen 1979); precision alone would pay one right word in full.
-    Citations, case, punctuation and words such as `the` do not count.
+    Precision counts twice as much as recall (van Rijsbergen 1979); precision alone would give one correct word the
+    full reward. Citations, case, punctuation and words such as `the` do not count.
 
     >>> answer_precision(["<answer>the Seine [d1]</answer>", "<answer>Seine or Rhine</answer>"], answer=["Seine"] * 2)
     [1.0, 0.3846153846153846]
     """
-    return [_f_half(_words(_given(text)), _words(right)) for text, right in zip(completions, answer, strict=True)]
+    return [_f_half(_words(_answer_text(text)), _words(right)) for text, right in zip(completions, answer, strict=True)]
 
 
 def citation_support(
@@ -36,11 +36,11 @@ def citation_support(
     sources: Sequence[Any] | None = None,
     **_: object,
 ) -> list[float]:
-    """The share of the documents cited, as `[id]`, that bear out the reference answer; 0 where none is cited.
+    """The share of the documents cited, as `[id]`, that support the reference answer; 0 without a citation.
 
-    An id counts once. One that the row does not have counts as wrong, so citing everything pays little. A document
-    bears the answer out if it is among the row's `sources` (a JSON list of ids), or, where the data have no such
-    column, if it holds the words of the reference answer one after another. The column `documents` is JSON:
+    An id counts once. An id that the row does not have counts as wrong, so citing everything earns little. A document
+    supports the answer if it is among the row's `sources` (a JSON list of ids), or, if the data have no such column,
+    if it holds the words of the reference answer one after another. The column `documents` is JSON:
     `{id: text}` or a list of `{"id": ..., "text": ...}`.
 
     >>> documents = '{"d1": "Paris lies on the Seine.", "d2": "Bonn lies on the Rhine."}'
@@ -51,10 +51,10 @@ def citation_support(
     texts = [_documents(each) for each in column("citation-support", "documents", documents)]
     named = [None] * len(texts) if sources is None else [_ids(each) for each in sources]
     rows = zip(completions, answer, texts, named, strict=True)
-    return [_supported(text, _bearing(right, each, ids) & each.keys()) for text, right, each, ids in rows]
+    return [_supported(text, _supporting(right, each, ids) & each.keys()) for text, right, each, ids in rows]
 
 
-def _given(text: str) -> str:
+def _answer_text(text: str) -> str:
     final = final_answer(text)
     return CITED.sub(" ", text if final is None else final)
 
@@ -63,32 +63,33 @@ def _words(text: str) -> list[str]:
     return [word for word in WORD.findall(text.casefold()) if word not in EMPTY_WORDS]
 
 
-def _f_half(given: list[str], right: list[str]) -> float:
-    shared = (Counter(given) & Counter(right)).total()
+def _f_half(answer: list[str], right: list[str]) -> float:
+    shared = (Counter(answer) & Counter(right)).total()
     if not shared:
         return 0.0
-    precision, recall = shared / len(given), shared / len(right)
+    precision, recall = shared / len(answer), shared / len(right)
     return 1.25 * precision * recall / (0.25 * precision + recall)
 
 
 def _documents(value: Any) -> Mapping[str, str]:
-    found = from_json("citation-support", "documents", value)
+    documents = from_json("citation-support", "documents", value)
     try:
-        pairs = found.items() if isinstance(found, dict) else [(each["id"], each["text"]) for each in found]
+        is_mapping = isinstance(documents, dict)
+        pairs = documents.items() if is_mapping else [(each["id"], each["text"]) for each in documents]
         return {str(name): str(text) for name, text in pairs}
     except (TypeError, KeyError) as error:
-        raise ValueError('citation-support wants documents as {id: text} or [{"id": ..., "text": ...}]') from error
+        raise ValueError('citation-support needs documents as {id: text} or [{"id": ..., "text": ...}]') from error
 
 
 def _ids(value: Any) -> frozenset[str]:
-    found = from_json("citation-support", "sources", value)
-    if not isinstance(found, list):
-        raise ValueError("citation-support wants a JSON list of ids in the column 'sources'")
-    return frozenset(str(each) for each in found)
+    ids = from_json("citation-support", "sources", value)
+    if not isinstance(ids, list):
+        raise ValueError("citation-support needs a JSON list of ids in the column 'sources'")
+    return frozenset(str(each) for each in ids)
 
 
-def _bearing(right: str, documents: Mapping[str, str], ids: frozenset[str] | None) -> frozenset[str]:
-    """Ids of the documents that bear an answer out."""
+def _supporting(right: str, documents: Mapping[str, str], ids: frozenset[str] | None) -> frozenset[str]:
+    """Return the ids of the documents that support an answer."""
     if ids is not None:
         return ids
     phrase = _phrase(right)
@@ -99,6 +100,6 @@ def _phrase(text: str) -> str:
     return f" {' '.join(_words(text))} "
 
 
-def _supported(text: str, bearing: frozenset[str]) -> float:
+def _supported(text: str, supporting: frozenset[str]) -> float:
     cited = {name.strip() for group in CITED.findall(text) for name in group.split(",")}
-    return len(cited & bearing) / len(cited) if cited else 0.0
+    return len(cited & supporting) / len(cited) if cited else 0.0

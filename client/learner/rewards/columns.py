@@ -1,4 +1,4 @@
-"""What some rewards need besides the completion: columns of the data, as JSON text, and libraries of an extra."""
+"""What some rewards need in addition to the completion: columns of the data as JSON text, and optional libraries."""
 
 from __future__ import annotations
 
@@ -12,42 +12,42 @@ from typing import Any
 from ....common.errors import ConfigError
 
 TOLERANCE = 1e-9
-"""Relative, between two numbers of which one is no whole number."""
+"""Relative tolerance between two numbers, unless both are whole numbers."""
 
 
 def column(reward: str, name: str, values: Sequence[Any] | None) -> Sequence[Any]:
-    """A column that a reward needs.
+    """Return a column that a reward needs.
 
     Raises:
-        ConfigError: the data have none of this name.
+        ConfigError: the data do not have the column.
     """
     if values is None:
         raise ConfigError(
-            f"The reward {reward} needs a column {name!r} beside question and answer, and the data have none. Add it, "
-            "and name it in data.labels of the organisation's file."
+            f"The reward {reward} needs a column {name!r} beside question and answer, but the data do not have it. Add "
+            "it, and name it in data.labels of the organisation's file."
         )
     return values
 
 
 def from_json(reward: str, name: str, value: Any) -> Any:
-    """What a column holds; a JSON text, or already what it says.
+    """Return the value of a column: parsed if it is a JSON text, else as it is.
 
     Raises:
-        ValueError: it is a text that is no JSON.
+        ValueError: it is a text that is not JSON.
     """
     if not isinstance(value, str):
         return value
     try:
         return json.loads(value)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{reward} wants JSON in the column {name!r}, not {value[:60]!r}") from error
+        raise ValueError(f"{reward} needs JSON in the column {name!r}, not {value[:60]!r}") from error
 
 
 def library(reward: str, module: str) -> ModuleType:
-    """An optional library.
+    """Import an optional library.
 
     Raises:
-        ConfigError: it is not installed; says with which extra it comes.
+        ConfigError: it is not installed; names the extra that installs it.
     """
     try:
         return importlib.import_module(module)
@@ -59,10 +59,10 @@ def library(reward: str, module: str) -> ModuleType:
 
 
 def same_value(one: Any, other: Any) -> bool:
-    """Whether two JSON values are the same: `1` and `1.0` are, `1` and `true` are not, nor are `"a"` and `"A"`.
+    """Return whether two JSON values are equal: `1` and `1.0` are, `1` and `true` are not, nor are `"a"` and `"A"`.
 
-    Numbers with a fraction may differ by 1e-9 of the larger. Call it on plain values out of `json.loads` only, whose
-    `==` nobody has rewritten.
+    Numbers with a fraction may differ by 1e-9 of the larger. Call it on plain values from `json.loads` only, whose
+    `==` cannot be overridden.
 
     >>> same_value({"a": [1, 0.1 + 0.2]}, {"a": [1.0, 0.3]}), same_value(1, True)
     (True, False)
@@ -82,5 +82,5 @@ def _close(one: float, other: float) -> bool:
     whole = isinstance(one, int) and isinstance(other, int)
     try:
         return not whole and math.isclose(one, other, rel_tol=TOLERANCE)
-    except OverflowError:  # a whole number that no float can hold
+    except OverflowError:  # a whole number that is too large for a float
         return False

@@ -1,4 +1,4 @@
-"""Answers that are more than plain numbers, compared by `math-verify` in a process that may hang and die alone."""
+"""Mathematical answers, compared by `math-verify` in a separate process that may hang or die without harm."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from .columns import library
 
 SCRIPT = Path(__file__).parent / "math_worker.py"
 MAX_TEXT = 2000
-"""Characters of a completion's end that are read, and of a reference."""
+"""Characters that are read, of a completion's end and of a reference."""
 LIMIT_S = 3.0
-"""For one pair; the worker ends itself then, and is killed a little later."""
+"""Time for one pair; the worker ends itself then, and is killed a little later."""
 START_S = 60.0
-"""For the worker's imports, which a busy machine may take long for."""
+"""Time for the worker's imports, which are slow on a busy machine."""
 GRACE_S = 1.0
 
 
@@ -30,7 +30,7 @@ def math_verify(completions: Sequence[str], answer: Sequence[str], **_: object) 
     r"""1.0 where the answer is mathematically the reference's: fractions, LaTeX, sets, intervals; by math-verify.
 
     Read from `<answer>` (or after `</think>`, `####`), else from the last 2,000 characters, `\boxed{}` first. A pair
-    that takes over 3 s, or much memory, pays 0 and costs a new worker process. Needs the library `math-verify`.
+    that takes over 3 s, or much memory, earns 0 and needs a new worker process. Needs the library `math-verify`.
 
     >>> math_verify([r"so \boxed{\frac{2}{4}}", "<answer>0.6</answer>"], answer=["1/2"] * 2)
     [1.0, 0.0]
@@ -40,7 +40,7 @@ def math_verify(completions: Sequence[str], answer: Sequence[str], **_: object) 
 
 
 class Worker:
-    """A process that compares answers one at a time, and is replaced when it dies. For any number of threads."""
+    """A process that compares answers one at a time, and is replaced when it dies. Safe for any number of threads."""
 
     def __init__(self, limit_s: float = LIMIT_S) -> None:
         self.limit_s = limit_s
@@ -48,21 +48,21 @@ class Worker:
         self._process: subprocess.Popen[bytes] | None = None
 
     def equal(self, text: str, right: str) -> bool:
-        """Whether a completion's answer is the reference's; False too where that cannot be found out in time."""
-        request = json.dumps({"given": _given(text), "right": right[:MAX_TEXT], "limit_s": self.limit_s}) + "\n"
+        """Return whether a completion's answer equals the reference; False too if that takes too long."""
+        request = json.dumps({"given": _answer_text(text), "right": right[:MAX_TEXT], "limit_s": self.limit_s}) + "\n"
         with self._lock:
-            said = self._ask(request.encode())
-            if said is None:
+            reply = self._ask(request.encode())
+            if reply is None:
                 self._end()
-        return said == b"true\n"
+        return reply == b"true\n"
 
     def end(self) -> None:
-        """End the process; the next question starts another."""
+        """End the process; the next comparison starts another."""
         with self._lock:
             self._end()
 
     def _ask(self, request: bytes) -> bytes | None:
-        """What the worker says to a request; None where it died or said nothing in time."""
+        """Return the worker's reply to a request; None if it died or did not reply in time."""
         process = self._process or self._start()
         assert process.stdin is not None
         try:
@@ -76,7 +76,7 @@ class Worker:
         command = [sys.executable, "-I", "-B", str(SCRIPT)]
         pipe, null = subprocess.PIPE, subprocess.DEVNULL
         self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=null, env={}, cwd="/", bufsize=0)
-        _line(self._process, START_S)  # it says that it is ready, or the first question finds out that it is not
+        _line(self._process, START_S)  # the worker reports that it is ready; if it does not, the first request fails
         return self._process
 
     def _end(self) -> None:
@@ -90,8 +90,8 @@ class Worker:
                 stream.close()
 
 
-def _given(text: str) -> str:
-    """The end of the answer; where it has a place of its own, all of it is mathematics."""
+def _answer_text(text: str) -> str:
+    """Return the end of the answer; if it has its own place in the completion, all of it is mathematics."""
     final = final_answer(text)
     if final is None or "$" in final or "\\boxed" in final:
         return (final or text)[-MAX_TEXT:]
@@ -99,7 +99,7 @@ def _given(text: str) -> str:
 
 
 def _line(process: subprocess.Popen[bytes], seconds: float) -> bytes | None:
-    """The next line a process writes; None where it ends or takes too long."""
+    """Return the next line a process writes; None if it ends or takes too long."""
     assert process.stdout is not None
     deadline = time.monotonic() + seconds
     line = b""

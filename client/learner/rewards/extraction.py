@@ -1,4 +1,4 @@
-"""Rewards for extracting records: the completion is JSON, fits a schema, and says what the reference says."""
+"""Rewards for extracting records: the completion is JSON, fits a schema, and has the values of the reference."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from .columns import column, from_json, library, same_value
 
 FENCE = re.compile(r"```(?:json)?[ \t]*\n(.*?)```", re.DOTALL)
 MAX_TEXT = 64_000
-"""Characters; a longer text is no record."""
+"""Characters; a longer text is not parsed."""
 
 
 class NoJSON(ValueError):
-    """A completion holds no JSON document where one belongs."""
+    """A completion without a JSON document in its place."""
 
 
 def valid_json(completions: Sequence[str], **_: object) -> list[float]:
@@ -26,20 +26,20 @@ def valid_json(completions: Sequence[str], **_: object) -> list[float]:
     >>> valid_json(['{"age": 4}', '```json\\n[1]\\n```', "<answer>{}</answer>", "{'age': 4}", "4"])
     [1.0, 1.0, 1.0, 0.0, 0.0]
     """
-    return [1.0 if found else 0.0 for found in map(_holds_json, completions)]
+    return [1.0 if _holds_json(text) else 0.0 for text in completions]
 
 
 def json_schema(completions: Sequence[str], schema: Sequence[Any] | None = None, **_: object) -> list[float]:
     """1.0 where the JSON in a completion fits the JSON Schema in the column `schema`; needs the library `jsonschema`.
 
-    References to other documents are not followed: nothing is fetched.
+    References to other documents are not followed, so nothing is downloaded.
 
     >>> json_schema(['{"age": 4}', '{"age": "four"}'], schema=['{"properties": {"age": {"type": "integer"}}}'] * 2)
     [1.0, 0.0]
     """
     library("json-schema", "jsonschema")
-    wanted = [json.dumps(from_json("json-schema", "schema", each)) for each in column("json-schema", "schema", schema)]
-    return [1.0 if _fits(text, each) else 0.0 for text, each in zip(completions, wanted, strict=True)]
+    schemas = [json.dumps(from_json("json-schema", "schema", each)) for each in column("json-schema", "schema", schema)]
+    return [1.0 if _fits(text, each) else 0.0 for text, each in zip(completions, schemas, strict=True)]
 
 
 def json_fields(completions: Sequence[str], answer: Sequence[Any], **_: object) -> list[float]:
@@ -47,37 +47,37 @@ def json_fields(completions: Sequence[str], answer: Sequence[Any], **_: object) 
 
         |fields equal in both| / |fields of either|
 
-    A field is a path to a value, list items by their place; one that is missing or made up counts as wrong. Texts are
+    A field is a path to a value, list items by their place; one that is missing or invented counts as wrong. Texts are
     compared without case, numbers as numbers.
 
     >>> json_fields(['{"name": "ann", "age": 4}', '{"name": "Ann", "sex": "f"}'], ['{"name": "Ann", "age": 4}'] * 2)
     [1.0, 0.3333333333333333]
     """
-    wanted = [from_json("json-fields", "answer", each) for each in answer]
-    return [_share(text, right) for text, right in zip(completions, wanted, strict=True)]
+    references = [from_json("json-fields", "answer", each) for each in answer]
+    return [_share(text, right) for text, right in zip(completions, references, strict=True)]
 
 
 def read_json(text: str) -> Any:
-    """The JSON object or list in a completion.
+    """Return the JSON object or list in a completion.
 
     Raises:
-        NoJSON: there is none, or it is not well-formed.
+        NoJSON: the completion has none, or it is malformed.
     """
     tagged, fenced = final_answer(text), FENCE.findall(text)
     document = tagged if tagged is not None else fenced[-1] if fenced else text
     try:
         if len(document) > MAX_TEXT:
             raise NoJSON(f"{len(document)} characters")
-        found = json.loads(document, parse_constant=_refuse)
+        value = json.loads(document, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         raise NoJSON(str(error)) from error
-    if not isinstance(found, (dict, list)):
+    if not isinstance(value, (dict, list)):
         raise NoJSON("neither an object nor a list")
-    return found
+    return value
 
 
 def _refuse(constant: str) -> None:
-    raise NoJSON(f"{constant} is no JSON")
+    raise NoJSON(f"{constant} is not JSON")
 
 
 def _holds_json(text: str) -> bool:
@@ -102,23 +102,23 @@ def _validator(schema: str) -> Any:
     from jsonschema.validators import validator_for
     from referencing import Registry
 
-    wanted = json.loads(schema)
-    kind: Any = validator_for(wanted, default=Draft202012Validator)
+    parsed = json.loads(schema)
+    kind: Any = validator_for(parsed, default=Draft202012Validator)
     try:
-        kind.check_schema(wanted)
+        kind.check_schema(parsed)
     except SchemaError as error:
-        raise ValueError(f"the column 'schema' holds no JSON Schema: {error.message[:200]}") from error
-    return kind(wanted, registry=Registry())
+        raise ValueError(f"the column 'schema' is not a JSON Schema: {error.message[:200]}") from error
+    return kind(parsed, registry=Registry())
 
 
 def _share(text: str, right: Any) -> float:
     try:
-        given = dict(_fields(read_json(text)))
+        values = dict(_fields(read_json(text)))
     except NoJSON:
         return 0.0
-    wanted = dict(_fields(right))
-    equal = sum(_same(given[path], wanted[path]) for path in given.keys() & wanted.keys())
-    return equal / len(given.keys() | wanted.keys())
+    references = dict(_fields(right))
+    equal = sum(_same(values[path], references[path]) for path in values.keys() & references.keys())
+    return equal / len(values.keys() | references.keys())
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -127,7 +127,7 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def _fields(document: Any) -> Iterator[tuple[tuple[str | int, ...], Any]]:
-    """(path, value) of each leaf; an empty object or list is one. No recursion: models nest deep."""
+    """Yield (path, value) of each leaf; an empty object or list is a leaf. Not recursive: models nest deeply."""
     todo: list[tuple[tuple[str | int, ...], Any]] = [((), document)]
     while todo:
         path, value = todo.pop()

@@ -1,8 +1,8 @@
 """Rewards for word problems: the five of the GSM8K recipe, the `<think>` pair, the strict `####`, partial credit.
 
-Each takes completions as plain text and returns one number per completion; any text has a reward. Faults of the
-published versions are mended here: a strict pattern without DOTALL never matches reasoning of several lines; `isdigit`
-refuses negative numbers and commas; the XML count fined a completion without `</answer>` for its whole length.
+Each takes completions as plain text and returns one number per completion; any text has a reward. Errors of the
+published versions are fixed here: a strict pattern without DOTALL never matches reasoning of several lines; `isdigit`
+rejects negative numbers and commas; the XML count penalised a completion without `</answer>` for its whole length.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from ..data.answers import NUMBER, as_number, final_answer, same_answer
 
 TAGS = ("<reasoning>", "</reasoning>", "<answer>", "</answer>")
 MARKS = ("<reasoning>\n", "\n</reasoning>\n", "\n<answer>\n", "\n</answer>")
-"""The tags, each on a line of its own."""
+"""The tags, each on its own line."""
 HASHES = re.compile(r"#{4,}")
 LAST_NUMBERS = 8
-"""Of a completion, in which partial credit looks for the right one."""
+"""How many of a completion's last numbers can earn partial credit."""
 STRICT = re.compile(r"<reasoning>\n.*\n</reasoning>\n<answer>\n.*\n</answer>\n?", re.DOTALL)
 
 
@@ -37,8 +37,8 @@ def correctness(completions: Sequence[str], answer: Sequence[str], **_: object) 
 def hash_correctness(completions: Sequence[str], answer: Sequence[str], **_: object) -> list[float]:
     """1.0 where a completion ends in `#### ` and the right number, with one such mark in all of it.
 
-    The published strict check takes the last mark and whatever follows: a completion that wrote `#### 18 #### 18` up to
-    its limit was paid in full.
+    The published strict check accepts the last mark and anything after it: a completion that wrote `#### 18 #### 18` up
+    to its limit earned the full reward.
 
     >>> hash_correctness(["9 + 9 = 18\\n#### 18", "#### 18 #### 18", "#### 18 dollars", "18"], answer=["18"] * 4)
     [1.0, 0.0, 0.0, 0.0]
@@ -50,7 +50,7 @@ def hash_correctness(completions: Sequence[str], answer: Sequence[str], **_: obj
 def number_present(completions: Sequence[str], answer: Sequence[str], **_: object) -> list[float]:
     """0.5 where the reference's number is among the last eight of a completion: partial credit.
 
-    Only the last ones, so that counting from 1 to 1000 pays no more than luck.
+    Only the last ones count, so that writing all numbers from 1 to 1000 does not help.
 
     >>> number_present(["so 9 + 9 makes 18, I think", "1 2 3 4 5 6 7 8 9 10 11"], answer=["18.0", "1"])
     [0.5, 0.0]
@@ -70,7 +70,7 @@ def integer(completions: Sequence[str], **_: object) -> list[float]:
 
 
 def strict_format(completions: Sequence[str], **_: object) -> list[float]:
-    """0.5 where a completion is reasoning and answer, each in its tags once, on lines of their own, and nothing else.
+    """0.5 where a completion is exactly a reasoning block and an answer block, each tag once and on its own line.
 
     >>> strict_format(["<reasoning>\\n1+1\\n=2\\n</reasoning>\\n<answer>\\n2\\n</answer>\\n"])
     [0.5]
@@ -79,14 +79,14 @@ def strict_format(completions: Sequence[str], **_: object) -> list[float]:
 
 
 def soft_format(completions: Sequence[str], **_: object) -> list[float]:
-    """0.5 where the four tags stand in their order, with anything between and around them."""
+    """0.5 where the four tags are in order, with anything between and around them."""
     return [0.5 if _in_order(text, TAGS) else 0.0 for text in completions]
 
 
 def xml_count(completions: Sequence[str], **_: object) -> list[float]:
-    """0.125 for each of the four tags that stands once and on its own line, less 0.001 per character after `</answer>`.
+    """0.125 for each of the four tags that occurs once and on its own line, less 0.001 per character after `</answer>`.
 
-    At least 0. A completion without `</answer>` is not fined: there is nothing after it.
+    At least 0. A completion without `</answer>` has no characters after it, so nothing is deducted.
 
     >>> xml_count(["<reasoning>\\n1\\n</reasoning>\\n<answer>\\n1\\n</answer>", "<reasoning>\\n" + "1" * 500])
     [0.5, 0.125]
@@ -95,7 +95,7 @@ def xml_count(completions: Sequence[str], **_: object) -> list[float]:
 
 
 def tag_count(completions: Sequence[str], **_: object) -> list[float]:
-    """0.125 for each of the four tags that stands once and on its own line: `xml-count` without the fine.
+    """0.125 for each of the four tags that occurs once and on its own line: `xml-count` without the deduction.
 
     >>> tag_count(["<reasoning>\\n1\\n</reasoning>\\n<answer>\\n1\\n</answer> and so on", "1"])
     [0.5, 0.0]
@@ -114,9 +114,9 @@ def _hash_answer(text: str) -> str | None:
 
 
 def _among_the_last(text: str, right: Decimal | None) -> bool:
-    """Whether a number is among the last of a text; the text's end is looked at, no more."""
-    found = NUMBER.findall(text[-LAST_NUMBERS * 64 :])[-LAST_NUMBERS:]
-    return right is not None and any(as_number(number) == right for number in found)
+    """Return whether a number is among the last ones of a text, of which only the end is read."""
+    numbers = NUMBER.findall(text[-LAST_NUMBERS * 64 :])[-LAST_NUMBERS:]
+    return right is not None and any(as_number(number) == right for number in numbers)
 
 
 def _tags(text: str) -> float:
@@ -124,7 +124,7 @@ def _tags(text: str) -> float:
 
 
 def trailing(text: str) -> int:
-    """Characters after the last `</answer>`; 0 where there is none."""
+    """Return the number of characters after the last `</answer>`; 0 without that tag."""
     _, tag, after = text.rpartition("</answer>")
     return len(after.removeprefix("\n")) if tag else 0
 
@@ -139,8 +139,8 @@ def _thinks_once(text: str) -> bool:
 def _in_order(text: str, marks: Sequence[str]) -> bool:
     start = 0
     for mark in marks:
-        found = text.find(mark, start)
-        if found < 0:
+        position = text.find(mark, start)
+        if position < 0:
             return False
-        start = found + len(mark)
+        start = position + len(mark)
     return True

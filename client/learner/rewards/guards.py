@@ -1,6 +1,6 @@
-"""Penalties against what a policy drifts into when only the answer is paid: length, trailing text, loops, no end.
+"""Penalties against drift when only the answer is rewarded: length, trailing text, repetition, truncation.
 
-Each returns a number from -1 to 0, so that a weight says what it may cost at most.
+Each returns a number from -1 to 0, so that its weight is the largest possible penalty.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ LONG = 4000
 """Characters, about 1,000 tokens of English."""
 NGRAM = 4
 FREE_SHARE = 0.2
-"""Of repeated n-grams: working a problem out repeats numbers and phrases."""
+"""Share of repeated n-grams without a penalty: solving a problem repeats numbers and phrases."""
 PIECE = re.compile(r"\w{1,8}|[^\w\s]")
 
 
@@ -28,7 +28,7 @@ def length_penalty(completions: Sequence[str], **_: object) -> list[float]:
 
 
 def trailing_text(completions: Sequence[str], **_: object) -> list[float]:
-    """-0.001 for each character after the last `</answer>`, down to -1; 0 where nothing is, or no such tag.
+    """-0.001 for each character after the last `</answer>`, down to -1; 0 without such characters or the tag.
 
     >>> trailing_text(["<answer>4</answer>\\n", "<answer>4</answer>" + "!" * 100, "no tag"])
     [0.0, -0.1, 0.0]
@@ -37,11 +37,11 @@ def trailing_text(completions: Sequence[str], **_: object) -> list[float]:
 
 
 def repetition_penalty(completions: Sequence[str], **_: object) -> list[float]:
-    """0 down to -1 by the share of 4-grams that were there before, beyond a fifth of them (after Yeo et al. 2025).
+    """0 down to -1 by the share of 4-grams that occurred before, beyond a fifth of them (after Yeo et al. 2025).
 
         -(max(0, r - 0.2) / 0.8),  r = 1 - distinct 4-grams / 4-grams           (arXiv:2502.03373, section 4.2)
 
-    The grams are of words, pieces of long words, and marks, so a loop without blanks or letters is one too.
+    The grams are of words, pieces of long words, and marks, so loops without blanks or letters count too.
 
     >>> repetition_penalty(["She has 3 apples and buys 4 more, so 7 in all."])
     [0.0]
@@ -54,10 +54,10 @@ def repetition_penalty(completions: Sequence[str], **_: object) -> list[float]:
 def truncation_penalty(
     completions: Sequence[str], truncated: Sequence[bool] | None = None, **_: object
 ) -> list[float | None]:
-    """-1 where a completion was cut off at the limit, before the model ended it.
+    """-1 where a completion was cut off at the token limit, before the model ended it.
 
-    The trainer knows that (`truncated`: no end token); a text alone does not show it. Where nobody says it, as in
-    `fedgrpo rewards score`, the reward is left out.
+    The trainer knows this from the tokens (`truncated`: no end token); the text alone does not show it. Without that
+    column, as in `fedgrpo rewards score`, the reward is left out.
 
     >>> truncation_penalty(["so 4", "so 4 +"], truncated=[False, True]), truncation_penalty(["so 4"])
     ([0.0, -1.0], [None])

@@ -28,42 +28,42 @@ from .catalogue import FUNCTIONS, SETS
 RewardFunction = Callable[..., Sequence[float | None]]
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 LARGEST = 1e6
-"""Of a reward and of a weight: more is a mistake, and float32 loses the small rewards beside it."""
+"""Limit of a reward and of a weight: more is a mistake, and float32 loses small rewards beside it."""
 
 
 @dataclass(frozen=True)
 class Reward:
-    """One reward function, checked at every call. TRL calls it and names its metrics by `__name__`."""
+    """One reward function, checked at every call. TRL calls it, and names its metrics by `__name__`."""
 
     name: str
     weight: float
     function: RewardFunction
     source: str
-    """`built-in`, or the file the function stands in."""
+    """`built-in`, or the file of the function."""
 
     @property
     def __name__(self) -> str:
         return self.name
 
     def __call__(self, *, completions: Sequence[Any], **columns: Any) -> list[float | None]:
-        """Rewards of some completions; None leaves a completion out of this reward.
+        """Return the rewards of completions; None leaves a completion out of this reward.
 
         Raises:
-            RewardError: the function raised, or returned something else than a finite number or None for each
-                completion. Names the function, its file and the row, and quotes what was raised: it may hold private
+            RewardError: the function raised, or returned anything but a finite number or None for each completion.
+                The message names the function, its file and the row, and quotes the exception: it may contain private
                 text, and stays on this machine.
-            ConfigError: a built-in function needs what is not installed here: a library, a sandbox.
+            ConfigError: a built-in function needs something that is missing here: a library, a sandbox.
         """
-        given = [last_said(c) for c in completions] if self.source == "built-in" else completions
+        inputs = [last_said(c) for c in completions] if self.source == "built-in" else completions
         try:
-            result = self.function(completions=given, **columns)
-            found = asyncio.run(result) if inspect.isawaitable(result) else result  # pyright: ignore[reportArgumentType]
-            rewards = [None if reward is None else float(reward) for reward in found]
-        except FedGRPOError:  # says itself what is missing here
+            result = self.function(completions=inputs, **columns)
+            values = asyncio.run(result) if inspect.isawaitable(result) else result  # pyright: ignore[reportArgumentType]
+            rewards = [None if reward is None else float(reward) for reward in values]
+        except FedGRPOError:  # its message already says what is missing
             raise
         except (Exception, SystemExit) as error:
             where = _line_of(error, self.source)
-            raise RewardError(f"The reward {self.name} ({self.source}{where}) raised {_said(error)}.") from error
+            raise RewardError(f"The reward {self.name} ({self.source}{where}) raised {_quoted(error)}.") from error
         if len(rewards) != len(completions):
             raise RewardError(
                 f"The reward {self.name} ({self.source}) returned {len(rewards)} rewards for {len(completions)} "
@@ -79,10 +79,10 @@ class Reward:
 
 
 def load_rewards(spec: str) -> tuple[Reward, ...]:
-    """The rewards that a line like those on top of this file names.
+    """Load the rewards of a specification like those at the top of this file.
 
     Raises:
-        ConfigError: an unknown name, a file that cannot be read or has no such function, a weight that is no number.
+        ConfigError: an unknown name, a file that cannot be read or lacks the function, a weight that is not a number.
     """
     rewards: list[Reward] = []
     for part in (p.strip() for p in spec.split(",")):
@@ -90,22 +90,24 @@ def load_rewards(spec: str) -> tuple[Reward, ...]:
         weight = _weight(part, weight_text)
         rewards += _named_or_file(target.strip(), weight)
     names = [reward.name for reward in rewards]
-    odd = [name for name in names if not NAME.fullmatch(name)]
-    if odd:
-        raise ConfigError(f"The reward {odd[0]!r} needs a name of at most 64 English letters, digits and underscores.")
+    invalid = [name for name in names if not NAME.fullmatch(name)]
+    if invalid:
+        raise ConfigError(
+            f"The reward {invalid[0]!r} needs a name of at most 64 English letters, digits and underscores."
+        )
     if not names or len(set(names)) != len(names):
-        raise ConfigError(f"The rewards {spec!r} name nothing, or a function twice.")
+        raise ConfigError(f"The rewards {spec!r} are empty, or name a function twice.")
     return tuple(rewards)
 
 
 def absolute_paths(spec: str) -> str:
-    """A line like those on top of this file with the paths of Python files made absolute."""
+    """Return a specification like those at the top of this file with absolute paths of Python files."""
     parts = [part.strip() for part in spec.split(",")]
     return ",".join(str(Path(p).expanduser().absolute()) if ".py" in p else p for p in parts)
 
 
 def try_rewards(rewards: Sequence[Reward], row: dict[str, Any]) -> None:
-    """Score a few made-up completions of a real row, so that a broken reward is found before a model is loaded.
+    """Score a few invented completions of a real row, so that a broken reward is found before a model is loaded.
 
     Raises:
         RewardError: one of them fails.
@@ -138,23 +140,23 @@ def _named_or_file(target: str, weight: float) -> list[Reward]:
         raise ConfigError(
             f"There is no reward {target!r}.{hint} Known are {', '.join(known)}, or the path of a Python file."
         )
-    found = dict(own_functions(import_file(Path(path).expanduser(), "reward")))
-    if function and function not in found:
-        raise ConfigError(f"{path} has no function {function}. It has: {', '.join(found) or 'none'}.")
-    chosen = {function: found[function]} if function else found
-    if not chosen:
-        raise ConfigError(f"{path} defines no public function, so there is no reward in it.")
-    return [Reward(name.replace("_", "-"), weight, f, path) for name, f in chosen.items()]
+    functions = dict(own_functions(import_file(Path(path).expanduser(), "reward")))
+    if function and function not in functions:
+        raise ConfigError(f"{path} has no function {function}. It has: {', '.join(functions) or 'none'}.")
+    selected = {function: functions[function]} if function else functions
+    if not selected:
+        raise ConfigError(f"{path} defines no public function, so it has no rewards.")
+    return [Reward(name.replace("_", "-"), weight, f, path) for name, f in selected.items()]
 
 
 def import_file(path: Path, kind: str) -> ModuleType:
-    """Import a Python file of the organisation's own.
+    """Import a Python file of the organisation.
 
     Args:
-        kind: what it is, for messages: `reward`, `tool`.
+        kind: its purpose, for messages: `reward`, `tool`.
 
     Raises:
-        ConfigError: there is none, or it raises as it is imported; says what, and in which line.
+        ConfigError: the file does not exist, or raises during the import; quotes the exception and its line.
     """
     if not path.is_file():
         raise ConfigError(f"There is no {kind} file {path}.")
@@ -167,16 +169,16 @@ def import_file(path: Path, kind: str) -> ModuleType:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         raise ConfigError(
-            f"The {kind} file {path} cannot be imported: {_said(error)}{_line_of(error, str(path))}."
+            f"The {kind} file {path} cannot be imported: {_quoted(error)}{_line_of(error, str(path))}."
         ) from error
     return module
 
 
 def own_functions(module: ModuleType) -> list[tuple[str, Callable[..., Any]]]:
-    """(name, function) of each public function that a file defines itself, in its order."""
-    found = inspect.getmembers(module, inspect.isfunction)
-    own = [(n, f) for n, f in found if f.__module__ == module.__name__ and not n.startswith("_")]
-    return sorted(own, key=lambda pair: pair[1].__code__.co_firstlineno)
+    """Return (name, function) of each public function that a file defines itself, in its order."""
+    members = inspect.getmembers(module, inspect.isfunction)
+    public = [(n, f) for n, f in members if f.__module__ == module.__name__ and not n.startswith("_")]
+    return sorted(public, key=lambda pair: pair[1].__code__.co_firstlineno)
 
 
 def _weight(part: str, text: str) -> float:
@@ -185,14 +187,16 @@ def _weight(part: str, text: str) -> float:
     except ValueError:
         weight = math.nan
     if not abs(weight) <= LARGEST:
-        raise ConfigError(f"In the rewards, {part!r} has the weight {text!r}, which is no number within +-{LARGEST:g}.")
+        raise ConfigError(
+            f"In the rewards, {part!r} has the weight {text!r}, which is not a number within +-{LARGEST:g}."
+        )
     return weight
 
 
-def _said(error: BaseException) -> str:
-    """What was raised, in at most 300 characters, whatever its own repr does."""
+def _quoted(error: BaseException) -> str:
+    """Return an exception's repr in at most 300 characters, even if its own `__repr__` fails."""
     try:
-        if isinstance(error, SyntaxError):  # its repr is a tuple of the file's text; this names file and line
+        if isinstance(error, SyntaxError):  # its repr contains the file's text; this form names file and line
             return f"SyntaxError: {error}"[:300]
         return repr(error)[:300]
     except Exception:

@@ -1,7 +1,7 @@
-"""The process behind `math-verify`: a question per line in, `true` or `false` per line out. Run as a script.
+"""The process behind `math-verify`: one request per line in, `true` or `false` per line out. Run as a script.
 
-The timer's signal ends the process, wherever it hangs, also if nobody is left to kill it; so math-verify's own
-timeouts, which need the same signal, are off.
+A timer's signal ends the process wherever it hangs, even if its parent is gone. math-verify's own timeouts need the
+same signal, so they are turned off.
 """
 
 import json
@@ -14,7 +14,7 @@ MEMORY_BYTES = 2 << 30
 
 
 def main() -> None:
-    """Answer questions until the input ends."""
+    """Answer requests until the input ends."""
     logging.disable(logging.CRITICAL)
     from math_verify import parse, verify
 
@@ -23,13 +23,13 @@ def main() -> None:
     sys.set_int_max_str_digits(5000)
     print("ready", flush=True)
     for line in sys.stdin:
-        question = json.loads(line)
-        signal.setitimer(signal.ITIMER_REAL, question["limit_s"])
+        request = json.loads(line)
+        signal.setitimer(signal.ITIMER_REAL, request["limit_s"])
         try:
-            right = parse("$" + question["right"] + "$", parsing_timeout=0)
-            given = parse(question["given"], parsing_timeout=0)
-            equal = bool(verify(right, given, timeout_seconds=0))
-        except Exception:  # of sympy on a text that a model wrote: whatever it is, the answer is not known to be right
+            reference = parse("$" + request["right"] + "$", parsing_timeout=0)
+            answer = parse(request["given"], parsing_timeout=0)
+            equal = bool(verify(reference, answer, timeout_seconds=0))
+        except Exception:  # sympy can raise anything on a model's text; the answer then counts as wrong
             equal = False
         signal.setitimer(signal.ITIMER_REAL, 0)
         print("true" if equal else "false", flush=True)

@@ -1,4 +1,4 @@
-"""Rewards for code: the function that a model wrote is called in a sandbox, and what it returned is compared here."""
+"""Rewards for code: the model's function is called in a sandbox, and its results are compared outside of it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from .columns import from_json, same_value
 
 FENCE = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)```", re.DOTALL)
 AT_ONCE = 8
-"""Sandboxes at most; no more than there are cores."""
+"""Sandboxes at the same time; never more than there are cores."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tests:
-    """What a row's `answer` says: a function's name, arguments, and the results that they must have."""
+    """The tests in a row's `answer`: a function's name, arguments, and expected results."""
 
     function: str
     arguments: tuple[str, ...]
@@ -29,14 +29,14 @@ class Tests:
 
 
 def code_tests(completions: Sequence[str], answer: Sequence[Any], **_: object) -> list[float]:
-    """1.0 where the function in a completion returns what every test wants, in a sandbox; else 0.0.
+    """1.0 where the function in a completion passes every test, in a sandbox; else 0.0.
 
-    The code is that of the last fence, else of `<answer>`. A row's `answer` is JSON:
+    The code is that of the last code fence, else of `<answer>`. A row's `answer` is JSON:
 
         {"function": "add", "tests": [{"args": [1, 2], "result": 3}]}
 
-    Arguments go in, results come out as JSON and are compared here; the ones wanted never enter. What is printed, exit
-    codes and exceptions count for nothing. All tests or nothing: a share of them pays for guessing the easy ones.
+    The sandbox gets the arguments and returns results as JSON; the expected ones never enter it. Printed text and exit
+    codes are ignored. Partial success earns nothing, or guessing the easy tests would pay off.
 
     Raises:
         ConfigError: this machine has no sandbox.
@@ -45,12 +45,12 @@ def code_tests(completions: Sequence[str], answer: Sequence[Any], **_: object) -
 
 
 def code_tests_unsafe(completions: Sequence[str], answer: Sequence[Any], **_: object) -> list[float]:
-    """As `code-tests`, also on a machine without a sandbox: there the model's code has all rights of this account."""
+    """`code-tests`, also on a machine without a sandbox: there the model's code has all rights of this account."""
     return _code_tests(completions, answer, unsafe=True)
 
 
 def read_code(text: str) -> str | None:
-    """The code in a completion: its last fence, else a closed `<answer>` that defines something."""
+    """Return the code in a completion: its last fence, else a closed `<answer>` that defines something."""
     fenced = FENCE.findall(text)
     if fenced:
         return fenced[-1]
@@ -65,8 +65,10 @@ def _code_tests(completions: Sequence[str], answer: Sequence[Any], *, unsafe: bo
     pairs = list(zip(codes, tests, strict=True))
     once = list(dict.fromkeys((code, each.function, each.arguments) for code, each in pairs if code is not None))
     with ThreadPoolExecutor(min(AT_ONCE, os.cpu_count() or 1)) as pool:
-        found = dict(zip(once, pool.map(lambda job: call(*job, unsafe=unsafe), once), strict=True))
-    return [0.0 if code is None else _passed(found[code, each.function, each.arguments], each) for code, each in pairs]
+        outcomes = dict(zip(once, pool.map(lambda job: call(*job, unsafe=unsafe), once), strict=True))
+    return [
+        0.0 if code is None else _passed(outcomes[code, each.function, each.arguments], each) for code, each in pairs
+    ]
 
 
 def _passed(outcomes: list[Outcome], tests: Tests) -> float:
@@ -75,14 +77,14 @@ def _passed(outcomes: list[Outcome], tests: Tests) -> float:
 
 
 def _tests(value: Any) -> Tests:
-    found = from_json("code-tests", "answer", value)
+    raw = from_json("code-tests", "answer", value)
     try:
-        cases = [(list(each["args"]), each["result"]) for each in found["tests"]]
-        function = found["function"]
+        cases = [(list(each["args"]), each["result"]) for each in raw["tests"]]
+        function = raw["function"]
     except (TypeError, KeyError) as error:
         raise ValueError(
-            'code-tests wants {"function": "add", "tests": [{"args": [1, 2], "result": 3}]} as the answer'
+            'code-tests needs {"function": "add", "tests": [{"args": [1, 2], "result": 3}]} as the answer'
         ) from error
     if not cases or not isinstance(function, str):
-        raise ValueError("code-tests wants the name of a function and at least one test as the answer")
+        raise ValueError("code-tests needs the name of a function and at least one test as the answer")
     return Tests(function, tuple(json.dumps(args) for args, _ in cases), tuple(result for _, result in cases))

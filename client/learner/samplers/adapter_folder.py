@@ -1,4 +1,4 @@
-"""The adapter that stands in the model, as a folder that vLLM loads while it runs."""
+"""The adapter currently loaded in the model, as a folder that vLLM reads while it runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
 
 class HotAdapter:
-    """Writes the adapter to a new folder whenever it has changed: vLLM keeps what it computed by the folder's path."""
+    """The folder of the current adapter, a new one whenever it changes: vLLM caches results by the folder's path."""
 
     def __init__(self, adapted: AdaptedModel, base_model: str, scratch: Path) -> None:
         self._adapted, self._base_model, self._root = adapted, base_model, scratch
@@ -22,31 +22,31 @@ class HotAdapter:
         self._number = 0
 
     def folder(self) -> tuple[Path, bool]:
-        """(the folder of the adapter as it stands now, whether vLLM has to load it).
+        """Return (the folder of the current adapter, whether vLLM has to load it).
 
         Raises:
             SamplerError: it cannot be written.
         """
-        now = self._adapted.read()
-        if self._written is not None and (now.vector == self._written.vector).all():
+        current = self._adapted.read()
+        if self._written is not None and (current.vector == self._written.vector).all():
             return self._path, False
         last = self._path
         self._number += 1
         try:
-            write_peft(now, self._path, self._base_model)
+            write_peft(current, self._path, self._base_model)
         except OSError as error:
             raise SamplerError(f"Cannot write the adapter for vLLM to {self._path}: {error.strerror}.") from error
         shutil.rmtree(last, ignore_errors=True)
-        self._written = now
+        self._written = current
         return self._path, True
 
     def close(self) -> None:
-        """Remove what was written: it is as large as the adapter, and lies in memory."""
+        """Remove the files: they are as large as the adapter, and may be in memory."""
         self.forget()
         shutil.rmtree(self._root, ignore_errors=True)
 
     def forget(self) -> None:
-        """vLLM may not have what was written last: the next time it has to load it."""
+        """Mark the last adapter as unknown to vLLM, so that it is loaded again next time."""
         self._written = None
 
     @property
@@ -55,12 +55,12 @@ class HotAdapter:
 
 
 def cache_salt(folder: Path) -> str:
-    """What vLLM is to keep its prefix cache under for this adapter; no two adapters have the same."""
+    """Return vLLM's prefix-cache key for an adapter; no two adapters have the same."""
     return f"{folder.parent.name}-{folder.name}"
 
 
 def vllm_rank(rank: int) -> int:
-    """The smallest rank that vLLM can make room for and that holds `rank`.
+    """Return the smallest rank that vLLM supports and that holds `rank`.
 
     >>> vllm_rank(4), vllm_rank(17)
     (8, 32)

@@ -1,7 +1,7 @@
-"""Runs a command for as long as its parent lives: `python keeper.py COMMAND ...`.
+"""A script that runs a command for as long as its parent lives: `python child_guard.py COMMAND ...`.
 
-Its standard input is a pipe that the parent holds. When the parent closes it, or dies in whatever way, the command and
-all it has started are ended. Imports the standard library only.
+Its standard input is a pipe that the parent holds. When the parent closes it, or dies for any reason, the command and
+all its child processes are ended. Imports the standard library only.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def main() -> int:
     process = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, start_new_session=True)
     threading.Thread(target=_end_with_parent, args=(process,), daemon=True).start()
     status = process.wait()
-    _signal(process, signal.SIGKILL)  # what it started may have outlived it
+    _signal(process, signal.SIGKILL)  # its child processes may have outlived it
     return status
 
 
@@ -36,7 +36,7 @@ def _end_with_parent(process: subprocess.Popen[bytes]) -> None:
 
 
 def _signal(process: subprocess.Popen[bytes], number: int) -> None:
-    """Send a signal to the command and to all it has started; they are a process group of their own."""
+    """Send a signal to the command and its child processes, which are a process group."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, number)
 

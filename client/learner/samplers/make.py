@@ -1,4 +1,4 @@
-"""Which sampler a run gets."""
+"""The choice of the sampler by the settings."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ MOST_TOKENS = 1 << 20
 
 
 def make_sampler(config: RunConfig, base: Base, adapted: AdaptedModel) -> Sampler:
-    """The sampler that `backend.sampler` names.
+    """Create the sampler that `backend.sampler` names.
 
     Raises:
         ConfigError: vLLM is not installed, or cannot serve this model.
-        SamplerError: its server did not start, or is not there.
+        SamplerError: its server did not start, or does not answer.
     """
     own, backend = OwnModelSampler(adapted, base.tokenizer), config.backend
     if not backend.uses_vllm:
@@ -41,7 +41,7 @@ def make_sampler(config: RunConfig, base: Base, adapted: AdaptedModel) -> Sample
 
 
 def _rounded_up(tokens: int) -> int:
-    """To a multiple, so that a run with other lengths may find the engine of the last one long enough as it is."""
+    """Round up to a multiple, so that a run with slightly longer completions can reuse the last run's engine."""
     return -(-tokens // MULTIPLE) * MULTIPLE
 
 

@@ -1,4 +1,4 @@
-"""The sampler that is the model itself, through `transformers`' own generation."""
+"""The sampler that is the training model itself, with the generation of `transformers`."""
 
 from __future__ import annotations
 
@@ -15,69 +15,75 @@ from . import Sampled, Sampling
 
 
 class OwnModelSampler:
-    """Samples from the model that trains. Prompts that are asked for several completions are read once."""
+    """A sampler on the model that trains. A prompt with several completions is processed once."""
 
     def __init__(self, adapted: AdaptedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Sample from a model.
+        """Create a sampler on a model.
 
         Raises:
-            ConfigError: neither the model nor its tokenizer names a token that ends a text.
+            ConfigError: neither the model nor its tokenizer has an end token.
         """
         self._adapted, self._tokenizer = adapted, tokenizer
-        told = adapted.model.generation_config.eos_token_id
-        ends = [*(told if isinstance(told, list) else [told]), tokenizer.eos_token_id]
+        model_ends = adapted.model.generation_config.eos_token_id
+        ends = [*(model_ends if isinstance(model_ends, list) else [model_ends]), tokenizer.eos_token_id]
         self.ends: tuple[int, ...] = tuple(dict.fromkeys(int(end) for end in ends if end is not None))
-        """Tokens that end a completion: the model's, and the tokenizer's, by which TRL sees that one was cut off."""
+        """Tokens that end a completion: the model's, and the tokenizer's, by which TRL detects truncation."""
         if not self.ends:
-            raise ConfigError("Neither config.json nor the tokenizer of this model has an eos_token: none would end.")
+            raise ConfigError(
+                "Neither config.json nor the tokenizer of this model has an eos_token, so completions would never end."
+            )
 
     @torch.no_grad()
     def sample(
         self, prompts: Sequence[list[int]], sampling: Sampling, *, count: int = 1, base: bool = False
     ) -> list[list[Sampled]]:
-        """See `Sampler.sample`. A seed is set for all random numbers of the process."""
+        """See `Sampler.sample`. A seed applies to all random numbers of the process."""
         model = self._adapted.model
         was_training = model.training
         model.eval()
         try:
             with self._adapted.base_only() if base else nullcontext():
-                found = self._complete(prompts, sampling, count)
+                rows = self._complete(prompts, sampling, count)
         finally:
             model.train(was_training)
-        completions = [self._up_to_end(row) for row in found]
+        completions = [self._up_to_end(row) for row in rows]
         return [completions[i : i + count] for i in range(0, len(completions), count)]
 
     def close(self) -> None:
-        """The model belongs to the trainer."""
+        """Do nothing: the model belongs to the trainer."""
 
     def _complete(self, prompts: Sequence[list[int]], sampling: Sampling, count: int) -> torch.Tensor:
-        """Tokens of the completions, shape (len(prompts) * count, T), padded after their ends."""
+        """Return the tokens of the completions, shape (len(prompts) * count, T), padded after their ends."""
         model, tokenizer = self._adapted.model, self._tokenizer
         inputs = tokenizer.pad({"input_ids": list(prompts)}, padding=True, return_tensors="pt").to(model.device)
         ids, mask = inputs["input_ids"], inputs["attention_mask"]
-        shared = self._read_once(ids, mask, count) if count > 1 and ids.shape[1] > 1 else {}
+        shared = self._prefill(ids, mask, count) if count > 1 and ids.shape[1] > 1 else {}
         ids, mask = ids.repeat_interleave(count, 0), mask.repeat_interleave(count, 0)
         if sampling.seed is not None:
             set_seed(sampling.seed)
         output = model.generate(
-            input_ids=ids, attention_mask=mask, generation_config=self._how(sampling), use_cache=True, **shared
+            input_ids=ids,
+            attention_mask=mask,
+            generation_config=self._generation_config(sampling),
+            use_cache=True,
+            **shared,
         )
         return output[:, ids.shape[1] :].cpu()
 
-    def _read_once(self, ids: torch.Tensor, mask: torch.Tensor, count: int) -> dict[str, object]:
-        """Keys and values of all but the last token of each prompt, repeated for each of its completions."""
+    def _prefill(self, ids: torch.Tensor, mask: torch.Tensor, count: int) -> dict[str, object]:
+        """Return keys and values of all but the last token of each prompt, repeated for each of its completions."""
         positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
-        read = self._adapted.model(
+        output = self._adapted.model(
             input_ids=ids[:, :-1],
             attention_mask=mask[:, :-1],
             position_ids=positions[:, :-1],
             use_cache=True,
             logits_to_keep=1,
         )
-        read.past_key_values.batch_repeat_interleave(count)
-        return {"past_key_values": read.past_key_values}
+        output.past_key_values.batch_repeat_interleave(count)
+        return {"past_key_values": output.past_key_values}
 
-    def _how(self, sampling: Sampling) -> GenerationConfig:
+    def _generation_config(self, sampling: Sampling) -> GenerationConfig:
         drawn = {"temperature": sampling.temperature, "top_k": sampling.top_k, "top_p": sampling.top_p}
         return GenerationConfig(
             do_sample=sampling.temperature > 0,

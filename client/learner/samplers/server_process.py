@@ -1,4 +1,4 @@
-"""A vLLM server of our own: on a socket that only this account can reach, and ended with this process."""
+"""A vLLM server as a child process: on a socket that only this account can reach, and ended with this process."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ ENVIRONMENT = {
 }
 MODULE = "vllm.entrypoints.openai.api_server"
 _RUNNING: dict[tuple[str, Serving], ServerProcess] = {}
-"""At most one: there is one to a process, as there is one model."""
+"""At most one server per process, as there is one model."""
 
 
 def own_server(python: str, serving: Serving) -> ServerProcess:
-    """This process's server: the one that runs, if it serves what is asked for, else a new one in its place.
+    """Return this process's server: the running one if it serves these settings, else a new one in its place.
 
     Raises:
         SamplerError: it does not start.
@@ -47,7 +47,7 @@ def own_server(python: str, serving: Serving) -> ServerProcess:
 
 @dataclass
 class ServerProcess:
-    """A server that runs."""
+    """A running server."""
 
     socket: Path
     process: subprocess.Popen[bytes]
@@ -59,7 +59,7 @@ class ServerProcess:
         folder = make_temp_folder()
         log, socket = folder / "server.log", folder / "server.sock"
         environment = {**os.environ, **ENVIRONMENT, **(ON_CPU if serving.on_cpu else {})}
-        environment.pop("VLLM_API_KEY", None)  # nobody but this account reaches the socket
+        environment.pop("VLLM_API_KEY", None)  # only this account can reach the socket
         with log.open("wb") as output:
             process = subprocess.Popen(
                 [sys.executable, child_guard.__file__, python, "-m", MODULE, *_options(serving, socket)],
@@ -77,7 +77,7 @@ class ServerProcess:
         deadline = time.monotonic() + START_S
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
-                raise SamplerError(f"The vLLM server ended at its start. {self.last_words()}")
+                raise SamplerError(f"The vLLM server ended while starting. {self.last_words()}")
             if self._healthy():
                 return
             time.sleep(0.3)
@@ -92,11 +92,11 @@ class ServerProcess:
             return False
 
     def last_words(self) -> str:
-        """The end of what the server said."""
-        return f"Its last words:\n{self.log.read_bytes()[-LAST_WORDS:].decode(errors='replace')}"
+        """Return the end of the server's log, for a message."""
+        return f"The end of its log:\n{self.log.read_bytes()[-LAST_WORDS:].decode(errors='replace')}"
 
     def end(self) -> None:
-        """End it and all it has started."""
+        """End the server and all its child processes."""
         assert self.process.stdin is not None
         self.process.stdin.close()
         self.process.wait()

@@ -1,4 +1,4 @@
-"""A folder of this process for what vLLM reads: in memory where the system has such a place, for its owner only."""
+"""A temporary folder for files that vLLM reads: in memory if the system supports it, and readable by its owner only."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NAME = "fedgrpo-vllm"
 
 
 def make_temp_folder() -> Path:
-    """A new folder, removed when the process ends; those of processes that were killed are removed now."""
+    """Create a folder that is removed when the process ends, and remove those of processes that were killed."""
     place = IN_MEMORY if os.access(IN_MEMORY, os.W_OK) else Path(gettempdir())
     _sweep(place)
     folder = Path(mkdtemp(prefix=f"{NAME}-{os.getpid()}-", dir=place))

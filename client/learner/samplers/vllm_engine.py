@@ -1,4 +1,4 @@
-"""The sampler that is a vLLM engine in this process: the only file that imports vLLM."""
+"""The sampler on a vLLM engine in this process: the only file that imports vLLM."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ ON_CPU = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Serving:
-    """What an engine must be able to serve."""
+    """The requirements that an engine has to meet."""
 
     model: Path
     dtype: str
     quantization: str
     """`none`, or `bitsandbytes`."""
     max_tokens: int
-    """Of prompt and completion together. Held-out prompts may be longer than those that are trained on."""
+    """Tokens of prompt and completion together. Held-out prompts may be longer than training prompts."""
     max_rank: int
     memory_share: float
     on_cpu: bool
@@ -43,7 +43,7 @@ class Serving:
 
 
 class VllmEngine:
-    """Samples with the process's own engine. It loads the base model once; an adapter is loaded over the last one."""
+    """A sampler on the process's engine, which loads the base model once and replaces the adapter in place."""
 
     def __init__(self, serving: Serving, adapter: HotAdapter) -> None:
         self._llm, self._adapter, self._ends = _engine(serving), adapter, serving.ends
@@ -72,16 +72,16 @@ class VllmEngine:
         ]
         inputs: list[Any] = [{"prompt_token_ids": ids, "cache_salt": salt} for ids in prompts]
         try:
-            found = self._llm.generate(inputs, parameters, use_tqdm=False, lora_request=lora)
+            outputs = self._llm.generate(inputs, parameters, use_tqdm=False, lora_request=lora)
         except (RuntimeError, ValueError) as error:
             raise SamplerError(f"vLLM failed: {error}") from error
-        return [[_sampled(output) for output in one.outputs] for one in found]
+        return [[_sampled(output) for output in one.outputs] for one in outputs]
 
     def _lora(self) -> tuple[Any, str]:
-        """(vLLM's request for the adapter as it stands now, the salt of its prefix cache).
+        """Return (vLLM's request for the current adapter, the salt of its prefix cache).
 
-        A changed adapter is loaded over the last one here, once. A request that says `load_inplace` itself would have
-        vLLM read the files again at every decoding step.
+        A changed adapter replaces the last one here, once. With `load_inplace` in the sampling request itself, vLLM
+        would read the files again at every decoding step.
         """
         from vllm.lora.request import LoRARequest  # pyright: ignore[reportMissingImports]
 
@@ -99,7 +99,7 @@ class VllmEngine:
         except (RuntimeError, ValueError, OSError) as error:
             raise SamplerError(f"vLLM cannot load the adapter: {error}") from error
         finally:
-            if not loaded:  # also after Ctrl-C: the next completions must not be the last adapter's
+            if not loaded:  # also after Ctrl-C: the next completions must not come from the last adapter
                 self._adapter.forget()
 
     def close(self) -> None:
@@ -115,9 +115,9 @@ def _sampled(output: Any) -> Sampled:
 
 @lru_cache(maxsize=1)
 def _engine(serving: Serving) -> Any:
-    """The process's engine. vLLM gives its memory back only when the process ends, so there is no second one."""
+    """Return the process's engine. vLLM frees its memory only when the process ends, so there is never a second one."""
     if _engine.cache_info().currsize:
-        raise ConfigError("This process has a vLLM engine for other settings already. Start the learner again.")
+        raise ConfigError("This process already has a vLLM engine for other settings. Restart the learner.")
     os.environ.update({**QUIET, **(ON_CPU if serving.on_cpu else {})})
     try:
         from vllm import LLM  # pyright: ignore[reportMissingImports]

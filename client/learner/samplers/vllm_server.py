@@ -1,4 +1,4 @@
-"""The sampler that is a vLLM server, over HTTP. vLLM is not imported: it may live in an environment of its own."""
+"""The sampler on a vLLM server, over HTTP. vLLM is not imported: it may be installed in another environment."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ KEY = "VLLM_API_KEY"
 
 
 class VllmServer:
-    """Samples over HTTP: from a server that runs already, or from one that was started for it.
+    """A sampler over HTTP, on a server that runs already or on one that was started for it.
 
-    Adapters are handed over as a path, so the server must see this machine's files.
+    The server gets the path of the adapter, so it must see this machine's files.
     """
 
     def __init__(
         self, ends: tuple[int, ...], adapter: HotAdapter, *, url: str = "", process: ServerProcess | None = None
     ) -> None:
-        """Reach a server.
+        """Connect to a server.
 
         Args:
             ends: tokens that end a completion.
-            url: of a server that is not ours. Its key, if it has one, is in VLLM_API_KEY.
-            process: the server, where it is ours.
+            url: address of an external server. Its key, if it has one, is in VLLM_API_KEY.
+            process: the server, if it was started by this process.
 
         Raises:
-            SamplerError: it does not answer.
+            SamplerError: the server does not answer.
         """
         self._adapter, self._ends, self._process = adapter, ends, process
         self._url = url or "http://own-server"
@@ -49,9 +49,9 @@ class VllmServer:
     def sample(
         self, prompts: Sequence[list[int]], sampling: Sampling, *, count: int = 1, base: bool = False
     ) -> list[list[Sampled]]:
-        """See `Sampler.sample`. One request a prompt; the server batches them."""
+        """See `Sampler.sample`. Each prompt is one request; the server batches them."""
         salt = "base" if base else self._loaded()
-        asked = {
+        shared = {
             "model": self._base if base else self._name,
             "n": count,
             "max_tokens": sampling.max_tokens,
@@ -64,20 +64,20 @@ class VllmServer:
             "cache_salt": salt,
         }
         seeds = [None if sampling.seed is None else derived_seed(sampling.seed, i) for i in range(len(prompts))]
-        requests = [asked | {"prompt": ids, "seed": seed} for ids, seed in zip(prompts, seeds, strict=True)]
-        found = asyncio.run(self._all(requests))
-        return [[_sampled(choice) for choice in sorted(one, key=lambda choice: choice["index"])] for one in found]
+        requests = [shared | {"prompt": ids, "seed": seed} for ids, seed in zip(prompts, seeds, strict=True)]
+        replies = asyncio.run(self._all(requests))
+        return [[_sampled(choice) for choice in sorted(one, key=lambda choice: choice["index"])] for one in replies]
 
     def close(self) -> None:
-        """Take the adapter off the server. One that is ours ends with this process."""
+        """Unload the adapter from the server. A server started by this process ends with it."""
         asyncio.run(self._unload(self._name))
         self._adapter.close()
 
     def _loaded(self) -> str:
-        """Have the server load the adapter as it stands now; returns the salt of its prefix cache.
+        """Make the server load the current adapter, and return the salt of its prefix cache.
 
-        Under a new name each time: a server keeps `load_inplace` with a name it was given for, and then reads the files
-        again at every decoding step.
+        Each adapter gets a new name: a server remembers `load_inplace` with the name, and then reads the files again at
+        every decoding step.
         """
         folder, changed = self._adapter.folder()
         if changed:
@@ -85,7 +85,7 @@ class VllmServer:
             try:
                 asyncio.run(self._load(name, str(folder), self._name))
                 self._name = name
-            except BaseException:  # Ctrl-C among them: the next completions must not be another adapter's
+            except BaseException:  # also after Ctrl-C: the next completions must not come from another adapter
                 self._adapter.forget()
                 raise
         return cache_salt(folder)
@@ -112,8 +112,8 @@ class VllmServer:
             async def choices(request: dict[str, Any]) -> list[dict[str, Any]]:
                 return (await self._ask(http, "POST", "/v1/completions", request))["choices"]
 
-            asked: list[Coroutine[Any, Any, list[dict[str, Any]]]] = [choices(request) for request in requests]
-            return await asyncio.gather(*asked)
+            pending: list[Coroutine[Any, Any, list[dict[str, Any]]]] = [choices(request) for request in requests]
+            return await asyncio.gather(*pending)
 
     def _http(self) -> httpx.AsyncClient:
         limits = httpx.Limits(max_connections=AT_ONCE)
@@ -131,8 +131,8 @@ class VllmServer:
         try:
             reply = await http.request(method, path, json=body)
         except httpx.HTTPError as error:
-            said = self._process.last_words() if self._process else f"backend.vllm-url is {self._url}. Is it running?"
-            raise SamplerError(f"The vLLM server does not answer ({error!r}). {said}") from error
+            cause = self._process.last_words() if self._process else f"backend.vllm-url is {self._url}. Is it running?"
+            raise SamplerError(f"The vLLM server does not answer ({error!r}). {cause}") from error
         if reply.status_code != 200:
             hint = ""
             if reply.status_code in (404, 405) and "lora" in path:
@@ -144,6 +144,6 @@ class VllmServer:
 def _sampled(choice: dict[str, Any]) -> Sampled:
     tokens, logprobs = choice.get("token_ids"), choice["logprobs"]["token_logprobs"]
     if not tokens:
-        raise SamplerError("The vLLM server returns no token ids. It needs vLLM 0.10.2 or newer.")
+        raise SamplerError("The vLLM server does not return token ids. Update it to vLLM 0.10.2 or newer.")
     known = [float("nan") if one is None else float(one) for one in logprobs]
     return Sampled(tokens, ended=choice["finish_reason"] == "stop", logprobs=known)

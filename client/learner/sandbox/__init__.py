@@ -1,6 +1,6 @@
-"""Calls functions that a model wrote, where they can harm nobody (docs/rewards.md says what is promised and what not).
+"""A sandbox for functions that a model wrote (docs/rewards.md says what it guarantees and what it does not).
 
-`level()` says what this machine can do; `call` refuses where it can do nothing. No torch.
+`level()` returns what this machine supports; `call` refuses to run without a sandbox. No torch.
 """
 
 from .calls import Limits, Outcome, Raised, Returned, call, require

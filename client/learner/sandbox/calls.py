@@ -1,4 +1,4 @@
-"""Calling a function that a model wrote, and reading what it returned."""
+"""Calls of a model-written function in the sandbox, and the reading of its results."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from .levels import Sandbox, best, unsandboxed
 from .process import Ended
 
 MAX_CODE = 100_000
-"""Characters of code; more is refused before it runs."""
+"""Characters of code; longer code is refused before it runs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What one run may use."""
+    """Limits of one sandbox run."""
 
     seconds: float = 5.0
-    """Wall clock for all calls together, the interpreter's start included."""
+    """Wall-clock time of all calls together, including the start of the interpreter."""
     memory_bytes: int = 512 << 20
-    """Address space."""
+    """Limit of the address space."""
     file_bytes: int = 1 << 20
-    """Of any one file."""
+    """Limit of any one file."""
     output_bytes: int = 1 << 20
-    """Of all returned values, as JSON."""
+    """Limit of all returned values, as JSON."""
 
 
 @dataclass(frozen=True, slots=True)
 class Returned:
-    """A call returned a value that JSON can say."""
+    """The result of a call: a value that JSON can represent."""
 
     value: Any
 
 
 @dataclass(frozen=True, slots=True)
 class Raised:
-    """A call returned nothing that counts: the name of what it raised."""
+    """A failed call, with the name of the exception or limit."""
 
     error: str
 
@@ -49,21 +49,21 @@ Outcome = Returned | Raised
 def call(
     code: str, function: str, arguments: Sequence[str], *, limits: Limits | None = None, unsafe: bool = False
 ) -> list[Outcome]:
-    """Run code in a sandbox of its own, and call a function that it defines.
+    """Run code in a new sandbox, and call a function that it defines.
 
     Args:
-        code: what the model wrote; it is compiled in the sandbox.
-        function: a name that the code defines.
+        code: the model's code; it is compiled in the sandbox.
+        function: name of a function that the code defines.
         arguments: for each call, its positional arguments as a JSON list.
-        unsafe: run it all the same where this machine has no sandbox: with limits on time and memory, and with all
-            rights of this account.
+        unsafe: run the code even if this machine has no sandbox: with limits on time and memory, but with all rights of
+            this account.
 
     Returns:
-        One outcome per call. `Raised` for all of them where the code does not come to its end: `TimeLimit`,
-        `OutputLimit`, `Died`, or the name of what the code raised.
+        One outcome per call. `Raised` for all of them if the code does not finish: `TimeLimit`, `OutputLimit`, `Died`,
+        or the name of the exception.
 
     Raises:
-        ConfigError: there is no sandbox here, and `unsafe` is not set.
+        ConfigError: this machine has no sandbox, and `unsafe` is not set.
     """
     sandbox, limits = require(unsafe=unsafe), limits or Limits()
     if len(code) > MAX_CODE:
@@ -81,40 +81,40 @@ def call(
 
 
 def require(*, unsafe: bool = False) -> Sandbox:
-    """The sandbox that model-written code runs in here.
+    """Return the sandbox for model-written code on this machine.
 
     Raises:
-        ConfigError: there is none, and `unsafe` is not set; says what is missing.
+        ConfigError: there is none, and `unsafe` is not set; names what is missing.
     """
-    found = best()
-    if isinstance(found, Sandbox):
-        return found
+    sandbox = best()
+    if isinstance(sandbox, Sandbox):
+        return sandbox
     if not unsafe:
         raise ConfigError(
-            f"This machine has no sandbox for model-written code ({found.removeprefix('none: ')}). Install bubblewrap "
-            "0.8 or newer, allow unprivileged user namespaces, or leave code-tests out of the rewards. Whoever accepts "
-            "that such code may read and send everything this account can writes code-tests-unsafe instead."
+            f"This machine has no sandbox for model-written code ({sandbox.removeprefix('none: ')}). Install "
+            "bubblewrap 0.8 or newer, allow unprivileged user namespaces, or leave code-tests out of the rewards. If "
+            "you accept that such code may read and send everything this account can, use code-tests-unsafe instead."
         )
     return unsandboxed()
 
 
 def _outcomes(ended: Ended, calls: int) -> list[Outcome]:
-    """What the sandbox said, or why it said nothing. It is hostile: any text is read without harm."""
-    nothing = {"time": "TimeLimit", "output": "OutputLimit"}.get(ended.why)
-    if nothing:
-        return [Raised(nothing)] * calls
+    """Return the outcome of each call from the sandbox's output, which is hostile: any text is read safely."""
+    limit = {"time": "TimeLimit", "output": "OutputLimit"}.get(ended.why)
+    if limit:
+        return [Raised(limit)] * calls
     try:
-        said = json.loads(ended.output, parse_constant=_no_constant)
+        results = json.loads(ended.output, parse_constant=_no_constant)
     except (ValueError, RecursionError):
         return [Raised("Died")] * calls
-    if not isinstance(said, list) or len(said) != calls:
-        return [Raised(_name(said))] * calls
-    return [Returned(each[0]) if isinstance(each, list) and len(each) == 1 else Raised(_name(each)) for each in said]
+    if not isinstance(results, list) or len(results) != calls:
+        return [Raised(_name(results))] * calls
+    return [Returned(each[0]) if isinstance(each, list) and len(each) == 1 else Raised(_name(each)) for each in results]
 
 
 def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
-def _name(said: Any) -> str:
-    return said[:64] if isinstance(said, str) else "Died"
+def _name(value: Any) -> str:
+    return value[:64] if isinstance(value, str) else "Died"

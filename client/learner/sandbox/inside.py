@@ -1,8 +1,8 @@
-"""What runs inside the sandbox: a script for a bare interpreter, so it knows the standard library only.
+"""The script that runs inside the sandbox, in a bare interpreter with the standard library only.
 
-It takes a request on standard input, gives up every right it can, calls the model's function, and writes one JSON
+It reads a request from standard input, gives up every right it can, calls the model's function, and writes one JSON
 document to the pipe it was started with. Whatever the model's code does to this process or writes to that pipe, it can
-do no more than claim return values: the expected ones are not here.
+only claim return values: the expected ones are not here.
 """
 
 import builtins
@@ -14,9 +14,9 @@ import sys
 
 READ_FILE, READ_DIR = 1 << 2, 1 << 3
 LANDLOCK_FS = {3: (1 << 15) - 1, 4: (1 << 15) - 1, 5: (1 << 16) - 1}
-"""File-system rights that a kernel can take away, by version of Landlock: ioctl on devices came with 5."""
+"""File-system rights that a kernel can revoke, by version of Landlock: version 5 added ioctl on devices."""
 CREATE_RULESET, ADD_RULE, RESTRICT_SELF, OLDEST = 444, 445, 446, 3
-"""System calls, and the oldest Landlock taken: before 3 (Linux 6.2) a file could be truncated all the same."""
+"""System calls, and the oldest version of Landlock accepted: before 3 (Linux 6.2) files could still be truncated."""
 SET_PDEATHSIG, SET_SECCOMP, SET_NO_NEW_PRIVS = 1, 22, 38
 X86_64, ALLOW, REFUSE = 0xC000003E, 0x7FFF0000, 0x00050001
 # Computing, files and clocks, by their numbers on x86-64. Left out on purpose: processes and threads, sockets, signals,
@@ -33,13 +33,13 @@ SYSTEM_CALLS = (
 
 
 def main():
-    """Serve the one request, and end without running what the model's code left to run at the end."""
+    """Answer the one request, and exit without running exit handlers of the model's code."""
     with open(0, "rb", closefd=False) as request_file:
         request = json.load(request_file)
     pipe = os.dup(1)
     null = os.open(os.devnull, os.O_RDWR)
     limit(request)
-    give_up_rights(request["readable"], request["seccomp"])  # what fails here is still said on standard error
+    give_up_rights(request["readable"], request["seccomp"])  # errors up to here are still reported on standard error
     for descriptor in (0, 1, 2):
         os.dup2(null, descriptor)
     answer = json.dumps(results(request)).encode()
@@ -49,7 +49,7 @@ def main():
 
 
 def limit(request):
-    """Set what the kernel counts for us. The hard limits cannot be raised again."""
+    """Set resource limits in the kernel. The hard limits cannot be raised again."""
     seconds = int(request["seconds"]) + 1
     for name, value in {
         "AS": request["memory_bytes"],
@@ -65,11 +65,11 @@ def limit(request):
 
 
 def give_up_rights(readable, seccomp):
-    """Lock this process in: for good, and for all it might start.
+    """Restrict this process and all that it might start, permanently.
 
     Args:
-        readable: with Landlock, the only paths that can still be opened, and for reading only; None where the file
-            system is the sandbox's own.
+        readable: with Landlock, the only paths that can still be opened, and for reading only; None if the
+            sandbox has its own file system.
         seccomp: whether system calls are filtered.
     """
     if readable is None and not seccomp:
@@ -79,10 +79,10 @@ def give_up_rights(readable, seccomp):
     libc = ctypes.CDLL(None, use_errno=True)
 
     def call(name, *arguments):
-        found = getattr(libc, name)(*arguments)
-        if found < 0:
+        status = getattr(libc, name)(*arguments)
+        if status < 0:
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()) + " (" + name + ")")
-        return found
+        return status
 
     call("prctl", SET_PDEATHSIG, 9, 0, 0, 0)
     call("prctl", SET_NO_NEW_PRIVS, 1, 0, 0, 0)
@@ -95,7 +95,7 @@ def give_up_rights(readable, seccomp):
 
 
 def landlock(call, readable):
-    """Take away every way to reach a file, but reading below some paths."""
+    """Revoke all access to files except reading below the given paths."""
     version = call("syscall", CREATE_RULESET, None, 0, 1)
     if version < OLDEST:
         raise OSError("Landlock has version " + str(version) + ", but " + str(OLDEST) + " is needed (Linux 6.2)")
@@ -113,7 +113,7 @@ def landlock(call, readable):
 
 
 def filter_program():
-    """The filter in classic BPF: any other machine, and any call that is not on the list, is refused with EPERM."""
+    """Return the filter in classic BPF: other architectures, and calls that are not listed, fail with EPERM."""
     count = len(SYSTEM_CALLS)
     steps = [(0x20, 0, 0, 4), (0x15, 0, count + 1, X86_64), (0x20, 0, 0, 0)]
     steps += [(0x15, count - place, 0, number) for place, number in enumerate(SYSTEM_CALLS)]
@@ -122,7 +122,7 @@ def filter_program():
 
 
 def results(request):
-    """For each call, [value], or the name of what was raised; one name for all where the code itself fails."""
+    """Return, for each call, [value] or the name of the exception; one name for all if the code itself fails."""
     space = {"__name__": "completion", "__builtins__": builtins}
     try:
         exec(compile(request["code"], "completion", "exec"), space)
@@ -133,7 +133,7 @@ def results(request):
 
 
 def result(function, arguments):
-    """[the value] that one call returns, or the name of what it raised; a value that is no JSON is a TypeError."""
+    """Return [the value] of one call, or the name of the exception; a value that is not JSON is a TypeError."""
     try:
         return [json.loads(json.dumps(function(*json.loads(arguments)), allow_nan=False))]
     except BaseException as error:

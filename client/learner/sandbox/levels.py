@@ -1,4 +1,4 @@
-"""Which sandbox this machine can give: found by trying each one, since kernels, containers and policies differ."""
+"""The sandboxes that this machine supports: each is tried, since kernels, containers and policies differ."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ TRIAL_LIMITS = {"seconds": 10, "memory_bytes": 512 << 20, "file_bytes": 1 << 20}
 
 @dataclass(frozen=True, slots=True)
 class Python:
-    """An interpreter and what it reads."""
+    """An interpreter and the libraries it reads."""
 
     executable: Path
     libraries: tuple[str, ...]
@@ -48,30 +48,31 @@ class Python:
 
 @dataclass(frozen=True, slots=True)
 class Sandbox:
-    """A way to start the script that calls the model's function."""
+    """A command that starts the script which calls the model's function."""
 
     name: str
-    """`bubblewrap`, `landlock`, or `none` for a process that has limits and nothing else."""
+    """`bubblewrap`, `landlock`, or `none` for a process with resource limits only."""
     command: tuple[str, ...]
     readable: tuple[str, ...] | None
     seccomp: bool
 
-    def run(self, request: dict[str, Any], seconds: float, most: int) -> process.Ended:
-        """Answer a request (`inside.py`), with at most so many bytes, and within so many seconds."""
-        own = {"readable": self.readable, "seccomp": self.seccomp}
-        given = json.dumps({**request, **own}).encode()
-        return process.run(self.command, given, seconds, most, contained=self.name == "bubblewrap")
+    def run(self, request: dict[str, Any], seconds: float, max_bytes: int) -> process.Ended:
+        """Answer a request (`inside.py`) within a limit of time and of output."""
+        restrictions = {"readable": self.readable, "seccomp": self.seccomp}
+        body = json.dumps({**request, **restrictions}).encode()
+        return process.run(self.command, body, seconds, max_bytes, contained=self.name == "bubblewrap")
 
 
 def level() -> str:
-    """How this machine contains model-written code: `bubblewrap`, `landlock`, or `none: ` and why."""
-    found = best()
-    return found if isinstance(found, str) else found.name
+    """Return how this machine contains model-written code: `bubblewrap`, `landlock`, or `none: ` with the reason."""
+    sandbox = best()
+    return sandbox if isinstance(sandbox, str) else sandbox.name
 
 
 @functools.cache
 def best() -> Sandbox | str:
-    """The strongest sandbox that passes its trial here, else `none: ` and what each one lacks. Tried once a process."""
+    """Return the strongest sandbox that passes its trial, else `none: ` and what each one lacks. Tried once per
+    process."""
     faults: list[str] = []
     for candidate in _candidates():
         fault = candidate if isinstance(candidate, str) else _fault(candidate)
@@ -83,9 +84,9 @@ def best() -> Sandbox | str:
 
 @functools.cache
 def unsandboxed() -> Sandbox:
-    """A process with limits of memory, time and file size, and otherwise the rights of this account.
+    """Return a process with limits of memory, time and file size, but otherwise with the rights of this account.
 
-    Root becomes nobody here too, so its interpreter must be one that nobody may start.
+    Root switches to an unprivileged user here too, so the interpreter must be one that this user may start.
 
     Raises:
         ConfigError: there is no such interpreter.
@@ -99,7 +100,7 @@ def unsandboxed() -> Sandbox:
 
 
 def _candidates() -> Iterator[Sandbox | str]:
-    """Sandboxes to try, strongest first; a text where one cannot be tried, and why."""
+    """Yield the sandboxes to try, strongest first, or a text with the reason why one cannot be tried."""
     if not sys.platform.startswith("linux"):
         yield f"{sys.platform} has neither bubblewrap nor Landlock; use Linux"
         return
@@ -116,11 +117,11 @@ def _candidates() -> Iterator[Sandbox | str]:
 
 
 def _pythons() -> list[Python]:
-    """The interpreter under this environment, and the system's, for where ours lies in a home nobody else may enter."""
-    own = Path(getattr(sys, "_base_executable", sys.executable)).resolve()
-    ours = Python(own, (str(Path(sys.base_prefix) / "lib"),))
+    """Return the interpreter of this environment, and the system's, in case ours is in a private home folder."""
+    executable = Path(getattr(sys, "_base_executable", sys.executable)).resolve()
+    ours = Python(executable, (str(Path(sys.base_prefix) / "lib"),))
     system = Python(SYSTEM_PYTHON.resolve(), ())
-    return [ours, system] if system.executable.is_file() and system.executable != own else [ours]
+    return [ours, system] if system.executable.is_file() and system.executable != executable else [ours]
 
 
 def _script(python: Python) -> tuple[str, ...]:
@@ -128,14 +129,14 @@ def _script(python: Python) -> tuple[str, ...]:
 
 
 def _readable(python: Python) -> tuple[str, ...]:
-    wanted = (*LIBRARIES, *python.libraries, "/etc/ld.so.cache")
-    return tuple(path for path in wanted if Path(path).exists())
+    candidates = (*LIBRARIES, *python.libraries, "/etc/ld.so.cache")
+    return tuple(path for path in candidates if Path(path).exists())
 
 
 def _bubblewrap(bwrap: str, python: Python) -> tuple[str, ...]:
-    """A root that holds libraries and one interpreter, read-only, and a small /tmp; no /proc, no /dev, no network."""
+    """Return a root that has libraries and one interpreter, read-only, and a small /tmp; no /proc, /dev or network."""
     options = ["--unshare-user", "--unshare-all", "--disable-userns", "--cap-drop", "ALL", "--clearenv"]
-    # --as-pid-1: bubblewrap would leave the first process of its own to be reaped by whoever reaps orphans here
+    # --as-pid-1: bubblewrap's own first process would otherwise become an orphan that nothing here may reap
     options += ["--new-session", "--die-with-parent", "--as-pid-1"]
     for path in _readable(python):
         link = Path(path)
@@ -146,12 +147,12 @@ def _bubblewrap(bwrap: str, python: Python) -> tuple[str, ...]:
 
 
 def _fault(sandbox: Sandbox) -> str:
-    """What is wrong with a sandbox, after code in it tried to read, to write and to fork; empty where nothing is."""
+    """Return what is wrong with a sandbox, after code in it tried to read, write and fork; empty if nothing is."""
     try:
         ended = sandbox.run({**TRIAL, **TRIAL_LIMITS}, TRIAL_LIMITS["seconds"], 1 << 10)
-        found = json.loads(ended.output or b"null")
+        results = json.loads(ended.output or b"null")
     except (OSError, ValueError) as error:
         return f"{sandbox.name} does not start ({error})"
-    if found is None:
+    if results is None:
         return f"{sandbox.name} does not start ({ended.complaint or ended.why})"
-    return "" if found == [[[True] * 3]] else f"{sandbox.name} does not contain what it runs ({found})"
+    return "" if results == [[[True] * 3]] else f"{sandbox.name} does not contain what it runs ({results})"

@@ -1,4 +1,4 @@
-"""One short-lived process that nobody trusts: fed from a sealed file, read up to a cap, and gone when this returns."""
+"""One short-lived untrusted process: fed from a sealed file, read up to a limit, and gone when `run` returns."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from dataclasses import dataclass, replace
 CHILD = re.compile(rb'"child-pid": (\d+)')
 CHUNK = 1 << 16
 GRACE_S = 2.0
-"""For bubblewrap to end after what it contains was killed."""
+"""Time for bubblewrap to end after its child was killed."""
 UID = 65533
-"""Whom root becomes: no account of any distribution, so it owns no file and no other process."""
+"""The user that root switches to: not an account of any distribution, so it owns no file and no other process."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """What a process wrote before it was killed, and why it was: `""` it closed its output, `time`, `output`."""
+    """The output of a process before it was killed, and the reason: `""` it closed its output, `time`, `output`."""
 
     output: bytes
     why: str
@@ -31,23 +31,23 @@ class Ended:
     """The last line on standard error: why it did not start. Model-written code has no standard error."""
 
 
-def run(command: Sequence[str], given: bytes, seconds: float, most: int, *, contained: bool) -> Ended:
-    """Run a command to the end of its output, at most for some seconds and bytes; then nothing is left of it.
+def run(command: Sequence[str], body: bytes, seconds: float, max_bytes: int, *, contained: bool) -> Ended:
+    """Run a command until it closes its output, within a limit of time and bytes, and leave no process behind.
 
     Args:
-        given: what it reads on standard input.
-        most: bytes that are read of its standard output. What else it writes is lost.
-        contained: the command is bubblewrap, which is told to say what it starts: that is killed first, so that
-            bubblewrap reaps it, and no zombie is left where the first process of a container reaps nothing.
+        body: standard input of the command.
+        max_bytes: bytes that are read of its standard output. The rest is lost.
+        contained: the command is bubblewrap, which reports the process id of its child: the child is killed first, so
+            that bubblewrap reaps it and no zombie is left in a container whose first process reaps nothing.
     """
     deadline, uid = time.monotonic() + seconds, UID if os.geteuid() == 0 else None
     with contextlib.ExitStack() as stack:
         read_info, write_info = _pipe(stack)
         read_errors, write_errors = _pipe(stack)
-        told = [command[0], "--info-fd", str(write_info), *command[1:]] if contained else list(command)
+        arguments = [command[0], "--info-fd", str(write_info), *command[1:]] if contained else list(command)
         process = subprocess.Popen(
-            told,
-            stdin=_sealed(stack, given),
+            arguments,
+            stdin=_sealed(stack, body),
             stdout=subprocess.PIPE,
             stderr=write_errors,
             env={},
@@ -61,7 +61,7 @@ def run(command: Sequence[str], given: bytes, seconds: float, most: int, *, cont
         assert process.stdout is not None
         stack.enter_context(process.stdout)
         try:
-            ended = _read(process.stdout.fileno(), deadline, most)
+            ended = _read(process.stdout.fileno(), deadline, max_bytes)
         finally:
             _end(process, read_info)
         return replace(ended, complaint=_last_line(read_errors))
@@ -75,7 +75,7 @@ def _pipe(stack: contextlib.ExitStack) -> tuple[int, int]:
 
 
 def _sealed(stack: contextlib.ExitStack, content: bytes) -> int:
-    """A file without a name that can be read and never be changed; writing to a pipe could block instead."""
+    """Return a file without a name that can be read but never changed; writing to a pipe could block instead."""
     file = os.memfd_create("request", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     stack.callback(os.close, file)
     with os.fdopen(os.dup(file), "wb") as writer:
@@ -86,21 +86,21 @@ def _sealed(stack: contextlib.ExitStack, content: bytes) -> int:
     return file
 
 
-def _read(pipe: int, deadline: float, most: int) -> Ended:
+def _read(pipe: int, deadline: float, max_bytes: int) -> Ended:
     output = b""
     for chunk in _chunks(pipe, deadline):
         output += chunk
-        if not chunk or len(output) > most:
-            return Ended(output[:most], "output" if chunk else "")
+        if not chunk or len(output) > max_bytes:
+            return Ended(output[:max_bytes], "output" if chunk else "")
     return Ended(output, "time")
 
 
 def _chunks(pipe: int, deadline: float) -> Iterator[bytes]:
-    """What a pipe brings until the deadline; an empty one where it was closed."""
+    """Yield what a pipe delivers until the deadline; an empty chunk once it is closed."""
     poll = select.poll()
     poll.register(pipe, select.POLLIN)
-    while (left := deadline - time.monotonic()) > 0:
-        if poll.poll(1000 * left):
+    while (seconds := deadline - time.monotonic()) > 0:
+        if poll.poll(1000 * seconds):
             yield os.read(pipe, CHUNK)
 
 
@@ -113,7 +113,7 @@ def _last_line(pipe: int) -> str:
 
 
 def _end(process: subprocess.Popen[bytes], info: int) -> None:
-    """Kill a process that may have ended already, with what it contains, and reap it."""
+    """Kill a process that may have ended already, with its child, and reap it."""
     with contextlib.suppress(BlockingIOError):
         child = CHILD.search(os.read(info, CHUNK))
         if child and process.poll() is None:

@@ -1,4 +1,4 @@
-"""A learner that does what the organisation's policy allows, and nothing else."""
+"""A learner that enforces the organisation's policy."""
 
 from __future__ import annotations
 
@@ -19,38 +19,44 @@ MAX_POSITION = 1 << 53
 
 
 class GuardedLearner:
-    """Between the relay and the learner proper, in the learner's process: a `Learner`.
+    """A `Learner` between the relay and the actual learner, in the learner's process.
 
-    Whoever reaches the socket gets what the policy lets out. Nothing is trained before every check has passed.
+    Every caller on the socket gets only what the policy allows. Training starts only after every check has passed.
     """
 
     def __init__(self, make: Callable[[], Learner], organisation: OrganisationFile, config: RunConfig) -> None:
-        """Make the learner proper, if the organisation allows this run.
+        """Create the actual learner, if the organisation allows this run.
 
         Raises:
-            PolicyError: it does not; nothing was made.
+            PolicyError: the policy does not allow it.
         """
         policy.check_run(organisation, config)
         self._organisation, self._config = organisation, config
         folder = organisation.folder / "rests"
         self._learner = CompressingLearner(make(), config, folder, organisation.policy.max_delta_norm)
-        can = self._learner.capabilities()
-        policy.check_size(organisation.policy, config, can.schema)
-        policy.check_prompts(organisation.policy, can.examples, can.prompts_too_long)
+        capabilities = self._learner.capabilities()
+        policy.check_size(organisation.policy, config, capabilities.schema)
+        policy.check_prompts(organisation.policy, capabilities.examples, capabilities.prompts_too_long)
 
     def capabilities(self) -> Capabilities:
-        """Who we are, as far as the policy lets it out."""
-        can, rules = self._learner.capabilities(), self._organisation.policy
-        metrics = policy.metrics_that_leave(rules, can.reward_names)
-        named = {name.split("/")[1] for name in metrics if name.startswith("reward/") and name.count("/") > 1}
-        can = replace(can, metrics=metrics, reward_names=tuple(n for n in can.reward_names if n in named))
-        return can if rules.report_hardware else replace(can, device="unknown", memory_bytes=0, tokens_per_second=0.0)
+        """Return the capabilities that the policy allows to report."""
+        capabilities, rules = self._learner.capabilities(), self._organisation.policy
+        metrics = policy.metrics_that_leave(rules, capabilities.reward_names)
+        reported = {name.split("/")[1] for name in metrics if name.startswith("reward/") and name.count("/") > 1}
+        capabilities = replace(
+            capabilities, metrics=metrics, reward_names=tuple(n for n in capabilities.reward_names if n in reported)
+        )
+        return (
+            capabilities
+            if rules.report_hardware
+            else replace(capabilities, device="unknown", memory_bytes=0, tokens_per_second=0.0)
+        )
 
     def train(self, task: TrainTask) -> Update:
-        """Train a round, and let the delta out clipped and rounded, with the metrics that may leave."""
+        """Train a round, and return the delta clipped and compressed, with the metrics that may leave."""
         _check_place(task.federation, task.round)
         if not 0 <= task.position <= MAX_POSITION:
-            raise ProtocolError("header", f"position {task.position} is in no shard")
+            raise ProtocolError("header", f"position {task.position} is not in a shard")
         if not 0 <= task.counted_round < task.round or not 0 <= task.counted_attempt <= policy.MAX_ATTEMPTS:
             raise ProtocolError("header", f"round {task.counted_round} cannot have counted before round {task.round}")
         policy.check_round(self._config, task.round, task.attempt)
@@ -60,17 +66,17 @@ class GuardedLearner:
         return replace(update, metrics={name: update.metrics[name] for name in leaving})
 
     def evaluate(self, task: EvaluateTask) -> Evaluation:
-        """Count answers, and let the counts out that may leave."""
+        """Count answers, and return the counts that may leave."""
         policy.check_evaluation(self._organisation.policy)
         _check_place(task.federation, task.round)
         policy.check_round(self._config, max(1, task.round), max(1, task.attempt))
         if task.temperature not in (0.0, self._config.evaluation.temperature):
-            raise ProtocolError("header", f"a temperature of {task.temperature} is none of this run")
+            raise ProtocolError("header", f"temperature {task.temperature} does not belong to this run")
         return policy.evaluation_that_leaves(self._organisation.policy, self._learner.evaluate(task))
 
 
 def _check_place(federation: str, number: int) -> None:
     if not FEDERATION.fullmatch(federation):
-        raise ProtocolError("header", "the federation has no plain name")
+        raise ProtocolError("header", "the federation's name has characters that are not allowed")
     if number < 0:
         raise ProtocolError("header", f"there is no round {number}")

@@ -1,4 +1,4 @@
-"""What an organisation's learner says of its work while it works: to whoever waits for the job, and in its own log."""
+"""The progress of an organisation's learner: for the client that waits for the job, and in the learner's log."""
 
 from __future__ import annotations
 
@@ -17,44 +17,44 @@ LOGGER = logging.getLogger("fedgrpo.learner")
 
 
 class JobWatcher(Watcher):
-    """Tells the job under way how far it is, and log and trackers what it earns and what looks like reward hacking.
+    """A watcher that reports progress to the job, and rewards and signs of reward hacking to log and trackers.
 
-    What it has seen lasts as long as the learner's process: after a restart the tripwires begin anew.
+    The history lasts as long as the learner's process: after a restart the warnings start from scratch.
     """
 
     def __init__(self, job: Callable[[], Job | None], config: RunConfig, tracking: OrganisationTracking) -> None:
         self._job, self._steps, self._tracking = job, config.train.steps_per_round, tracking
-        self._tripwires = RewardHackingMonitor()
+        self._monitor = RewardHackingMonitor()
 
     def step(self, number: int, figures: Mapping[str, float]) -> None:
-        """A step is done. Ends the round if nobody waits for it."""
+        """Log a step. Ends the round if nothing waits for it any more."""
         LOGGER.info("step %d of %d: reward %.3f", number, self._steps, figures.get("reward", 0.0))
-        if job := self._job():  # a rehearsal has none, and is tracked nowhere
+        if job := self._job():  # a dry run has no job, and is not tracked
             self._tracking.step(job.frame.get("federation", str), figures)
-        self._tell(number, self._steps)
+        self._report(number, self._steps)
 
     def batch(self, number: int, batches: int) -> None:
-        """A batch is answered. Ends the evaluation if nobody waits for it."""
-        self._tell(number, batches)
+        """Report an answered batch. Ends the evaluation if nothing waits for it any more."""
+        self._report(number, batches)
 
-    def answers(self, task: EvaluateTask, problems: Any, base: Any, now: Any) -> None:
-        """Held-out problems were answered."""
-        right = sum(answer.strict for answer in now)
-        LOGGER.info("round %d: %d of %d held-out answers right", task.round, right, len(now))
+    def answers(self, task: EvaluateTask, problems: Any, base: Any, current: Any) -> None:
+        """Log how many held-out answers are correct."""
+        correct = sum(answer.strict for answer in current)
+        LOGGER.info("round %d: %d of %d held-out answers correct", task.round, correct, len(current))
         if task.temperature > 0:
-            self._tripwires.evaluated(task.round, Tally(problems=len(now), correct=right))
+            self._monitor.evaluated(task.round, Tally(problems=len(current), correct=correct))
             self._warn()
 
     def trained(self, number: int, metrics: Mapping[str, float]) -> None:
-        """A round of local training is done."""
-        self._tripwires.trained("", number, metrics)
+        """Check the metrics of a finished round for signs of reward hacking."""
+        self._monitor.trained("", number, metrics)
         self._warn()
 
     def _warn(self) -> None:
-        for tripped in self._tripwires.new_warnings():
-            LOGGER.warning("%s", tripped)
+        for warning in self._monitor.new_warnings():
+            LOGGER.warning("%s", warning)
 
-    def _tell(self, number: int, of: int) -> None:
+    def _report(self, number: int, of: int) -> None:
         job = self._job()
         if job is not None:
             job.progress(number, of)

@@ -1,4 +1,4 @@
-"""The learner's jobs: one at a time, known by what was asked, cancelled when nobody waits, kept when done. No torch."""
+"""The learner's job queue: serial, deduplicated by request hash, with leases and cached results. No torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ....common.storage.atomic import write_atomic
 
 LOGGER = logging.getLogger("fedgrpo.learner")
 LEASE_S = 60.0
-"""A job that nobody has asked about for this long is cancelled at its next step."""
+"""Seconds without a request for its state after which a job is cancelled at its next step."""
 KEPT_RESULTS = 8
 KEPT_JOBS = 32
 MAX_WAITING = 16
@@ -24,26 +24,26 @@ ENDED = ("done", "failed", "cancelled")
 
 
 class BusyError(ProtocolError):
-    """Too many jobs wait."""
+    """Too many jobs are waiting."""
 
 
 class Cancelled(FedGRPOError):
-    """Nobody waits for this job any more."""
+    """A job that is no longer wanted."""
 
 
 @dataclass(eq=False)
 class Job:
-    """One request, from the moment it was made."""
+    """One request with its state."""
 
     key: str
     frame: Frame
     state: str = "queued"
-    """`queued`, `running`, or how it ended: `done`, `failed`, `cancelled`."""
+    """`queued`, `running`, or the final state: `done`, `failed`, `cancelled`."""
     step: int = 0
     steps: int = 0
-    """Steps of training, or batches of answers, and how many there will be."""
+    """Steps of training, or batches of answers: done so far (`step`), and in total."""
     seen: float = field(default_factory=time.monotonic)
-    """When somebody last asked about it (monotonic seconds)."""
+    """Time of the last request for its state (monotonic seconds)."""
     started: float = 0.0
     result: bytes = b""
     error: Exception | None = None
@@ -51,36 +51,36 @@ class Job:
 
     @property
     def ended(self) -> bool:
-        """Whether there is nothing more to wait for."""
+        """Whether the job has reached its final state."""
         return self.state in ENDED
 
     def progress(self, step: int, steps: int) -> None:
-        """Note how far the work is.
+        """Record how far the work is.
 
         Raises:
-            Cancelled: nobody waits for it.
+            Cancelled: the job was cancelled, or its lease has expired.
         """
         self.step, self.steps = step, steps
         self.check()
 
     def check(self) -> None:
-        """End the work here if it was cancelled, or if whoever asked is gone."""
+        """Raise `Cancelled` if the job was cancelled, or if nobody has asked for it within the lease."""
         if self.dropped or time.monotonic() - self.seen > LEASE_S:
-            raise Cancelled("nobody waits for this job any more")
+            raise Cancelled("the job was cancelled, or its client is gone")
 
 
 class JobQueue:
-    """Takes jobs and has them done, one at a time, in a thread of its own.
+    """A queue that runs jobs one at a time, in a separate thread.
 
-    What was asked decides the key, so a request that is made again, by a relay that was killed or a server that lost
-    the answer, finds the job that is under way or its result, on the disk also after a restart.
+    The key is a hash of the request. A repeated request, from a relay that was killed or a server that lost the reply,
+    finds the running job or its result, which is on disk and survives a restart.
     """
 
     def __init__(self, work: Callable[[Job], Frame], cache: Path, identity: str = "") -> None:
-        """A desk whose results are kept in a folder.
+        """Start the thread of a queue whose results are cached in a folder.
 
         Args:
-            identity: what a result depends on besides the request.
+            identity: everything else that a result depends on, such as data and policy.
         """
         self._work, self._cache, self._identity = work, cache, identity
         self._jobs: dict[str, Job] = {}
@@ -89,7 +89,7 @@ class JobQueue:
         threading.Thread(target=self._run, daemon=True, name="learner").start()
 
     def submit(self, body: bytes) -> Job:
-        """The job for a request: a new one, the one under way, or one that is done.
+        """Return the job for a request: a new one, the running one, or a finished one.
 
         Raises:
             ProtocolError: the request cannot be read.
@@ -110,7 +110,7 @@ class JobQueue:
             return job
 
     def wait(self, key: str, seconds: float) -> Job | None:
-        """The job as it stands, at the latest after some seconds; None where there is no such job."""
+        """Return the job when it has ended, or after some seconds as it is; None if there is no such job."""
         with self._changed:
             job = self._jobs.get(key)
             if job is not None:
@@ -120,7 +120,7 @@ class JobQueue:
             return job
 
     def look(self, key: str) -> Job | None:
-        """The job as it stands, from somebody who waits for it; None where there is no such job."""
+        """Return the current state of a job, and renew its lease; None if there is no such job."""
         with self._changed:
             job = self._jobs.get(key)
             if job is not None:
@@ -128,24 +128,24 @@ class JobQueue:
             return job
 
     def result(self, job: Job) -> bytes:
-        """The frame of a job that is done; empty where it was kept on the disk and has been cleared away since."""
+        """Return the result of a finished job; empty if it was on disk and has been removed since."""
         try:
             return job.result or self._file(job.key).read_bytes()
         except OSError:
             return b""
 
     def cancel(self, key: str) -> None:
-        """Nobody waits for this job any more. It ends at its next step; one that has not begun ends now."""
+        """Cancel a job. A running one ends at its next step, a queued one at once."""
         with self._changed:
             job = self._jobs.get(key)
             if job is not None and not job.ended:
                 job.dropped = True
                 if job.state == "queued":
-                    job.state, job.error = "cancelled", Cancelled("nobody waits for this job any more")
+                    job.state, job.error = "cancelled", Cancelled("the job was cancelled, or its client is gone")
             self._changed.notify_all()
 
     def current(self) -> Job | None:
-        """The job under way."""
+        """Return the running job, or None."""
         with self._changed:
             return next((job for job in self._jobs.values() if job.state == "running"), None)
 
@@ -168,7 +168,7 @@ class JobQueue:
             self._keep(job, result)
             state = "done"
         except Cancelled as error:
-            LOGGER.warning("%s was cancelled: nobody waits for it", job.frame.fields.get("kind"))
+            LOGGER.warning("%s was cancelled: its client no longer waits for it", job.frame.fields.get("kind"))
             result, state, job.error = b"", "cancelled", error
         except Exception as error:
             result, state, job.error = b"", "failed", error
@@ -177,23 +177,25 @@ class JobQueue:
             else:
                 LOGGER.exception("the learner failed")
         with self._changed:
-            # What is on the disk need not be in memory too, and neither does what was asked.
+            # A result on disk need not stay in memory, nor does the body of the request.
             job.result, job.state = b"" if self._file(job.key).exists() else result, state
             job.frame = Frame(job.frame.fields)
-            job.error = job.error and job.error.with_traceback(None)  # it would hold on to what was in memory
+            job.error = job.error and job.error.with_traceback(
+                None
+            )  # a traceback keeps the tensors of its frames in memory
             self._changed.notify_all()
 
     def _keep(self, job: Job, result: bytes) -> None:
-        """Put a finished delta on the disk. One that cannot be kept can be computed again."""
+        """Save a finished delta on disk. If that fails, it can be computed again."""
         if job.frame.fields.get("kind") not in ("train", "evaluate"):
-            return  # data or policy may be others at the next start
+            return  # data or policy may have changed by the next start
         try:
             write_atomic(self._file(job.key), result)
             kept = sorted(self._cache.glob("*.frame"), key=lambda path: path.stat().st_mtime)
             for path in kept[:-KEPT_RESULTS]:
                 path.unlink(missing_ok=True)
         except OSError as error:
-            LOGGER.warning("a finished result cannot be kept in %s: %s", self._cache, error.strerror)
+            LOGGER.warning("a finished result cannot be saved in %s: %s", self._cache, error.strerror)
 
     def _has_result(self, job: Job) -> bool:
         return job.state == "done" and bool(job.result or self._file(job.key).exists())

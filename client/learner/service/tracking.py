@@ -1,7 +1,7 @@
-"""The organisation's own trackers: its learner's steps, where its own file says, and nowhere else. No torch.
+"""The organisation's trackers: its learner's steps, sent only where its own file says. No torch.
 
-Nothing that the server sends decides whether, what or where to: of a federation's id only a hash is kept, to tell one
-federation's run from another's. And nothing that a tracker gets goes to the server.
+The server cannot influence whether, what or where to send: of a federation's id only a hash is used, to tell the runs
+of different federations apart. Nothing that a tracker gets is sent to the server.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ SERIES = "steps"
 
 
 class OrganisationTracking:
-    """One tracker run for each federation that the learner works in; a learner that is started again goes on in it."""
+    """One tracker run per federation that the learner works in; a restarted learner continues it."""
 
     def __init__(self, organisation: OrganisationFile) -> None:
-        """Trackers of the organisation's file; without any, nothing is done.
+        """Check the trackers of the organisation's file; without any, nothing is tracked.
 
         Raises:
             ConfigError: a library or a token is missing.
@@ -33,9 +33,9 @@ class OrganisationTracking:
         self._steps = 0
 
     def step(self, federation: str, figures: Mapping[str, float]) -> None:
-        """An optimizer step is done: figures under TRL's names, which get TRL's prefix `train/`.
+        """Log an optimizer step: figures under TRL's names, with TRL's prefix `train/`.
 
-        Steps are counted by the learner itself, over all rounds and also over those that came to nothing.
+        The learner itself counts steps, over all rounds including void ones.
         """
         if self._organisation.settings.tracking.uses:
             trackers = self._of(hashlib.sha256(federation.encode(errors="replace")).hexdigest()[:12])
@@ -43,7 +43,7 @@ class OrganisationTracking:
             trackers.log(Point(SERIES, self._steps, {f"train/{name}": value for name, value in figures.items()}))
 
     def close(self) -> None:
-        """Let the trackers finish what they have."""
+        """Let the trackers finish writing."""
         if self._trackers is not None:
             self._trackers.close()
 
@@ -51,11 +51,11 @@ class OrganisationTracking:
         if self._trackers is None or federation != self._federation:
             if self._trackers is not None:
                 self._trackers.end()
-            own = self._organisation.settings.tracking
+            settings = self._organisation.settings.tracking
             folder = self._organisation.tracking_folder / federation
             place = Place(
-                folder=folder, project=own.project, run=f"{self._organisation.name}-{federation}", axis="step"
+                folder=folder, project=settings.project, run=f"{self._organisation.name}-{federation}", axis="step"
             )
             self._federation, self._steps = federation, last_step(folder, SERIES)
-            self._trackers = Trackers(own.uses, place)
+            self._trackers = Trackers(settings.uses, place)
         return self._trackers

@@ -1,4 +1,4 @@
-"""Local GRPO: the trainer, the metrics of a round, evaluation, compression with error feedback.
+"""Local GRPO: the trainer, the metrics of a round, evaluation, and compression with error feedback.
 
 The only place with TRL.
 """

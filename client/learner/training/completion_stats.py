@@ -1,4 +1,4 @@
-"""What the training completions have in common, for the tripwires: shares that only whoever has the texts can tell."""
+"""Statistics of the texts of training completions, for the reward-hacking warnings. They need the completion text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..data.answers import WORKED, as_number, final_answer
 REASONING = re.compile(rf"<({'|'.join(WORKED)})>(.*?)</\1>", re.DOTALL)
 NGRAM = 4
 LOOP_TOKENS = 24
-"""Shorter completions are no loops."""
+"""Shorter completions do not count as loops."""
 LOOP_SHARE = 0.5
 
 
@@ -25,28 +25,33 @@ class CompletionStats:
     empty: int = 0
     loops: int = 0
     wrong: Counter[str] = field(default_factory=Counter[str])
-    """Answers that were not right, as what they mean."""
+    """Wrong answers by their meaning (`meaning`), with how often each was given."""
 
-    def add(self, texts: Sequence[str], right: Sequence[bool], tokens: Sequence[Sequence[int]]) -> None:
-        """Count some completions: their texts, which are right by the strict reading, and their token ids."""
-        for text, is_right, ids in zip(texts, right, tokens, strict=True):
+    def add(self, texts: Sequence[str], correct: Sequence[bool], tokens: Sequence[Sequence[int]]) -> None:
+        """Count completions: their texts, which are correct by the strict reading, and their token ids."""
+        for text, is_correct, ids in zip(texts, correct, tokens, strict=True):
             answer = final_answer(text)
             self.completions += 1
             self.answered += answer is not None
             self.empty += reasons_emptily(text)
             self.loops += repetition(ids) >= LOOP_SHARE
-            if answer is not None and not is_right:
+            if answer is not None and not is_correct:
                 self.wrong[meaning(answer)] += 1
 
     def shares(self) -> dict[str, float]:
-        """The metrics: each a share of the completions."""
-        most = max(self.wrong.values(), default=0)
-        counts = {"answered": self.answered, "empty-reasoning": self.empty, "repeated-answer": most, "loop": self.loops}
+        """Return the metrics: each a share of the completions."""
+        top = max(self.wrong.values(), default=0)
+        counts = {
+            "answered": self.answered,
+            "empty-reasoning": self.empty,
+            "repeated-answer": top,
+            "loop": self.loops,
+        }
         return {f"completion/{name}-share": count / max(self.completions, 1) for name, count in counts.items()}
 
 
 def reasons_emptily(text: str) -> bool:
-    """Whether a completion has reasoning tags, and no letter or digit between any of them.
+    """Return whether a completion has reasoning tags without a letter or digit between any of them.
 
     >>> reasons_emptily("<think> ... </think>4"), reasons_emptily("<think>2+2</think>4"), reasons_emptily("4")
     (True, False, False)
@@ -56,9 +61,9 @@ def reasons_emptily(text: str) -> bool:
 
 
 def repetition(tokens: Sequence[int]) -> float:
-    """Share of the 4-grams that occurred before: seq-rep-4 of Welleck et al. 2020 (arXiv:1908.04319, eq. 10).
+    """Return the share of 4-grams that occurred before: seq-rep-4 of Welleck et al. 2020 (arXiv:1908.04319, eq. 10).
 
-    0 for fewer than 24 tokens, where a sum or two repeats as much.
+    0 for fewer than 24 tokens, where a calculation or two repeats as much.
 
     >>> repetition([1, 2] * 50) > 0.9, repetition(list(range(100))), repetition([1, 2] * 5)
     (True, 0.0, 0.0)
@@ -70,7 +75,7 @@ def repetition(tokens: Sequence[int]) -> float:
 
 
 def meaning(answer: str) -> str:
-    """A text that two answers share if they are the same answer (`answers.same_answer`).
+    """Return a text that is equal for two answers if they are the same answer (`answers.same_answer`).
 
     >>> meaning("1,000") == meaning("1000.0"), meaning(" Paris") == meaning("paris")
     (True, True)

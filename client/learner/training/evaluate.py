@@ -1,4 +1,4 @@
-"""Answering held-out problems with an adapter, and counting."""
+"""Answering held-out problems with an adapter, and counting correct answers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..samplers import Sampled, Sampler, Sampling
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """One completion of one problem, judged."""
+    """One completion of one problem, with its verdict."""
 
     text: str
     strict: bool
@@ -38,20 +38,20 @@ def answer_all(
     base: bool = False,
     on_batch: Callable[[int, int], None] = lambda number, batches: None,
 ) -> list[Answered]:
-    """One completion per problem, in the order given.
+    """Return one completion per problem, in the order of the problems.
 
-    Problems are answered in batches of like length, so that little is padding. The seed is set before every batch:
-    two adapters that are compared draw the same random numbers.
+    Batches hold prompts of similar length, so that little is padding. The seed is set before every batch, so that two
+    adapters that are compared draw the same random numbers.
 
     Args:
         temperature: 0 decodes greedily.
-        base: with the base model alone.
-        on_batch: told after each batch: its number, and how many there are.
+        base: answer with the base model, without the adapter.
+        on_batch: called after each batch with its number and the number of batches.
     """
     prompts = prompt_texts(tokenizer, problems, system_prompt)
     order = sorted(range(len(problems)), key=lambda i: (len(prompts[i]), i))
     length = config.evaluation.max_completion_length or config.grpo.max_completion_length
-    found: dict[int, Answered] = {}
+    answers: dict[int, Answered] = {}
     batch_size = config.evaluation.batch_size
     for number, start in enumerate(range(0, len(order), batch_size)):
         batch = order[start : start + batch_size]
@@ -60,13 +60,13 @@ def answer_all(
         sampled = [first for first, *_ in sampler.sample(ids, sampling, base=base)]
         texts = tokenizer.batch_decode([s.tokens for s in sampled], skip_special_tokens=True)
         for i, text, completion in zip(batch, texts, sampled, strict=True):
-            found[i] = _judge(problems[i], text, completion)
+            answers[i] = _judge(problems[i], text, completion)
         on_batch(number + 1, math.ceil(len(order) / batch_size))
-    return [found[i] for i in range(len(problems))]
+    return [answers[i] for i in range(len(problems))]
 
 
 def prompt_texts(tokenizer: PreTrainedTokenizerBase, problems: Sequence[Problem], system_prompt: str) -> list[str]:
-    """The problems as the model sees them: chat template, system prompt, and the opening of its answer."""
+    """Return the problems as the model sees them: chat template, system prompt, and the opening of the answer."""
     chats = [problem.row(system_prompt)["prompt"] for problem in problems]
     return [str(tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)) for chat in chats]
 
@@ -78,11 +78,11 @@ def count(
     columns: Sequence[str],
     last: Sequence[Answered] | None = None,
 ) -> Evaluation:
-    """Tallies over all problems and by class: by the labels in `columns`, and by answer style.
+    """Return tallies over all problems and by class: by the labels in `columns`, and by answer style.
 
     Args:
         base: the base model's answers to the same problems.
-        last: those of the adapter to compare with, if they are known.
+        last: the answers of the adapter to compare with, if they are known.
     """
     total = Tally()
     classes: dict[str, Tally] = {}

@@ -1,7 +1,7 @@
-"""Full fine-tuning at a single site: all weights train, by the settings, rewards and trainer of a federation's client.
+"""Full fine-tuning of one client: all weights train, with the settings, rewards and trainer of a federation's client.
 
-There is no adapter, so nothing could be sent: a federation cannot do this. What is left out: vLLM, which is given an
-adapter by every other path here, and quantised weights, which cannot be trained.
+A federation cannot do this, because clients only ever send an adapter. Not supported: vLLM, which this project only
+ever gives an adapter, and quantized weights, which cannot be trained.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import torch
 from datasets import Dataset
-from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, set_seed
+from transformers import PreTrainedModel, set_seed
 
 from ....common.errors import ConfigError
 from ....common.settings.run_config import RunConfig
@@ -25,15 +25,15 @@ from ..models.model_files import copy_tokenizer, file_hash, new_folder
 from ..rewards import Reward
 from ..samplers import Sampler
 from ..samplers.own_model import OwnModelSampler
-from .grpo_trainer import FederatedTrainer, StepLog, trl_config
-from .round_stats import RoundStats
+from .callbacks import StepLog
+from .grpo_trainer import FederatedTrainer, trl_config
 
 WHOLE = "trainer_state.json"
-"""What the Trainer writes last: a checkpoint without it was cut off."""
+"""The file that the Trainer writes last: a checkpoint without it is incomplete."""
 
 
 def check_full(config: RunConfig) -> None:
-    """Refuse settings that have no meaning where all weights of one site train.
+    """Refuse settings that have no meaning in full fine-tuning of one client.
 
     Raises:
         ConfigError: names the setting.
@@ -41,9 +41,9 @@ def check_full(config: RunConfig) -> None:
     clients = len(config.simulation.taking_part)
     if clients != 1:
         raise ConfigError(
-            f"simulation.clients is {clients}, but all weights can be trained at a single site only: nothing but an "
-            "adapter is ever sent. Give --central, which trains one client with all problems; or federate an adapter "
-            "with fedgrpo simulate."
+            f"simulation.clients is {clients}, but full fine-tuning works with one client only: clients send an "
+            "adapter, never all weights. Use --central, which trains one client with all problems; or federate an "
+            "adapter with fedgrpo simulate."
         )
     for key, value, only, why in _no_meaning(config):
         if value not in only:
@@ -51,35 +51,50 @@ def check_full(config: RunConfig) -> None:
 
 
 def _no_meaning(config: RunConfig) -> Iterator[tuple[str, object, tuple[object, ...], str]]:
-    """(setting, its value, the values it may have, why)."""
-    yield "backend.sampler", config.backend.sampler, ("transformers",), "vLLM is given an adapter, and there is none"
-    yield "backend.loader", config.backend.loader, ("transformers",), "Unsloth's kernels are for its adapters"
-    yield "backend.quantization", config.backend.quantization, ("none",), "quantised weights cannot be trained"
+    """Yield (setting, its value, the values it may have, why)."""
+    yield (
+        "backend.sampler",
+        config.backend.sampler,
+        ("transformers",),
+        "vLLM needs an adapter, and there is none",
+    )
+    yield "backend.loader", config.backend.loader, ("transformers",), "full fine-tuning has no adapter for Unsloth"
+    yield "backend.quantization", config.backend.quantization, ("none",), "quantized weights cannot be trained"
     yield "grpo.kl-reference", config.grpo.kl_reference, ("base", "none"), "there is no global adapter to measure from"
     yield "train.prox", config.train.prox, (0.0,), "there is no global adapter to stay near"
-    yield "simulation.tools", config.simulation.tools, ("",), "full fine-tuning knows no tools yet"
-    yield "simulation.environment", config.simulation.environment, ("",), "full fine-tuning knows no environments yet"
-    yield "train.seconds-per-round", config.train.seconds_per_round, (0.0,), "nobody waits for a round here"
+    yield "simulation.tools", config.simulation.tools, ("",), "tools are not supported yet"
+    yield (
+        "simulation.environment",
+        config.simulation.environment,
+        ("",),
+        "environments are not supported yet",
+    )
+    yield (
+        "train.seconds-per-round",
+        config.train.seconds_per_round,
+        (0.0,),
+        "nothing waits for this client",
+    )
 
 
 class _WholeModel:
-    """A model without an adapter, to whom asks for an adapted one."""
+    """A model without an adapter, with the part of `AdaptedModel` that trainer and sampler use."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
 
     def freeze(self) -> None:
-        """Everything trains."""
+        """Leave every weight trainable."""
 
     @contextmanager
     def base_only(self) -> Iterator[None]:
-        """The base is gone once the first step is taken."""
+        """Refuse: the base weights are overwritten by the first step."""
         raise NotImplementedError
         yield
 
 
 class FullTrainer:
-    """All weights of a model, trained over all rounds in one; begins where its last whole checkpoint ends."""
+    """Training of all weights of a model, all rounds in one call; resumes from the last complete checkpoint."""
 
     def __init__(
         self,
@@ -89,9 +104,11 @@ class FullTrainer:
         rewards: Sequence[Reward],
         checkpoints: Path,
     ) -> None:
-        """Args:
-        base: in float32: at GRPO's learning rates a bfloat16 weight would round most steps away.
-        rows: prompts in the order in which they are used.
+        """Create the trainer.
+
+        Args:
+            base: in float32: at GRPO's learning rates most steps are too small for a bfloat16 weight.
+            rows: prompts in the order in which they are used.
         """
         self._base, self._checkpoints, self.log = base, checkpoints, StepLog()
         whole = cast(AdaptedModel, _WholeModel(base.model))
@@ -105,38 +122,35 @@ class FullTrainer:
                 processing_class=base.tokenizer,
                 callbacks=[self.log],
             )
-        self.trainer.remove_callback(PrinterCallback)
-        self.trainer.remove_callback(ProgressCallback)
         self.trainer.reward_weights = torch.tensor([reward.weight for reward in rewards])
-        self.trainer.adapted, self.trainer.run_config, self.trainer.round_stats = whole, config, RoundStats()
         self.sampler: Sampler = OwnModelSampler(whole, base.tokenizer)
-        self.trainer.sampler = self.sampler
+        self.trainer.connect(whole, config, self.sampler)
 
     @property
     def steps_done(self) -> int:
-        """Steps that the last whole checkpoint holds."""
-        found = [int(path.name.rpartition("-")[2]) for path in self._checkpoints.glob("checkpoint-*")]
-        return max((step for step in found if (self._checkpoint(step) / WHOLE).is_file()), default=0)
+        """Number of steps in the last complete checkpoint."""
+        steps = [int(path.name.rpartition("-")[2]) for path in self._checkpoints.glob("checkpoint-*")]
+        return max((step for step in steps if (self._checkpoint(step) / WHOLE).is_file()), default=0)
 
     def train(self, on_step: Callable[[int, dict[str, float]], None]) -> None:
-        """Train what is left of the steps.
+        """Train the remaining steps.
 
         Args:
-            on_step: told after each step: its number and TRL's metrics.
+            on_step: called after each step with its number and TRL's metrics.
 
         Raises:
-            RewardError: a reward function failed; the last checkpoint stands.
+            RewardError: a reward function failed; the last checkpoint is kept.
         """
         self.log.on_step = lambda step, figures: on_step(step, dict(figures))
         set_seed(self.trainer.args.seed)
-        done = self.steps_done
+        last_step = self.steps_done
         for path in self._checkpoints.glob("checkpoint-*"):
             if not (path / WHOLE).is_file():
                 shutil.rmtree(path)
-        self.trainer.train(resume_from_checkpoint=str(self._checkpoint(done)) if done else None)
+        self.trainer.train(resume_from_checkpoint=str(self._checkpoint(last_step)) if last_step else None)
 
     def save(self, folder: Path) -> str:
-        """Write the trained model as a model folder, whole or not at all; its SHA-256."""
+        """Write the trained model as a model folder, completely or not at all, and return its SHA-256."""
         with new_folder(folder) as part:
             self._base.model.save_pretrained(part)
             copy_tokenizer(self._base.folder, part)

@@ -1,22 +1,27 @@
-"""TRL's GRPOTrainer, fitted to a federation: the only file that knows it.
+"""TRL's GRPOTrainer adapted to a federation: the only file that knows it.
 
-The private names of TRL that this needs are pinned by `tests/client/test_trl_contract.py`.
+The private names of TRL that this file needs are pinned by `tests/client/test_trl_contract.py`.
+
+Array shapes are the suffix of a name: N completions in a batch, in P groups (one per prompt) of G completions each;
+T tokens of a completion, padded on the right; F reward functions.
 """
 
 from __future__ import annotations
 
 import math
 import os
+import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Any, cast
 
 import torch
+from datasets import Dataset
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import TrainerCallback, get_scheduler
+from transformers import PrinterCallback, ProgressCallback, get_scheduler
 from trl import GRPOConfig, GRPOTrainer  # pyright: ignore[reportPrivateImportUsage]
 from trl.chat_template_utils import add_response_schema, supports_tool_calling
 
@@ -25,59 +30,97 @@ from ....common.settings.run_config import RunConfig
 from ..data.answers import final_answer, last_said, same_answer
 from ..models.adapted_model import AdaptedModel
 from ..models.base_model import Base
+from ..rewards import Reward
 from ..samplers import Sampler, Sampling
 from ..tools import ToolBox
 from .batches import take_as_old_policy, with_signal
 from .round_stats import RoundStats, effective_groups
 
 NOT_FOR_TRL = ("max_prompt_length", "lr_scheduler_type", "warmup_ratio", "kl_reference", "off_policy_mask_threshold")
-"""GRPO settings that are carried out here; all the others go to TRL as they are, under its own names."""
+"""GRPO settings that fedgrpo implements itself; all the others are passed to TRL unchanged, under its own names."""
 
 
 class FederatedTrainer(GRPOTrainer):
-    """TRL's trainer with a schedule over the whole federation, frozen factors that stay frozen, and a clock."""
+    """TRL's trainer with a schedule over the whole federation, frozen factors that stay frozen, and timing by phase.
+
+    One trainer serves every round of every client in its process: `connect` once, then `begin_round` before `train`.
+    """
 
     adapted: AdaptedModel
     run_config: RunConfig
     first_step: int = 0
     round_stats: RoundStats
     sampler: Sampler
-    last_logps: torch.Tensor
-    """Log-probabilities of the last pass's tokens, shape (B, T)."""
-    effective: torch.Tensor
-    """Which groups of the last batch of completions have an advantage, shape (B,)."""
+    logprobs_NT: torch.Tensor
+    """Log-probabilities of the tokens of the last forward pass."""
+    effective_P: torch.Tensor
+    """Whether each group of the last batch of completions has an advantage, booleans."""
     start: Sequence[tuple[torch.nn.Parameter, torch.Tensor]] = ()
-    """Trained factors, and what they were when the round began; only for train.prox."""
+    """Trained factors with their values at the start of the round; only for train.prox."""
+
+    def connect(self, adapted: AdaptedModel, config: RunConfig, sampler: Sampler, *, tool_turns: int = 0) -> None:
+        """Give the trainer what it trains, by which settings, and what samples its completions.
+
+        Args:
+            tool_turns: rounds of tool calls in one completion at most; 0 does not limit them.
+        """
+        self.adapted, self.run_config, self.sampler = adapted, config, sampler
+        self.round_stats = RoundStats()
+        self.max_tool_calling_iterations = tool_turns or sys.maxsize
+        self.remove_callback(PrinterCallback)
+        self.remove_callback(ProgressCallback)
+
+    def begin_round(self, rows: list[dict[str, Any]], rewards: Sequence[Reward], *, seed: int, first_step: int) -> None:
+        """Reset what TRL keeps between two calls of `train`, and set the prompts and rewards of one client's round.
+
+        Args:
+            rows: prompts in the order in which they are used.
+            first_step: steps of the federation's schedule before this round.
+        """
+        self._step, self._buffered_inputs = 0, None  # otherwise the first step reuses the last round's completions
+        self._metrics["train"].clear()
+        self.state.num_input_tokens_seen = 0
+        self.reward_funcs = list(rewards)
+        self.reward_func_names = [reward.name for reward in rewards]
+        self.reward_processing_classes = [None] * len(rewards)  # pyright: ignore[reportAttributeAccessIssue]
+        self.reward_weights = torch.tensor([reward.weight for reward in rewards])
+        self.train_dataset = Dataset.from_list(rows)
+        self.args.seed = seed
+        self.optimizer = self.lr_scheduler = None  # Adam's moments belong to one client and one round
+        self.first_step, self.round_stats = first_step, RoundStats()
+        if self.run_config.train.prox:
+            trained = [p for p in self.adapted.model.parameters() if p.requires_grad]
+            self.start = [(p, p.detach().clone()) for p in trained]
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LambdaLR:
-        """The part of the federation's schedule that belongs to this round."""
+        """Return the part of the federation's learning-rate schedule that belongs to this round."""
         total, settings = self.run_config.total_steps, self.run_config.grpo
         warmup = math.ceil(settings.warmup_ratio * total)
-        chosen = cast(torch.optim.Optimizer, optimizer or self.optimizer)
-        whole = cast(LambdaLR, get_scheduler(settings.lr_scheduler_type, chosen, warmup, total))
+        optimizer = cast(torch.optim.Optimizer, optimizer or self.optimizer)
+        whole = cast(LambdaLR, get_scheduler(settings.lr_scheduler_type, optimizer, warmup, total))
         start, rules = self.first_step, whole.lr_lambdas
-        scheduler = LambdaLR(chosen, [lambda step, rule=rule: rule(start + step) for rule in rules])
+        scheduler = LambdaLR(optimizer, [lambda step, rule=rule: rule(start + step) for rule in rules])
         self.lr_scheduler = scheduler
         return scheduler
 
     def _generate_single_turn(
         self, prompt_ids: list[list[int]], images: Any, multimodal_fields: Any, num_generations: int, **_: Any
     ) -> tuple[list[list[int]], list[list[float]] | None]:
-        """Completions from our sampler, which is given each prompt once; TRL repeats it for each completion."""
+        """Return completions from the sampler, which gets each prompt once; TRL repeats it for each completion."""
         grpo = self.run_config.grpo
-        of_its_own = self.run_config.backend.uses_vllm  # vLLM draws its own random numbers, from a seed of ours
+        needs_seed = self.run_config.backend.uses_vllm  # vLLM does not use the random numbers of this process
         sampling = Sampling(
             max_tokens=grpo.max_completion_length,
             temperature=grpo.temperature,
             top_p=grpo.top_p,
             top_k=grpo.top_k,
-            seed=int(torch.randint(1 << 31, ())) if of_its_own else None,
+            seed=int(torch.randint(1 << 31, ())) if needs_seed else None,
         )
         starts = range(0, len(prompt_ids), num_generations)
-        alike = all(
+        same_prompts = all(
             prompt_ids[i] == prompt_ids[start] for start in starts for i in range(start, start + num_generations)
         )
-        size = num_generations if alike else 1  # an environment may begin each rollout of a group in its own way
+        size = num_generations if same_prompts else 1  # an environment may begin each rollout of a group differently
         groups = self.sampler.sample(prompt_ids[::size], sampling, count=size)
         completions = [completion for group in groups for completion in group]
         logprobs = [completion.logprobs for completion in completions if completion.logprobs is not None]
@@ -94,21 +137,23 @@ class FederatedTrainer(GRPOTrainer):
         start = time.perf_counter()
         rows = [{**row, "truncated": self._cut_off(ids)} for row, ids in zip(inputs, completion_ids_list, strict=True)]
         try:
-            rewards_per_func = super()._calculate_rewards(rows, prompts, completions, completion_ids_list)
+            rewards_NF = super()._calculate_rewards(rows, prompts, completions, completion_ids_list)
         finally:
             self.round_stats.reward_s += time.perf_counter() - start
         texts = [last_said(completion) for completion in completions]
-        right = [same_answer(final_answer(t), row["answer"]) for t, row in zip(texts, inputs, strict=True)]
-        self.effective = effective_groups(rewards_per_func, self.reward_weights, self.run_config.grpo)
-        self.round_stats.count(self.effective, right)
-        self.round_stats.completion_stats.add(texts, right, completion_ids_list)
-        return rewards_per_func
+        # The rewards need not include `correctness`, so the statistics compare the answers themselves.
+        correct = [same_answer(final_answer(t), row["answer"]) for t, row in zip(texts, inputs, strict=True)]
+        self.effective_P = effective_groups(rewards_NF, self.reward_weights, self.run_config.grpo)
+        self.round_stats.count(self.effective_P, correct)
+        self.round_stats.completion_stats.add(texts, correct, completion_ids_list)
+        return rewards_NF
 
     def _cut_off(self, ids: Sequence[int]) -> bool:
-        """Whether a completion used all its tokens and none of them ended it: rewards get that as `truncated`."""
-        ends = cast(Any, self.adapted.model.generation_config).eos_token_id
-        known = {cast(Any, self.processing_class).eos_token_id, *(ends if isinstance(ends, list) else [ends])}
-        return len(ids) >= self.run_config.grpo.max_completion_length and ids[-1] not in known
+        """Return whether a completion reached the token limit without an end token: rewards get it as `truncated`."""
+        model_ends = cast(Any, self.adapted.model.generation_config).eos_token_id
+        ends = {cast(Any, self.processing_class).eos_token_id}
+        ends.update(model_ends if isinstance(model_ends, list) else [model_ends])
+        return len(ids) >= self.run_config.grpo.max_completion_length and ids[-1] not in ends
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -122,66 +167,36 @@ class FederatedTrainer(GRPOTrainer):
         return loss
 
     def _policy_loss(self, model: Any, inputs: Any) -> torch.Tensor:
-        """TRL's loss of the completions that have a gradient, as a share of the loss of all."""
+        """Return TRL's loss of the completions that have a gradient, scaled to the loss of the whole batch."""
         part, share = with_signal(inputs, self.run_config.grpo)
-        if part is None:
+        if part is None:  # a loss of 0 that still has a gradient for each trained factor, as backward() needs one
             return torch.stack([0 * p.sum() for p in model.parameters() if p.requires_grad]).sum()
         loss = share * super().compute_loss(model, part)
         if "sampling_per_token_logps" in part:
-            self.round_stats.compare(self.last_logps, part)
+            self.round_stats.compare(self.logprobs_NT, part)
         return loss
 
     def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
-        found = super()._get_per_token_logps_and_entropies(*args, **kwargs)
-        self.last_logps = found[0].detach()
-        return found
+        result = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+        self.logprobs_NT = result[0].detach()
+        return result
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         scored = super()._generate_and_score_completions(inputs)
-        self.adapted.freeze()  # the reference pass switches adapters, which thaws every factor
+        self.adapted.freeze()  # PEFT unfreezes every factor when the reference pass switches adapters
         size = self.run_config.grpo.num_generations
-        scored["advantages"] *= self.effective.repeat_interleave(size)  # float noise is no advantage
+        scored["advantages"] *= self.effective_P.repeat_interleave(size)  # an advantage of float noise becomes 0
         if self.run_config.backend.sampler_correction == "ratio":
             take_as_old_policy(scored)
         return scored
 
 
-class StepLog(TrainerCallback):
-    """Keeps what TRL logs at each step, and tells whoever watches."""
-
-    def __init__(self) -> None:
-        self.lines: list[dict[str, float]] = []
-        self.on_step: Callable[[int, Mapping[str, float]], None] = lambda step, figures: None
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        """TRL has logged something."""
-        # Once per step. What generation measured is missing where a batch of completions is used again.
-        if logs and "grad_norm" in logs:
-            self.lines.append({k: float(v) for k, v in logs.items() if isinstance(v, (int, float))})
-            self.on_step(state.global_step, self.lines[-1])
-
-
-class TimeBudget(TrainerCallback):
-    """Ends a round before a step that would not fit in its seconds, judged by the longest step so far."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """A round begins."""
-        self._start = self._last = time.perf_counter()
-        self._longest = 0.0
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """A step is done."""
-        now = time.perf_counter()
-        self._longest, self._last = max(self._longest, now - self._last), now
-        if self._seconds and now - self._start + self._longest > self._seconds:
-            control.should_training_stop = True
-
-
 def tool_arguments(box: ToolBox, base: Base) -> dict[str, Any]:
-    """What the trainer gets of a tool box."""
+    """Return the arguments of the trainer for a tool box.
+
+    Raises:
+        ConfigError: the model's chat template does not support tools.
+    """
     if not box:
         return {}
     try:
@@ -191,17 +206,18 @@ def tool_arguments(box: ToolBox, base: Base) -> dict[str, Any]:
             add_response_schema(base.tokenizer)
     except ValueError as error:
         raise ConfigError(
-            f"There are tools, but the chat template of the model in {base.folder} is none they work with: {error} "
-            "Those of Qwen2.5 and Qwen3 do; or give the tokenizer a response_template."
+            f"There are tools, but the chat template of the model in {base.folder} does not support them: {error} "
+            "Use a model of Qwen2.5 or Qwen3, or give the tokenizer a response_template."
         ) from error
     return {"tools": list(box.tools), "environment_factory": box.environment}
 
 
 def trl_config(config: RunConfig, device: torch.device, checkpoints: Path | None = None) -> GRPOConfig:
-    """The settings as TRL's configuration, without anything that calls home.
+    """Return the settings as TRL's configuration, with everything off that sends data to a third party.
 
     Args:
-        checkpoints: where a run of all rounds in one writes TRL's own, after each round; None: one round, no file.
+        checkpoints: folder for TRL's checkpoints, written after each round when all rounds run in one call of `train`;
+            None configures a single round without checkpoints.
     """
     on_cpu = device.type == "cpu"
     return GRPOConfig(

@@ -1,4 +1,4 @@
-"""The learner in this process: one resident base model, shared by any number of clients that swap their adapters."""
+"""A learner in this process: one loaded base model, shared by any number of clients that swap their adapters."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ KEPT_ANSWERS = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientData:
-    """What is an organisation's own: who it is, what it trains on, and what it rewards."""
+    """An organisation's name, problems, rewards and system prompt."""
 
     organisation: str
     shard: Sequence[Problem]
@@ -46,7 +46,7 @@ class ClientData:
 
 
 class LoadedModel:
-    """A base model with adapter and trainer for one run's settings."""
+    """A base model with adapter and trainer, for the settings of one run."""
 
     def __init__(
         self, base: Base, config: RunConfig, example: Problem, rank: int = 0, *, box: ToolBox | None = None
@@ -54,19 +54,19 @@ class LoadedModel:
         """Adapt a base model.
 
         Args:
-            rank: a smaller one than the federation's (`adapter_schema`).
-            box: what the policy may use while it completes.
+            rank: this client's rank, if it is smaller than the federation's (`adapter_schema`).
+            box: tools that the policy may call during a completion.
         """
         self.config = config
         self.sha256 = base.sha256
         self.tokenizer = base.tokenizer
         self.schema: AdapterSchema = adapter_schema(base.model, config, rank)
         if box:
-            LOGGER.warning("tools are there in training only: held-out problems are answered without them")
+            LOGGER.warning("tools are available in training only: held-out problems are answered without them")
         self.trainer = LocalTrainer(base, self.schema, config, example.row(""), box or ToolBox())
 
     def measure(self, example: Problem, system_prompt: str) -> tuple[str, int, float]:
-        """(kind of device, its memory in bytes, tokens sampled per second in a batch as large as a training step's)."""
+        """Return (type of device, its memory in bytes, tokens sampled per second in a batch of a step's size)."""
         grpo, device = self.config.grpo, self.trainer.adapted.model.device
         prompt = self.tokenizer(prompt_texts(self.tokenizer, [example], system_prompt), add_special_tokens=False)
         sampling = Sampling(max_tokens=min(MEASURED_TOKENS, grpo.max_completion_length), temperature=1.0)
@@ -81,15 +81,21 @@ class LoadedModel:
         return "cpu", os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), speed
 
     def prompt_lengths(self, problems: Sequence[Problem], system_prompt: str) -> list[int]:
-        """Tokens of each problem's prompt, chat template included."""
+        """Return the number of tokens of each problem's prompt, chat template included."""
         texts = prompt_texts(self.tokenizer, problems, system_prompt)
         return [len(ids) for ids in self.tokenizer(texts, add_special_tokens=False)["input_ids"]]
 
 
 class LocalLearner:
-    """One client's view of the resident model: a `Learner`."""
+    """A `Learner` for one client on a loaded model."""
 
     def __init__(self, model: LoadedModel, data: ClientData, watcher: Watcher) -> None:
+        """Select the prompts that are short enough, and try the rewards.
+
+        Raises:
+            DataError: every prompt is longer than grpo.max-prompt-length.
+            RewardError: a reward function fails on the first prompt.
+        """
         limit = model.config.grpo.max_prompt_length
         lengths = model.prompt_lengths(data.shard, data.system_prompt)
         self._model, self._data, self._watcher = model, data, watcher
@@ -105,7 +111,7 @@ class LocalLearner:
         self._last_answers: dict[tuple[str, float], list[Answered]] = {}
 
     def capabilities(self) -> Capabilities:
-        """Who we are, the adapter we train, and the prompts we have."""
+        """Return the organisation's name, the adapter it trains, and how many prompts it has."""
         names = tuple(reward.name for reward in self._data.rewards)
         return Capabilities(
             organisation=self._data.organisation,
@@ -118,7 +124,7 @@ class LocalLearner:
         )
 
     def train(self, task: TrainTask) -> Update:
-        """One round of local GRPO from the task's adapter, on the next prompts of the shard."""
+        """Run one round of local GRPO from the task's adapter, on the next prompts of the shard."""
         config, trainer = self._model.config, self._model.trainer
         name, seed = self._data.organisation, config.federation.seed
         order = reading_order(len(self._shard), task.position, config.prompts_per_round, seed=seed, reader=name)
@@ -149,7 +155,7 @@ class LocalLearner:
         return count(self._data.held_out, answers, base, columns, last)
 
     def _remember(self, key: tuple[str, float], answers: list[Answered]) -> None:
-        """Keep the answers of the last few adapters: the next may be compared with one of them."""
+        """Keep the answers of the last few adapters: the next one may be compared with any of them."""
         self._last_answers[key] = answers
         while len(self._last_answers) > KEPT_ANSWERS:
             del self._last_answers[next(iter(self._last_answers))]
@@ -170,13 +176,13 @@ class LocalLearner:
 
 
 def prepare_process(device: str = "auto") -> torch.device:
-    """Quiet libraries, no telemetry, and one thread on a CPU: more contend and make small models slower.
+    """Silence libraries and telemetry, and use one thread on a CPU: more threads make small models slower.
 
     Args:
-        device: `auto` takes a GPU if there is one.
+        device: `auto` uses a GPU if there is one.
 
     Raises:
-        ConfigError: the device asked for is not there.
+        ConfigError: the device does not exist here.
     """
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

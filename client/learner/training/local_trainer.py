@@ -1,13 +1,12 @@
-"""Local GRPO for one client after the other.
+"""Local GRPO, one client after another.
 
-One trainer lives as long as its process and serves every client and round in it: its adapter, shard, rewards, seed and
+One trainer lives as long as its process and serves every client and round in it: adapter, prompts, rewards, seed and
 schedule are set before each round.
 """
 
 from __future__ import annotations
 
 import gc
-import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -15,9 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from datasets import Dataset
-from transformers import PrinterCallback, ProgressCallback, set_seed
+from transformers import set_seed
 
 from ....common.adapter.adapter import Adapter
 from ....common.adapter.schema import AdapterSchema, Vector
@@ -28,13 +26,13 @@ from ..models.unsloth_backend import adapt_with_unsloth
 from ..rewards import Reward
 from ..samplers.make import make_sampler
 from ..tools import ToolBox
-from .grpo_trainer import FederatedTrainer, StepLog, TimeBudget, tool_arguments, trl_config
-from .round_stats import RoundStats
+from .callbacks import StepLog, TimeBudget
+from .grpo_trainer import FederatedTrainer, tool_arguments, trl_config
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalRound:
-    """What one client does in one round."""
+    """The work of one client in one round."""
 
     adapter: Adapter
     trains: tuple[str, ...]
@@ -46,11 +44,11 @@ class LocalRound:
     first_step: int
     """Steps of the federation's schedule before this round."""
     on_step: Callable[[int, Mapping[str, float]], None] = field(default=lambda step, figures: None)
-    """Told after each step: its number and what TRL logged."""
+    """Called after each step with its number and what TRL logged."""
 
 
 class LocalTrainer:
-    """One resident trainer on one resident base model, for any number of clients in turn."""
+    """One trainer on one loaded base model, for any number of clients in turn."""
 
     def __init__(
         self,
@@ -60,10 +58,13 @@ class LocalTrainer:
         row: dict[str, Any],
         box: ToolBox,
     ) -> None:
-        """Adapt a base model and make its trainer.
+        """Adapt a base model and create its trainer.
+
+        Args:
+            row: an example prompt, which TRL needs to start; rounds bring their own.
 
         Raises:
-            ConfigError: there are tools, and the model's chat template has no place for them.
+            ConfigError: there are tools, and the model's chat template does not support them.
         """
         self.config = config
         self.log = StepLog()
@@ -83,58 +84,41 @@ class LocalTrainer:
                 callbacks=[self.log, TimeBudget(config.train.seconds_per_round)],
                 **tool_arguments(box, base),
             )
-        self.trainer.max_tool_calling_iterations = box.turns or sys.maxsize
-        self.trainer.remove_callback(PrinterCallback)
-        self.trainer.remove_callback(ProgressCallback)
         self.adapted = AdaptedModel(self.trainer.model, schema)  # pyright: ignore[reportArgumentType]
         self.adapted.drop_reference()
-        self.trainer.adapted, self.trainer.run_config = self.adapted, config
-        self.sampler = self.trainer.sampler = make_sampler(config, base, self.adapted)
+        self.sampler = make_sampler(config, base, self.adapted)
+        self.trainer.connect(self.adapted, config, self.sampler, tool_turns=box.turns)
         if config.grpo.kl_reference == "global":
             self.adapted.add_reference()
         self.adapted.freeze()
         gc.collect()
-        gc.freeze()  # each train() starts with a collection, which now passes over model and libraries
+        gc.freeze()  # each train() starts with a collection, which now skips the model and the libraries
 
     def train(self, work: LocalRound) -> tuple[Vector, int, dict[str, float]]:
-        """Train one round, and return the delta, the steps taken, and TRL's metrics averaged over them.
+        """Train one round, and return the delta, the number of steps, and TRL's metrics averaged over them.
 
         Raises:
-            RewardError: a reward function failed; the model is as usable as before.
+            RewardError: a reward function failed; the model remains usable.
         """
         self._prepare(work)
         start = time.perf_counter()
         self.trainer.train()
         self.trainer.round_stats.total_s = time.perf_counter() - start
-        steps, wanted = self.trainer.state.global_step, self.config.train.steps_per_round
-        if steps != wanted and not (self.config.train.seconds_per_round and 1 <= steps < wanted):
-            raise RuntimeError(f"TRL took {steps} steps, not the {wanted} of the round")
+        steps, planned = self.trainer.state.global_step, self.config.train.steps_per_round
+        if steps != planned and not (self.config.train.seconds_per_round and 1 <= steps < planned):
+            raise RuntimeError(f"TRL took {steps} steps, not the {planned} of the round")
         delta = self.adapted.read().minus(work.adapter)
         if self.trainer.round_stats.effective_groups == 0 and self.config.grpo.beta == 0:
-            delta = np.zeros_like(delta)  # no group had an advantage: what moved is float noise, which Adam makes large
+            delta = np.zeros_like(delta)  # without any advantage the gradient is float noise, which Adam scales up
         return delta, steps, self._metrics(work.rewards)
 
     def _prepare(self, work: LocalRound) -> None:
-        trainer = self.trainer
         self.adapted.load(work.adapter)
         if REFERENCE in self.adapted.model.peft_config:
             self.adapted.load(work.adapter, REFERENCE)
         self.adapted.trains = work.trains
         self.adapted.freeze()
-        if self.config.train.prox:
-            trained = [p for p in self.adapted.model.parameters() if p.requires_grad]
-            trainer.start = [(p, p.detach().clone()) for p in trained]
-        trainer._step, trainer._buffered_inputs = 0, None  # else the first step trains on last round's completions
-        trainer._metrics["train"].clear()
-        trainer.state.num_input_tokens_seen = 0
-        trainer.reward_funcs = list(work.rewards)
-        trainer.reward_func_names = [reward.name for reward in work.rewards]
-        trainer.reward_processing_classes = [None] * len(work.rewards)  # pyright: ignore[reportAttributeAccessIssue]
-        trainer.reward_weights = torch.tensor([reward.weight for reward in work.rewards])
-        trainer.train_dataset = Dataset.from_list(work.rows)
-        trainer.args.seed = work.seed
-        trainer.optimizer = trainer.lr_scheduler = None  # pyright: ignore[reportAttributeAccessIssue]
-        trainer.first_step, trainer.round_stats = work.first_step, RoundStats()
+        self.trainer.begin_round(work.rows, work.rewards, seed=work.seed, first_step=work.first_step)
         self.log.lines, self.log.on_step = [], work.on_step
         set_seed(work.seed)
 
@@ -142,7 +126,7 @@ class LocalTrainer:
         lines, round_stats = self.log.lines, self.trainer.round_stats
 
         def mean(name: str) -> float:
-            """Mean over the steps that have it; 0 where none has, as for a reward that was None throughout."""
+            """Return the mean over the steps that logged it; 0 without any, as for a reward that was always None."""
             values = [line[name] for line in lines if name in line]
             return sum(values) / len(values) if values else 0.0
 
@@ -164,6 +148,6 @@ class LocalTrainer:
             "seconds/total": round_stats.total_s,
         }
         for reward in rewards:
-            for what in ("mean", "std"):
-                metrics[f"reward/{reward.name}/{what}"] = mean(f"rewards/{reward.name}/{what}")
+            for statistic in ("mean", "std"):
+                metrics[f"reward/{reward.name}/{statistic}"] = mean(f"rewards/{reward.name}/{statistic}")
         return metrics

@@ -1,4 +1,8 @@
-"""What a round adds up to: seconds by phase, how many groups had anything to teach, and how completions are alike."""
+"""Statistics of a round: seconds by phase, groups with and without signal, and the completion statistics.
+
+Array shapes are the suffix of a name: N completions in a batch, in P groups (one per prompt) of G completions each;
+T tokens of a completion; F reward functions, or 1 once their rewards are summed.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ from ....common.settings.grpo import GRPO
 from .completion_stats import CompletionStats
 
 EQUAL_REWARDS = 1e-6
-"""Rewards of a group that differ by no more than this are equal: float noise is no signal."""
+"""Rewards of a group that differ by at most this much are equal: float noise is not a signal."""
 
 
 @dataclass(slots=True)
@@ -24,37 +28,39 @@ class RoundStats:
     groups: int = 0
     effective_groups: int = 0
     all_right: int = 0
-    """Groups without signal in which every completion is right, by the strict reading."""
+    """Zero-variance groups in which every completion is correct, by the strict reading."""
     all_wrong: int = 0
-    """... and in which none is."""
+    """Zero-variance groups in which every completion is wrong."""
     gap: float = 0.0
-    """Sum of |log-probability of the trainer - of the sampler| over the tokens compared, nats."""
+    """Sum of |log-probability of the trainer - log-probability of the sampler| over the compared tokens, in nats."""
     compared: int = 0
+    """Number of compared tokens."""
     completion_stats: CompletionStats = field(default_factory=CompletionStats)
 
-    def count(self, effective: torch.Tensor, right: Sequence[bool]) -> None:
-        """Count a batch of groups: which have an advantage (`effective_groups`), and which completions are right."""
-        effective = effective.cpu()
-        shares = torch.tensor(right, dtype=torch.float32).view(len(effective), -1).mean(dim=1)
-        self.groups += len(effective)
-        self.effective_groups += int(effective.sum())
-        self.all_right += int((~effective & (shares == 1)).sum())
-        self.all_wrong += int((~effective & (shares == 0)).sum())
+    def count(self, effective_P: torch.Tensor, correct: Sequence[bool]) -> None:
+        """Count a batch of groups: which have an advantage (`effective_groups`), and which completions are correct."""
+        effective_P = effective_P.cpu()
+        correct_PG = torch.tensor(correct, dtype=torch.float32).view(len(effective_P), -1)
+        shares_P = correct_PG.mean(dim=1)
+        self.groups += len(effective_P)
+        self.effective_groups += int(effective_P.sum())
+        self.all_right += int((~effective_P & (shares_P == 1)).sum())
+        self.all_wrong += int((~effective_P & (shares_P == 0)).sum())
 
-    def compare(self, logps: torch.Tensor, batch: dict[str, torch.Tensor]) -> None:
-        """Compare the trainer's log-probabilities, shape (B, T), with those of the sampler."""
-        sampled = batch["sampling_per_token_logps"]
-        known = (batch["completion_mask"] * batch.get("tool_mask", 1)).bool() & ~sampled.isnan()
-        self.gap += float((logps - sampled)[known].abs().sum())
-        self.compared += int(known.sum())
+    def compare(self, logprobs_NT: torch.Tensor, batch: dict[str, torch.Tensor]) -> None:
+        """Compare the trainer's log-probabilities with those of the sampler."""
+        sampled_NT = batch["sampling_per_token_logps"]
+        known_NT = (batch["completion_mask"] * batch.get("tool_mask", 1)).bool() & ~sampled_NT.isnan()
+        self.gap += float((logprobs_NT - sampled_NT)[known_NT].abs().sum())
+        self.compared += int(known_NT.sum())
 
     @property
     def sampler_gap(self) -> float:
-        """Mean difference of log-probabilities, nats per token; 0 where the model itself samples."""
+        """Mean absolute difference of log-probabilities in nats per token; 0 if the model itself samples."""
         return self.gap / self.compared if self.compared else 0.0
 
     def signal(self) -> dict[str, float]:
-        """The metrics of groups with and without signal."""
+        """Return the metrics of groups with and without signal."""
         return {
             "groups/zero-variance-share": 1 - self.effective_groups / self.groups,
             "groups/effective": float(self.effective_groups),
@@ -63,21 +69,22 @@ class RoundStats:
         }
 
 
-def effective_groups(rewards_per_func: torch.Tensor, weights: torch.Tensor, settings: GRPO) -> torch.Tensor:
-    """Which groups have an advantage: those whose rewards differ by more than float noise.
+def effective_groups(rewards_NF: torch.Tensor, weights_F: torch.Tensor, settings: GRPO) -> torch.Tensor:
+    """Return which groups have an advantage: those whose rewards differ by more than float noise.
 
     Args:
-        rewards_per_func: shape (B * G, F); NaN where a function returned None. A completion that no function scored
-            is left out of its group.
+        rewards_NF: NaN where a function returned None. A completion that no function scored is left out of its
+            group.
 
     Returns:
-        Booleans of shape (B,).
+        Booleans, shape (P,).
     """
-    weighted = rewards_per_func * weights.to(rewards_per_func)
+    weighted_NF = rewards_NF * weights_F.to(rewards_NF)
     if settings.multi_objective_aggregation == "sum_then_normalize":
-        scored = ~weighted.isnan().all(dim=1, keepdim=True)
-        weighted = torch.where(scored, weighted.nansum(dim=1, keepdim=True), torch.nan)
-    grouped = weighted.view(-1, settings.num_generations, weighted.shape[1])  # (B, G, F), or (B, G, 1) once summed
-    highest = grouped.nan_to_num(nan=-torch.inf).amax(dim=1)
-    lowest = grouped.nan_to_num(nan=torch.inf).amin(dim=1)
-    return (highest - lowest > EQUAL_REWARDS).any(dim=1)
+        scored_N1 = ~weighted_NF.isnan().all(dim=1, keepdim=True)
+        # nansum alone would give an unscored completion a reward of 0
+        weighted_NF = torch.where(scored_N1, weighted_NF.nansum(dim=1, keepdim=True), torch.nan)
+    weighted_PGF = weighted_NF.view(-1, settings.num_generations, weighted_NF.shape[1])
+    highest_PF = weighted_PGF.nan_to_num(nan=-torch.inf).amax(dim=1)
+    lowest_PF = weighted_PGF.nan_to_num(nan=torch.inf).amin(dim=1)
+    return (highest_PF - lowest_PF > EQUAL_REWARDS).any(dim=1)

@@ -1,7 +1,7 @@
 """A supervised start before GRPO: LoRA on demonstrations, merged into the base. The only file that knows SFTTrainer.
 
-The result is a model folder like any other. All parties of a federation must have the same one: its hash is what they
-compare. Left out: packing and sharding over GPUs, since a cold start is a few hundred short examples.
+The result is a model folder like any other. Every client of a federation must have the same one: its hash is compared.
+Not supported: packing and sharding over GPUs, since a cold start is a few hundred short examples.
 """
 
 from __future__ import annotations
@@ -35,31 +35,32 @@ class SFT:
 
     epochs: float = 3.0
     steps: int = 0
-    """Optimizer steps; 0 goes by epochs."""
+    """Optimizer steps; 0 uses `epochs`."""
     learning_rate: float = 2e-4
-    """Falls to 0 in a line."""
+    """Decays linearly to 0."""
     rank: int = 16
     alpha: int = 32
     batch_size: int = 8
     """Demonstrations per optimizer step."""
     max_length: int = 1024
-    """Longer demonstrations, in tokens with their prompt, are left out: cut off, they would teach not to end."""
+    """Tokens of prompt and completion. Longer demonstrations are left out: cut off, they would teach the model not to
+    end."""
     seed: int = 0
     system_prompt: str = ""
 
     def __post_init__(self) -> None:
-        between("--epochs", self.epochs, 0.0, 1e4, "the demonstrations have to be read", open_low=True)
-        at_least("--steps", self.steps, 0, "0 goes by epochs")
-        between("--learning-rate", self.learning_rate, 0.0, 1.0, "it is a step's length", open_low=True)
-        at_least("--rank", self.rank, 1, "an adapter of rank 0 has nothing to train")
-        at_least("--batch-size", self.batch_size, 1, "a step needs a demonstration")
+        between("--epochs", self.epochs, 0.0, 1e4, "each demonstration must be read", open_low=True)
+        at_least("--steps", self.steps, 0, "0 uses --epochs")
+        between("--learning-rate", self.learning_rate, 0.0, 1.0, "it is the length of a step", open_low=True)
+        at_least("--rank", self.rank, 1, "an adapter of rank 0 has no parameters")
+        at_least("--batch-size", self.batch_size, 1, "a step needs at least one demonstration")
         at_least("--max-length", self.max_length, 2, "a demonstration has a prompt and a completion")
         between("--seed", self.seed, 0, (1 << 32) - 1, "seeds have 32 bits")
 
 
 @dataclass(frozen=True, slots=True)
 class Taught:
-    """What a supervised start came to."""
+    """Result of a supervised start."""
 
     folder: Path
     sha256: str
@@ -79,18 +80,18 @@ def teach(
     out: Path,
     on_step: Callable[[int, int, float], None] = lambda step, steps, loss: None,
 ) -> Taught:
-    """Teach a model to complete as demonstrated, and write it as a new model folder, whole or not at all.
+    """Train a model to complete as demonstrated, and write it as a new model folder, completely or not at all.
 
-    Loss is on the completion's tokens only; prompts are put in the model's own chat template.
+    The loss covers the completion's tokens only; prompts use the model's chat template.
 
     Args:
         demonstrations: (question, completion).
-        on_step: told after each step: its number, how many there are, and the loss.
+        on_step: called after each step with its number, the number of steps, and the loss.
 
     Raises:
         ConfigError: `out` exists.
         DataError: every demonstration is too long.
-        DivergedError: the loss is no number any more.
+        DivergedError: the loss is not finite.
     """
     chats = [_chat(question, completion, settings.system_prompt) for question, completion in demonstrations]
     kept = [chat for chat in chats if _tokens(base, chat) <= settings.max_length]
@@ -112,7 +113,7 @@ def teach(
 
 
 class _Losses(TrainerCallback):
-    """Keeps the loss of each step, and tells whoever watches."""
+    """A record of the loss of each step, passed on to `on_step`."""
 
     def __init__(self, on_step: Callable[[int, int, float], None]) -> None:
         self.losses: list[float] = []
@@ -123,15 +124,15 @@ class _Losses(TrainerCallback):
             self.losses.append(float(logs["loss"]))
             if not abs(self.losses[-1]) < float("inf"):
                 raise DivergedError(
-                    f"The loss is {self.losses[-1]} at step {state.global_step}; nothing was written. "
+                    f"The loss is {self.losses[-1]} at step {state.global_step}; the model was not written. "
                     "Lower --learning-rate."
                 )
             self._on_step(state.global_step, state.max_steps, self.losses[-1])
 
 
 def _trainer(base: Base, chats: list[dict[str, Any]], settings: SFT, log: _Losses, scratch: str) -> SFTTrainer:
-    wanted = {"adapter.rank": settings.rank, "adapter.alpha": settings.alpha, "aggregation.method": "naive"}
-    schema = adapter_schema(base.model, RunConfig().with_values(wanted))
+    adapter = {"adapter.rank": settings.rank, "adapter.alpha": settings.alpha, "aggregation.method": "naive"}
+    schema = adapter_schema(base.model, RunConfig().with_values(adapter))
     disable_progress_bars()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -1,4 +1,4 @@
-"""Who watches a learner at work, on this machine only. No torch."""
+"""An observer of a learner, on this machine only. No torch."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ if TYPE_CHECKING:
 
 
 class Watcher:
-    """Told what a learner does, on this machine only. This one looks away."""
+    """An observer of what a learner does, on this machine only. This base class ignores everything."""
 
     def step(self, number: int, figures: Mapping[str, float]) -> None:
-        """A step of local training is done; what TRL logged, by its names. May raise, to end the round."""
+        """Take note of a training step and TRL's logs by TRL's names. May raise, to end the round."""
 
     def trained(self, number: int, metrics: Mapping[str, float]) -> None:
-        """A round of local training is done; all of its metrics, whatever leaves of them."""
+        """Take note of a finished round with all its metrics, including those that the policy keeps back."""
 
     def batch(self, number: int, batches: int) -> None:
-        """A batch of held-out problems is answered. May raise, to end the evaluation."""
+        """Take note of an answered batch of held-out problems. May raise, to end the evaluation."""
 
     def answers(
-        self, task: EvaluateTask, problems: Sequence[Problem], base: Sequence[Answered], now: Sequence[Answered]
+        self, task: EvaluateTask, problems: Sequence[Problem], base: Sequence[Answered], current: Sequence[Answered]
     ) -> None:
-        """Held-out problems were answered, by the base model and with the task's adapter."""
+        """Take note of the held-out answers, of the base model and with the task's adapter."""

@@ -124,11 +124,11 @@ def test_a_run_that_was_stopped_ends_with_the_same_model_bit_for_bit(finished, t
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"simulation__clients": 4}, "at a single site only: nothing but an adapter is ever sent. Give --central"),
-        ({"backend__sampler": "vllm"}, "vLLM is given an adapter, and there is none"),
-        ({"backend__quantization": "4bit"}, "quantised weights cannot be trained"),
+        ({"simulation__clients": 4}, "with one client only: clients send an adapter, never all weights. Use --central"),
+        ({"backend__sampler": "vllm"}, "vLLM needs an adapter, and there is none"),
+        ({"backend__quantization": "4bit"}, "quantized weights cannot be trained"),
         ({"grpo__beta": 0.1, "grpo__kl_reference": "global"}, "no global adapter to measure from"),
-        ({"simulation__tools": "tools.py"}, "knows no tools yet. Set it to nothing"),
+        ({"simulation__tools": "tools.py"}, "tools are not supported yet. Set it to nothing"),
         ({"train__prox": 0.1}, "no global adapter to stay near"),
     ],
 )

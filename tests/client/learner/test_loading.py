@@ -65,7 +65,7 @@ def test_what_is_missing_is_said_before_a_model_is_loaded(monkeypatch):
 
 
 def test_a_vllm_that_is_not_where_the_settings_say_is_refused(monkeypatch, tmp_path):
-    with pytest.raises(ConfigError, match="no Python of an environment with vLLM"):
+    with pytest.raises(ConfigError, match="not the Python of an environment with vLLM"):
         backend_check.check_backend(Backend(sampler="vllm-server", vllm_python=str(tmp_path / "python")))
     with pytest.raises(ConfigError, match="no vLLM server answers"):
         backend_check.check_backend(Backend(sampler="vllm-server", vllm_url="http://127.0.0.1:9"))
@@ -137,7 +137,7 @@ print("unsloth" in sys.modules, "trl" in sys.modules)
     [
         ("", "", True, "True False"),
         ("import transformers", "", True, "come first"),
-        ("", "", False, "there is none"),
+        ("", "", False, "no NVIDIA GPU"),
         ("", "raise NotImplementedError('needs a driver')", True, "needs a driver"),
     ],
 )

@@ -31,7 +31,7 @@ def test_a_folder_without_weights_is_refused(folder):
 
 def test_a_folder_without_a_tokenizer_is_refused(folder):
     (folder / "tokenizer.json").unlink()
-    with pytest.raises(ConfigError, match="holds no tokenizer"):
+    with pytest.raises(ConfigError, match="has no tokenizer"):
         load_tokenizer(folder)
 
 
@@ -50,5 +50,5 @@ def test_a_completion_ends_where_the_model_or_its_tokenizer_says_so(told, ends):
 
 def test_a_model_that_names_no_end_is_refused():
     model = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=None))
-    with pytest.raises(ConfigError, match="none would end"):
+    with pytest.raises(ConfigError, match="completions would never end"):
         OwnModelSampler(SimpleNamespace(model=model), SimpleNamespace(eos_token_id=None))

@@ -315,7 +315,7 @@ def test_a_server_that_takes_no_adapters_is_told_how_to_be_started(server, hot):
 def test_a_server_that_returns_no_token_ids_or_is_gone_is_an_error(server, hot):
     sampler = VllmServer((END,), hot, url=server.url)
     server.tokens = None
-    with pytest.raises(SamplerError, match="no token ids"):
+    with pytest.raises(SamplerError, match="does not return token ids"):
         sampler.sample([[1]], Sampling(max_tokens=5, temperature=1.0))
     with pytest.raises(SamplerError, match="does not answer"):
         VllmServer((END,), hot, url="http://127.0.0.1:9")

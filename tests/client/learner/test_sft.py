@@ -100,7 +100,7 @@ def test_a_stopped_run_leaves_nothing_and_a_folder_that_is_there_is_kept(folder,
         teach(base_of(folder), SHOWN, SFT(steps=2), tmp_path / "out", stop)
     assert list(tmp_path.rglob("*")) == [tmp_path / "out.part", tmp_path / "out.part" / "mine"]
     (tmp_path / "out").mkdir()
-    with pytest.raises(ConfigError, match="is there already"):
+    with pytest.raises(ConfigError, match="already exists. Choose another folder"):
         teach(base_of(folder), SHOWN, SFT(steps=2), tmp_path / "out")
 
 
@@ -128,7 +128,7 @@ def test_the_command_writes_a_model_and_says_its_hash(run, folder, tmp_path):
     assert "step 2 of 2: loss" in err
     status, _, err = run(*words)
     assert status == 1
-    assert "is there already" in err
+    assert "already exists. Choose another folder" in err
 
 
 @pytest.mark.parametrize(

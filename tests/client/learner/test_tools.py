@@ -221,7 +221,7 @@ def test_each_rollout_has_an_environment_of_its_own_that_begins_and_pays_it(fold
         ("x = 1\n", "", "defines no public function"),
         ("x = 1\n1 / 0\n", "", r"tool file .* cannot be imported: ZeroDivisionError.*, line 2"),
         ("class E:\n    pass\n", ":E", "no method reset"),
-        ("class E:\n    def __init__(self, x): pass\n    def reset(self): pass\n", ":E", "cannot be made"),
+        ("class E:\n    def __init__(self, x): pass\n    def reset(self): pass\n", ":E", "cannot be created"),
         ("class E:\n    def reset(self): pass\n    def go(self, x): pass\n", ":E", "The tool go in "),
         ("class E:\n    def reset(self): pass\n    async def get_reward(self): pass\n", ":E", "async get_reward"),
         ("", ":E", "has no class E"),
@@ -239,7 +239,7 @@ def test_what_cannot_be_a_tool_is_named_before_a_model_is_loaded(tmp_path, code,
 def test_a_model_without_a_place_for_tools_is_refused(folder):
     base = Base.load(BUILTIN_POLICY, "float32", torch.device("cpu"))
     box = load_tools(str(folder / "tools.py"), "", 4)
-    with pytest.raises(ConfigError, match="chat template of the model in .* is none they work with"):
+    with pytest.raises(ConfigError, match="chat template of the model in .* does not support them"):
         LoadedModel(base, make_config(), PROBLEMS[0], box=box)
 
 
