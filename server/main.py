@@ -25,13 +25,14 @@ from ..common.messages.compression import rounded
 from ..common.settings.run_config import RunConfig
 from ..common.storage.jsonl import read_lines
 from ..common.trackers.names import check_uses
+from .aggregation.state import State
 from .federation.evaluation import Evaluator
 from .federation.exchange import ClientCalls
 from .federation.roster import Roster, Terms
 from .federation.rounds import Rounds
 from .run.alarms import Alarms
 from .run.events import show_plain_lines
-from .run.store import STOPPED_FILE, BusyError, State, Store
+from .run.store import STOPPED_FILE, BusyError, Store
 from .run.tracking import following
 
 app = ServerApp()

@@ -1,31 +1,65 @@
-"""A round's step: robust rule, fold, the server's optimizer, rounding. Pure: state and updates in, state out."""
+"""One round of federated learning as a pure function: (state, updates, settings) -> (state, diagnostics)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import median
 
 import numpy as np
-import numpy.typing as npt
 
-from ...common.adapter.adapter import Adapter
+from ...common.adapter.adapter import Adapter, l2_norm
 from ...common.adapter.methods import METHODS
-from ...common.adapter.schema import fit
+from ...common.adapter.schema import AdapterSchema, fit
 from ...common.messages.compression import rounded
-from ...common.settings.aggregation import Aggregation
+from ...common.settings.aggregation import Aggregation, Intake
+from ...common.settings.run_config import RunConfig
 from . import robust
 from .methods import AGGREGATORS, mean_delta
 from .products import ClientUpdate, Products, Slices, component_weights
 from .server_optimizers import SERVER_OPTIMIZERS
+from .state import Memory, State
+from .weights import KEPT_ROUNDS, shares
 
-Memory = dict[str, npt.NDArray[np.float64]]
 MASTER = "master"
 """In the memory: the adapter before it was rounded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReceivedUpdate:
+    """One client's valid update, before it is weighted."""
+
+    delta: Slices
+    """Laid out by the client's schema; may lie on the disk, and is then read in slices."""
+    schema: AdapterSchema
+    norm: float
+    """L2 norm of the delta."""
+    weight: float
+    """Before cap and floor: `weights.raw_weight`."""
+    steps: int
+    """Optimizer steps taken."""
+    examples: int
+    """Prompts trained on."""
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Diagnostics:
+    """What one round's updates counted, and how far the adapter moved."""
+
+    shares: dict[str, float]
+    """What each client counted, after a robust rule that chooses."""
+    clipped: dict[str, bool]
+    """Whether a client's delta was scaled down, by organisation."""
+    error: float
+    """`Products.error` of the method, before the server's optimizer."""
+    update_norm: float
+    """L2 norm of the change of the global adapter."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """What a round comes to."""
+    """Result of `next_adapter`."""
 
     adapter: Adapter
     memory: Memory
@@ -33,6 +67,75 @@ class Step:
     """`Products.error` of the fold, before the server's optimizer."""
     shares: dict[str, float]
     """What each client counted, after a rule that chooses."""
+
+
+def aggregate(state: State, updates: Mapping[str, ReceivedUpdate], settings: RunConfig) -> tuple[State, Diagnostics]:
+    """Return the state after one more round, and what the round's updates counted.
+
+        p_k     = share of client k's weight, between min-share and max-share          (`shares`)
+        f_k     = (sum_j p_j tau_j) / tau_k, where the numbers of steps tau differ     (`step_factors`, FedNova)
+        c_k     = min(1, limit / || f_k delta_k ||)                                    (`clip_factors`)
+        move    = sum_k p_k c_k f_k delta_k, or what a robust rule or a method         (`next_adapter`, FedAvg)
+                  that is not linear makes of the same terms
+        adapter = rounded(adapter + server_optimizer(move))                            (FedOpt)
+
+    Pure: reads neither files nor a clock, draws no random numbers, and does not depend on the order of the updates.
+
+    Args:
+        state: after the last committed round. The attempt that is aggregated is number `state.voids + 1`.
+        updates: by organisation; at least one.
+    """
+    weights = shares(
+        {name: update.weight for name, update in updates.items()},
+        settings.aggregation.max_share,
+        settings.aggregation.min_share,
+    )
+    factors = step_factors(weights, {name: update.steps for name, update in updates.items()})
+    norms = {name: update.norm * factors[name] for name, update in updates.items()}  # as they count
+    median_norm = float(median([norm for norm in norms.values() if norm > 0] or [state.median_norm]))
+    clips = clip_factors(norms, clip_limit(settings.intake, state.median_norm or median_norm))
+    weighted = {
+        name: ClientUpdate(weights[name], clips[name] * factors[name], update.schema, update.delta)
+        for name, update in updates.items()
+    }
+    step = next_adapter(state.adapter, state.memory, weighted, settings.aggregation, settings.compression.down)
+    after = replace(
+        _counted(state, updates, step.shares),
+        adapter=step.adapter,
+        memory=step.memory,
+        median_norm=median_norm,
+    )
+    return after, Diagnostics(
+        shares=step.shares,
+        clipped={name: clip < 1 for name, clip in clips.items()},
+        error=step.error,
+        update_norm=l2_norm(after.adapter.minus(state.adapter)),
+    )
+
+
+def _counted(state: State, updates: Mapping[str, ReceivedUpdate], shares: Mapping[str, float]) -> State:
+    """Return the state with the round's bookkeeping: prompts used, whose update counted, rewards reported."""
+    number, attempt, names = state.round + 1, state.voids + 1, sorted(updates)
+    used = {name: state.positions.get(name, 0) + updates[name].examples for name in names}
+    means = {name: updates[name].metrics["reward/mean"] for name in names if "reward/mean" in updates[name].metrics}
+    histories = {name: (*state.rewards.get(name, ()), mean)[-KEPT_ROUNDS:] for name, mean in means.items()}
+    return replace(
+        state,
+        round=number,
+        voids=0,
+        positions={**state.positions, **used},
+        counted={**state.counted, **{name: (number, attempt) for name in names if shares[name] > 0}},
+        rewards={**state.rewards, **histories},
+    )
+
+
+def clip_limit(intake: Intake, median_norm: float) -> float:
+    """Return the norm of the longest delta that counts in full.
+
+    min(max-delta-norm, clip-to-median * median norm of the round before)
+    """
+    of_median = intake.clip_to_median * median_norm
+    return min(intake.max_delta_norm, of_median) if of_median else intake.max_delta_norm
 
 
 def next_adapter(

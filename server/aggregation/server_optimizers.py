@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ...common.settings.aggregation import Aggregation
+from .state import Memory
 
 Wide = npt.NDArray[np.float64]
-Memory = dict[str, Wide]
 
 
 @dataclass(frozen=True, slots=True)

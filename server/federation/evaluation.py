@@ -13,8 +13,9 @@ from ...common.errors import ProtocolError, RunError
 from ...common.messages import wire
 from ...common.messages.messages import EvaluateTask, Evaluation, Tally
 from ...common.settings.run_config import RunConfig
+from ..aggregation.state import State
 from ..run.events import Evaluated, UpdateRefused, emit
-from ..run.store import State, Store
+from ..run.store import Store
 from .exchange import ClientCalls, EncodedAdapter
 from .intake import read_evaluation
 from .reward_gate import objection

@@ -1,4 +1,4 @@
-"""The round loop: ask a cohort, take what is sound, fold, commit; or void the round and try again.
+"""The round loop: ask a cohort, take what is sound, aggregate, gate, commit; or void the round and try again.
 
 Own loop, and not Flower's `Strategy.start`: that one cannot resume, waits for nodes without end, averages NaN in, and
 counts a round without replies as done.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import secrets
 import time
 from dataclasses import dataclass, field, replace
-from statistics import median
 
 import numpy as np
 
@@ -19,27 +18,15 @@ from ...common.messages import wire
 from ...common.messages.messages import TaskId, TrainTask
 from ...common.settings.aggregation import updates_needed
 from ...common.settings.run_config import RunConfig
-from ..aggregation.aggregate import clip_factors, next_adapter, step_factors
-from ..aggregation.products import ClientUpdate
-from ..aggregation.weights import KEPT_ROUNDS, raw_weight, shares
+from ..aggregation.aggregate import Diagnostics, ReceivedUpdate, aggregate
+from ..aggregation.state import State
+from ..aggregation.weights import raw_weight
 from ..run.events import RoundCommitted, RoundStarted, RoundVoid, UpdateRefused, UpdateTaken, emit
-from ..run.store import State, Store
-from .evaluation import Evaluator
+from ..run.store import Store
+from .evaluation import Evaluator, Verdict
 from .exchange import ClientCalls, EncodedAdapter, Reply
 from .intake import read_update
 from .roster import Roster
-
-
-@dataclass(frozen=True, slots=True)
-class Taken:
-    """One valid update, without its delta: that lies in the store's inbox."""
-
-    metrics: dict[str, float]
-    steps: int
-    examples: int
-    weight: float
-    norm: float
-    bytes_up: int
 
 
 @dataclass(slots=True)
@@ -53,7 +40,9 @@ class Attempt:
     started: float = field(default_factory=time.monotonic)
     bytes_down: dict[str, int] = field(default_factory=dict[str, int])
     """By organisation."""
-    taken: dict[str, Taken] = field(default_factory=dict[str, Taken])
+    bytes_up: dict[str, int] = field(default_factory=dict[str, int])
+    updates: dict[str, ReceivedUpdate] = field(default_factory=dict[str, ReceivedUpdate])
+    """The valid ones, by organisation. Their deltas lie in the store's inbox."""
     refused: dict[str, str] = field(default_factory=dict[str, str])
     """Organisation -> code."""
     strikes: list[str] = field(default_factory=list[str])
@@ -76,37 +65,22 @@ class Rounds:
         Raises:
             RunError: it was void `federation.max-void-rounds` times in a row.
         """
-        settings = self.config.federation
         while True:
             self.roster.welcome()
             this = Attempt(state.round + 1, state.voids + 1, self.roster.cohort(state.round + 1))
             reason = self._collect(state, this)
             if not reason:
-                done, metrics = self._stepped(state, this)
-                if not np.isfinite(done.adapter.vector).all():
-                    raise RunError(
-                        f"Round {this.number}'s adapter is not finite, and was not committed. Smaller steps?"
-                    )
-                kls = [t.metrics["policy/kl"] for t in this.taken.values() if "policy/kl" in t.metrics]
-                found = self.evaluator.judge(state, done, this.attempt, kls) if self.config.gate.enabled else None
-                reason = found.reason if found else ""
+                done, diagnostics = aggregate(state, this.updates, self.config)
+                verdict = self._judged(state, done, this)
+                reason = verdict.reason
                 if not reason:
-                    self._commit(state, done, this, metrics)
-                    if found:
-                        self.evaluator.note(done, found.evaluations)
+                    self._commit(state, done, this, diagnostics)
+                    if verdict.evaluations:
+                        self.evaluator.note(done, verdict.evaluations)
                     return done
                 state = replace(state, positions=done.positions)  # else the same prompts would be tried again
             state = replace(state, voids=this.attempt)
-            self.store.log(
-                "VOID", round=this.number, attempt=this.attempt, reason=reason, positions=dict(state.positions)
-            )
-            emit(RoundVoid(this.number, this.attempt, reason))
-            if this.attempt % settings.max_void_rounds == 0:
-                raise RunError(
-                    f"Round {this.number} was void {this.attempt} times: {reason}. "
-                    f"{state.round} committed rounds are safe in {self.store.folder}."
-                )
-            self._wait(settings.retry_wait_s * 2 ** ((this.attempt - 1) % settings.max_void_rounds))
+            self._void(state, this, reason)
 
     def _collect(self, state: State, this: Attempt) -> str:
         """Ask the cohort and take what is sound. Returns why the attempt is void, or nothing."""
@@ -127,15 +101,15 @@ class Rounds:
         for reply in self.calls.ask(messages, "train", f"{this.number}.{this.attempt}"):
             self._take(state, this, names[reply.node], reply)
         settings = self.config.aggregation
-        weighed = sum(taken.weight > 0 for taken in this.taken.values())
+        weighed = sum(update.weight > 0 for update in this.updates.values())
         for_rule = updates_needed(settings.rule, settings.hostile)
         needed = self.config.federation.updates_needed(len(this.cohort))
-        if len(this.taken) >= needed and 0 < weighed < for_rule:
+        if len(this.updates) >= needed and 0 < weighed < for_rule:
             return f"{weighed} updates had a weight, {for_rule} are needed by aggregation.rule = {settings.rule}"
-        if len(this.taken) >= needed:
+        if len(this.updates) >= needed:
             return ""
         detail = ", ".join(f"{name} {code}" for name, code in sorted(this.refused.items()))
-        return f"{len(this.taken)} of {len(this.cohort)} updates were valid, {needed} are needed ({detail})"
+        return f"{len(this.updates)} of {len(this.cohort)} updates were valid, {needed} are needed ({detail})"
 
     def _take(self, state: State, this: Attempt, name: str, reply: Reply) -> None:
         client = self.roster.clients[name]
@@ -152,86 +126,88 @@ class Rounds:
         self.roster.refusals.pop(name, None)
         self.store.keep_update(name, update.delta)
         history = state.rewards.get(name, ())
-        weight, size = raw_weight(update, self.config.aggregation.weights, history), wire.wire_bytes(content)
-        norm = l2_norm(update.delta)
-        this.taken[name] = Taken(update.metrics, update.num_steps, update.num_examples, weight, norm, size)
-        emit(UpdateTaken(this.number, name, update.metrics, size))
-
-    def _stepped(self, state: State, this: Attempt) -> tuple[State, dict[str, object]]:
-        """(the state after this round, its metrics)."""
-        settings, taken = self.config.aggregation, this.taken
-        weights = shares({n: t.weight for n, t in taken.items()}, settings.max_share, settings.min_share)
-        factors = step_factors(weights, {name: t.steps for name, t in taken.items()})
-        norms = {name: t.norm * factors[name] for name, t in taken.items()}  # as they count
-        median_norm = float(median([norm for norm in norms.values() if norm > 0] or [state.median_norm]))
-        clips = clip_factors(norms, self._longest(state.median_norm or median_norm))
-        given = {
-            name: ClientUpdate(
-                weights[name],
-                clips[name] * factors[name],
-                self.roster.clients[name].schema,
-                self.store.kept_update(name),
-            )
-            for name in taken
-        }
-        step = next_adapter(state.adapter, state.memory, given, settings, self.config.compression.down)
-        used = {name: state.positions.get(name, 0) + t.examples for name, t in taken.items()}
-        told = {n: t.metrics["reward/mean"] for n, t in taken.items() if "reward/mean" in t.metrics}
-        rewards = {n: (*state.rewards.get(n, ()), reward)[-KEPT_ROUNDS:] for n, reward in told.items()}
-        done = replace(
-            state,
-            round=this.number,
-            adapter=step.adapter,
-            positions={**state.positions, **used},
-            counted={**state.counted, **{n: (this.number, this.attempt) for n in taken if step.shares[n] > 0}},
-            rewards={**state.rewards, **rewards},
-            median_norm=median_norm,
-            memory=step.memory,
-            voids=0,
+        this.updates[name] = ReceivedUpdate(
+            delta=self.store.kept_update(name),
+            schema=client.schema,
+            norm=l2_norm(update.delta),
+            weight=raw_weight(update, self.config.aggregation.weights, history),
+            steps=update.num_steps,
+            examples=update.num_examples,
+            metrics=update.metrics,
         )
-        metrics: dict[str, object] = {
+        this.bytes_up[name] = wire.wire_bytes(content)
+        emit(UpdateTaken(this.number, name, update.metrics, this.bytes_up[name]))
+
+    def _judged(self, state: State, done: State, this: Attempt) -> Verdict:
+        """Ask the reward gate, where there is one, about the round's adapter.
+
+        Raises:
+            RunError: the adapter is not finite.
+        """
+        if not np.isfinite(done.adapter.vector).all():
+            raise RunError(f"Round {this.number}'s adapter is not finite, and was not committed. Smaller steps?")
+        if not self.config.gate.enabled:
+            return Verdict("", {})
+        kls = [u.metrics["policy/kl"] for u in this.updates.values() if "policy/kl" in u.metrics]
+        return self.evaluator.judge(state, done, this.attempt, kls)
+
+    def _void(self, state: State, this: Attempt, reason: str) -> None:
+        """Note a void attempt, and wait before the next one.
+
+        Raises:
+            RunError: it was one too many.
+        """
+        settings = self.config.federation
+        self.store.log("VOID", round=this.number, attempt=this.attempt, reason=reason, positions=dict(state.positions))
+        emit(RoundVoid(this.number, this.attempt, reason))
+        if this.attempt % settings.max_void_rounds == 0:
+            raise RunError(
+                f"Round {this.number} was void {this.attempt} times: {reason}. "
+                f"{state.round} committed rounds are safe in {self.store.folder}."
+            )
+        self._wait(settings.retry_wait_s * 2 ** ((this.attempt - 1) % settings.max_void_rounds))
+
+    def _commit(self, state: State, done: State, this: Attempt, found: Diagnostics) -> None:
+        self.roster.strikes.update(this.strikes)
+        done, metrics = replace(done, strikes=dict(self.roster.strikes)), self._metrics(this, found)
+        self.store.commit(done, this.attempt, metrics, self.config.model.name)
+        emit(
+            RoundCommitted(
+                round=this.number,
+                adapter_sha256=done.adapter.sha256,
+                valid=len(this.updates),
+                asked=len(this.cohort),
+                seconds=time.monotonic() - this.started,
+                bytes_up=sum(this.bytes_up.values()),
+                bytes_down=sum(this.bytes_down.values()),
+                moved=done.adapter.sha256 != state.adapter.sha256,
+            )
+        )
+
+    def _metrics(self, this: Attempt, found: Diagnostics) -> dict[str, object]:
+        """The round's line of metrics."""
+        return {
             "attempt": this.attempt,
             "seconds": round(time.monotonic() - this.started, 3),
-            "bytes_up": sum(t.bytes_up for t in taken.values()),
+            "bytes_up": sum(this.bytes_up.values()),
             "bytes_down": sum(this.bytes_down.values()),
-            "update_norm": l2_norm(done.adapter.minus(state.adapter)),
-            "aggregation/error": step.error,
+            "update_norm": found.update_norm,
+            "aggregation/error": found.error,
             "refused": this.refused,
             "clients": {
-                n: {
-                    "share": step.shares[n],
-                    "steps": t.steps,
-                    "examples": t.examples,
-                    "norm": t.norm,
-                    "clipped": clips[n] < 1,
-                    "bytes_up": t.bytes_up,
-                    "bytes_down": this.bytes_down[n],
-                    **t.metrics,
+                name: {
+                    "share": found.shares[name],
+                    "steps": update.steps,
+                    "examples": update.examples,
+                    "norm": update.norm,
+                    "clipped": found.clipped[name],
+                    "bytes_up": this.bytes_up[name],
+                    "bytes_down": this.bytes_down[name],
+                    **update.metrics,
                 }
-                for n, t in sorted(taken.items())
+                for name, update in sorted(this.updates.items())
             },
         }
-        return done, metrics
-
-    def _longest(self, median_norm: float) -> float:
-        """Longest delta that counts in full."""
-        settings = self.config.intake
-        of_median = settings.clip_to_median * median_norm
-        return min(settings.max_delta_norm, of_median) if of_median else settings.max_delta_norm
-
-    def _commit(self, state: State, done: State, this: Attempt, metrics: dict[str, object]) -> None:
-        self.roster.strikes.update(this.strikes)
-        self.store.commit(
-            replace(done, strikes=dict(self.roster.strikes)), this.attempt, metrics, self.config.model.name
-        )
-        counts = len(this.taken), len(this.cohort)
-        moved = done.adapter.sha256 != state.adapter.sha256
-        seconds, up, down = (
-            time.monotonic() - this.started,
-            int(str(metrics["bytes_up"])),
-            sum(this.bytes_down.values()),
-        )
-        emit(RoundCommitted(this.number, done.adapter.sha256, *counts, seconds, up, down, moved))
 
     def _task(self, state: State, this: Attempt, name: str) -> TrainTask:
         counted_round, counted_attempt = state.counted.get(name, (0, 0))

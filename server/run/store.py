@@ -15,12 +15,9 @@ import hashlib
 import shutil
 import time
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, cast
 
-import numpy as np
-import numpy.typing as npt
 import safetensors.numpy
 
 from ...common.adapter.adapter import Adapter
@@ -30,36 +27,8 @@ from ...common.errors import ConfigError, RunError
 from ...common.settings.run_config import RunConfig, load_scenario
 from ...common.storage.atomic import write_atomic
 from ...common.storage.jsonl import Entry, append_line, as_line, read_lines
+from ..aggregation.state import Memory, State
 from .vector_file import VectorFile
-
-Memory = dict[str, npt.NDArray[np.float64]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class State:
-    """All that a round hands on to the next, and all that a checkpoint holds."""
-
-    federation: str
-    base_model_sha256: str
-    """The base model that every member has."""
-    round: int
-    """Rounds committed."""
-    adapter: Adapter
-    positions: dict[str, int] = field(default_factory=dict[str, int])
-    """Prompts of its shard each organisation has used in committed rounds."""
-    strikes: dict[str, int] = field(default_factory=dict[str, int])
-    """Refused replies of each organisation, which may make it sit out."""
-    voids: int = 0
-    """Void attempts at the round under way."""
-    counted: dict[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
-    """(round, attempt) of each organisation's last update that counted."""
-    rewards: dict[str, tuple[float, ...]] = field(default_factory=dict[str, tuple[float, ...]])
-    """Each organisation's mean rewards in its last rounds that counted, where it tells them."""
-    median_norm: float = 0.0
-    """Median length of the deltas, none of them zero, of the last committed round; 0 before the first."""
-    memory: Memory = field(default_factory=dict[str, npt.NDArray[np.float64]])
-    """What the server's optimizer, and rounding, carry from round to round."""
-
 
 LOCK_PATIENCE_S = 1.0
 MEMORY_FILE = "server_memory.safetensors"
