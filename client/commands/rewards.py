@@ -17,6 +17,7 @@ from rich.text import Text
 from ...common.cli.completion import complete_path
 from ...common.cli.keys import write_new
 from ...common.cli.options import Format, FormatOption, plain, say
+from ...common.cli.tables import WholeTable
 from ...common.errors import ConfigError, DataError
 from ..learner.data.problems import json_lines
 from ..learner.rewards import FUNCTIONS, SETS, Reward, load_rewards
@@ -181,7 +182,7 @@ def _show_scores(chosen: tuple[Reward, ...], completion: str, paid: dict[str, fl
         table.add_row(plain(reward.name), "" if value is None else f"{value:g}", f"{reward.weight:g}", counts)
     table.add_section()
     table.add_row("total", "", "", f"{paid['total']:g}")
-    Console().print(table)
+    Console().print(WholeTable(table))
 
 
 def _show_list(functions: dict[str, str], sets: dict[str, dict[str, float]]) -> None:
@@ -193,4 +194,4 @@ def _show_list(functions: dict[str, str], sets: dict[str, dict[str, float]]) -> 
         for name, text in rows.items():
             table.add_row(plain(name), plain(text))
         if rows:
-            Console().print(table)
+            Console().print(WholeTable(table))

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from ...common.analysis.contributions import LITTLE_SIGNAL, contributions
 from ...common.analysis.scores import points
+from ...common.cli.tables import WholeTable
 from ...common.settings.run_config import RunConfig
 from ...server.run.reader import Run
 
@@ -32,7 +33,7 @@ def print_summary(run: Run, report: Path) -> None:
         f"length {result['completion_length']['before']:.0f} → {result['completion_length']['after']:.0f} tokens",
         style="dim",
     )
-    console.print(_class_table(run))
+    console.print(WholeTable(_class_table(run)))
     climb = run.climb
     if low <= 0 <= high:
         console.print("The interval includes 0: no difference to the base model was found.")
@@ -43,7 +44,7 @@ def print_summary(run: Run, report: Path) -> None:
         )
     for note in notes(run.config):
         console.print(note, style="dim")
-    console.print(_ledger_table(run))
+    console.print(WholeTable(_ledger_table(run)))
     for contribution in contributions(run.rounds):
         if contribution.informative < LITTLE_SIGNAL:
             console.print(str(contribution), style="yellow")
@@ -101,10 +102,7 @@ def _ledger_table(run: Run) -> Table:
     headings = ("client", "informative", "all right", "all wrong", "mean weight", "up MB", "down MB")
     told = contributions(run.rounds)
     for heading in headings:
-        if heading == "client":  # cut short, clients would look alike
-            table.add_column(heading, overflow="fold", min_width=min(20, max(len(a.organisation) for a in told)))
-        else:
-            table.add_column(heading, justify="right")
+        table.add_column(heading, justify="left" if heading == "client" else "right")
     for one in told:
         shares = (_share(value) for value in (one.informative, one.all_right, one.all_wrong, one.share))
         table.add_row(one.organisation, *shares, f"{one.bytes_up / 1e6:.2f}", f"{one.bytes_down / 1e6:.2f}")
