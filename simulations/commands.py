@@ -119,7 +119,8 @@ def simulate(
     if resume is not None:
         config = _resumed(resume, workers, changes=[central or None, run, settings, *options.values()])
     else:
-        config = _new_run(scenario, options, settings or [], out, run, central=central)
+        name = run or default_name(scenario, "-central" * central)
+        config = new_run(scenario, options, settings or [], out=out, name=name, central=central)
     if list_settings:
         print(config.to_toml() if output is Format.text else json.dumps(config.flat()))
     else:
@@ -139,23 +140,26 @@ def _resumed(resume: Path, workers: int | None, changes: list[object]) -> RunCon
     return runner.resumed(resume).with_values({"simulation.workers": workers or 0})
 
 
-def _new_run(
+def new_run(
     scenario: str,
     options: Mapping[str, Value | None],
     overrides: list[str],
-    out: Path,
-    run: str | None,
     *,
+    out: Path,
+    name: str,
     central: bool,
 ) -> RunConfig:
     """Return the settings of a new run: the scenario's, the options, the --set overrides, and the run's folder."""
     from .engine import runner
 
-    name = run or f"{scenario_stem(scenario)}{'-central' * central}-{time.strftime('%Y%m%d-%H%M%S')}"
-    folder = {"output.dir": absolute(out), "output.run": name}
-    return simulated_settings(
-        with_options(runner.scenario(scenario), {**options, **folder}, overrides), central=central
-    )
+    place = {"output.dir": absolute(out), "output.run": name}
+    config = with_options(runner.scenario(scenario), {**options, **place}, overrides)
+    return simulated_settings(config, central=central)
+
+
+def default_name(scenario: str, kind: str = "") -> str:
+    """Return the name of a run's folder: the scenario's, and the time."""
+    return f"{scenario_stem(scenario)}{kind}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def _simulate(config: RunConfig, engine: Engine, resume: Path | None, output: Format) -> None:
@@ -164,16 +168,18 @@ def _simulate(config: RunConfig, engine: Engine, resume: Path | None, output: Fo
     from .report import live_view, summary
     from .report.html import write_report
 
+    started = time.monotonic()
     with live_view.watching(config, resumed=resume is not None):
         runner.check(config)
         runner.same_inputs(config)
         real = engine is Engine.superlink or (resume is not None and (resume / superlink.FOLDER).exists())
         run = superlink.run_loopback(config) if real else runner.run_simulation(config)
     report_path = write_report(run)
+    wall_s = time.monotonic() - started
     if output is Format.json:
-        print(json.dumps(run.result()))
+        print(json.dumps({**run.result(), "wall_seconds": round(wall_s, 3)}))
     else:
-        summary.print_summary(run, report_path)
+        summary.print_summary(run, report_path, wall_s)
 
 
 def simulated_settings(config: RunConfig, *, central: bool) -> RunConfig:

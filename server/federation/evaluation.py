@@ -13,7 +13,7 @@ from ...common.errors import ProtocolError, RunError
 from ...common.messages import wire
 from ...common.messages.messages import Evaluation, Tally
 from ...common.settings.run_config import RunConfig
-from ..run.events import Evaluated, UpdateRefused, emit
+from ..run.events import Evaluated, EvaluationStarted, UpdateRefused, emit
 from ..run.store import State, Store
 from .exchange import ClientCalls, EncodedAdapter
 from .intake import read_evaluation
@@ -47,6 +47,8 @@ class Evaluator:
         Raises:
             RunError: no client could.
         """
+        decoding = "greedy" if temperature == 0 else "sampled"
+        emit(EvaluationStarted(state.round, decoding, tuple(self.roster.able())))
         found, refused = self._ask(state.adapter, state, temperature)
         if not found and any(code.startswith("policy.") for code in refused):
             return  # organisations keep their counts to themselves; training goes on

@@ -22,7 +22,7 @@ class Watcher:
         """A round of local training is done; all of its metrics, whatever leaves of them."""
 
     def batch(self, number: int, batches: int) -> None:
-        """A batch of held-out problems is answered. May raise, to end the evaluation."""
+        """A batch of held-out problems is answered, of all that the evaluation answers. May raise, to end it."""
 
     def answers(
         self, task: EvaluateTask, problems: Sequence[Problem], base: Sequence[Answered], now: Sequence[Answered]
