@@ -11,7 +11,9 @@ from typing import Annotated
 
 import typer
 
+from ..client.commands.rewards import complete_rewards
 from ..client.learner.rewards import absolute_paths
+from ..common.cli.completion import complete_path, complete_run
 from ..common.cli.options import Format, FormatOption
 from ..common.errors import ConfigError
 from ..common.settings.run_config import RunConfig, Value, parse_override
@@ -24,14 +26,25 @@ class Engine(StrEnum):
     superlink = "superlink"
 
 
+def complete_scenario(incomplete: str) -> list[str]:
+    """Return the shipped scenarios, and the scenario files and folders, that begin with what is typed."""
+    shipped = [path.stem for path in sorted((Path(__file__).parent / "scenarios").glob("*.toml"))]
+    return [name for name in shipped if name.startswith(incomplete)] + complete_path(incomplete, ".toml")
+
+
 ScenarioArgument = Annotated[
-    str, typer.Argument(help="builtin, split, gsm8k, a recipe (docs/recipes.md), or the path of a scenario .toml.")
+    str,
+    typer.Argument(
+        help="builtin, split, gsm8k, a recipe (docs/recipes.md), or the path of a scenario .toml.",
+        autocompletion=complete_scenario,
+    ),
 ]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="Any setting: --set grpo.beta=0.04. May be repeated.")
 ]
 DataOption = Annotated[str | None, typer.Option(help="Folder with train.jsonl and test.jsonl.")]
 ClientsOption = Annotated[int | None, typer.Option(help="Number of simulated clients.")]
+ModelOption = Annotated[str | None, typer.Option(help="builtin, a Hub name, or a local folder.")]
 SeedOption = Annotated[int | None, typer.Option(help="Seed of everything random.")]
 PartitionOption = Annotated[str | None, typer.Option(help="iid, dirichlet, label, size or difficulty.")]
 AlphaOption = Annotated[float | None, typer.Option(help="Concentration of dirichlet and size; small is uneven.")]
@@ -42,13 +55,16 @@ def simulate(
     clients: ClientsOption = None,
     rounds: Annotated[int | None, typer.Option(help="Rounds to play.")] = None,
     seed: SeedOption = None,
-    model: Annotated[str | None, typer.Option(help="builtin, a Hub name, or a local folder.")] = None,
+    model: ModelOption = None,
     source: Annotated[str | None, typer.Option(help="Where a named model comes from: hub or modelscope.")] = None,
     data: DataOption = None,
     partition: PartitionOption = None,
     alpha: AlphaOption = None,
     rewards: Annotated[
-        str | None, typer.Option(help="gsm8k, think, name=weight pairs, or a file; ';' separates clients.")
+        str | None,
+        typer.Option(
+            help="gsm8k, think, name=weight pairs, or a file; ';' separates clients.", autocompletion=complete_rewards
+        ),
     ] = None,
     tools: Annotated[
         str | None, typer.Option(help="Python file whose functions the policy may call (docs/training.md).")
@@ -64,7 +80,9 @@ def simulate(
     settings: SetOption = None,
     out: Annotated[Path, typer.Option(help="Folder of run folders.")] = Path("runs"),
     run: Annotated[str | None, typer.Option(help="Name of the run's folder; default: scenario and time.")] = None,
-    resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder.")] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Resume the run in this folder.", autocompletion=complete_run)
+    ] = None,
     list_settings: Annotated[bool, typer.Option("--list-settings", help="Print the settings and end.")] = False,
     output: FormatOption = Format.text,
 ) -> None:
@@ -72,71 +90,96 @@ def simulate(
 
     [bold]Examples[/bold]
 
-      fedgrpo simulate                                    the built-in policy: offline, no GPU, a minute or two
+      fedgrpo simulate                                offline, no GPU, a minute
       fedgrpo simulate --clients 8 --rounds 20 --seed 1
-      fedgrpo simulate gsm8k --data gsm8k/                real problems, Qwen2.5-0.5B-Instruct
+      fedgrpo simulate mine.toml                      a scenario file of your own
+      fedgrpo simulate gsm8k --data gsm8k/            Qwen2.5-0.5B-Instruct
       fedgrpo simulate gsm8k --data gsm8k/ --model builtin --rounds 2
-      fedgrpo simulate qwen0.5b-think --data gsm8k/       a recipe of the field, by four clients
-      fedgrpo simulate qwen0.5b-think --data gsm8k/ --central      the same by one, at equal rollouts
-      fedgrpo simulate gsm8k --model Qwen/Qwen2.5-0.5B-Instruct --source modelscope
+      fedgrpo simulate qwen0.5b-think --data gsm8k/   a published recipe
+      fedgrpo simulate qwen0.5b-think --data gsm8k/ --central
+      fedgrpo simulate gsm8k --data gsm8k/ --source modelscope
       fedgrpo simulate --rewards "gsm8k;gsm8k;think;mine.py"
-      fedgrpo simulate --engine superlink --clients 2 --rounds 3     SuperLink, TLS, registered nodes, learners
+      fedgrpo simulate --engine superlink             real processes, with TLS
       fedgrpo simulate --resume runs/builtin-20260101-120000
     """
+    options = {
+        "simulation.clients": clients,
+        "federation.rounds": rounds,
+        "federation.seed": seed,
+        "model.name": model,
+        "backend.source": source,
+        "simulation.data": data and absolute(data),
+        "simulation.partition": partition,
+        "simulation.partition-alpha": alpha,
+        "simulation.rewards": rewards and ";".join(absolute_paths(spec) for spec in rewards.split(";")),
+        "simulation.tools": tools and absolute_paths(tools),
+        "simulation.environment": environment and absolute_paths(environment),
+        "simulation.workers": workers,
+    }
+    if resume is not None:
+        config = _resumed(resume, workers, changes=[central or None, run, settings, *options.values()])
+    else:
+        name = run or default_name(scenario, "-central" * central)
+        config = new_run(scenario, options, settings or [], out=out, name=name, central=central)
+    if list_settings:
+        print(config.to_toml() if output is Format.text else json.dumps(config.flat()))
+    else:
+        _simulate(config, engine, resume, output)
+
+
+def _resumed(resume: Path, workers: int | None, changes: list[object]) -> RunConfig:
+    """Return the settings of the run to resume.
+
+    Raises:
+        ConfigError: an option other than --workers would change them, or the folder is not a run.
+    """
+    from .engine import runner
+
+    if sum(option is not None for option in changes) > (workers is not None):
+        raise ConfigError("--resume goes on with the run's own settings; of the options only --workers may change.")
+    return runner.resumed(resume).with_values({"simulation.workers": workers or 0})
+
+
+def new_run(
+    scenario: str,
+    options: Mapping[str, Value | None],
+    overrides: list[str],
+    *,
+    out: Path,
+    name: str,
+    central: bool,
+) -> RunConfig:
+    """Return the settings of a new run: the scenario's, the options, the --set overrides, and the run's folder."""
+    from .engine import runner
+
+    place = {"output.dir": absolute(out), "output.run": name}
+    config = with_options(runner.scenario(scenario), {**options, **place}, overrides)
+    return simulated_settings(config, central=central)
+
+
+def default_name(scenario: str, kind: str = "") -> str:
+    """Return the name of a run's folder: the scenario's, and the time."""
+    return f"{scenario_stem(scenario)}{kind}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def _simulate(config: RunConfig, engine: Engine, resume: Path | None, output: Format) -> None:
+    """Run the simulation while the live view shows it, then write the report and print the summary."""
     from .engine import runner, superlink
     from .report import live_view, summary
     from .report.html import write_report
 
-    if resume is not None:
-        fixed = (
-            clients,
-            rounds,
-            seed,
-            model,
-            source,
-            data,
-            partition,
-            alpha,
-            rewards,
-            tools,
-            environment,
-            settings,
-            run,
-        )
-        if central or any(option is not None for option in fixed):
-            raise ConfigError("--resume goes on with the run's own settings; of the options only --workers may change.")
-        config = runner.resumed(resume).with_values({"simulation.workers": workers or 0})
-    else:
-        given = {
-            "simulation.clients": clients,
-            "federation.rounds": rounds,
-            "federation.seed": seed,
-            "model.name": model,
-            "backend.source": source,
-            "simulation.data": data and str(Path(data).expanduser().resolve()),
-            "simulation.partition": partition,
-            "simulation.partition-alpha": alpha,
-            "simulation.rewards": rewards and ";".join(absolute_paths(spec) for spec in rewards.split(";")),
-            "simulation.tools": tools and absolute_paths(tools),
-            "simulation.environment": environment and absolute_paths(environment),
-            "simulation.workers": workers,
-            "output.dir": str(out.expanduser().resolve()),
-            "output.run": run or f"{scenario_stem(scenario)}{'-central' * central}-{time.strftime('%Y%m%d-%H%M%S')}",
-        }
-        config = simulated_settings(with_options(runner.scenario(scenario), given, settings or []), central=central)
-    if list_settings:
-        print(config.to_toml() if output is Format.text else json.dumps(config.flat()))
-        return
+    started = time.monotonic()
     with live_view.watching(config, resumed=resume is not None):
         runner.check(config)
         runner.same_inputs(config)
         real = engine is Engine.superlink or (resume is not None and (resume / superlink.FOLDER).exists())
-        found = superlink.run_loopback(config) if real else runner.run_simulation(config)
-    report_path = write_report(found)
+        run = superlink.run_loopback(config) if real else runner.run_simulation(config)
+    report_path = write_report(run)
+    wall_s = time.monotonic() - started
     if output is Format.json:
-        print(json.dumps(found.result()))
+        print(json.dumps({**run.result(), "wall_seconds": round(wall_s, 3)}))
     else:
-        summary.print_summary(found, report_path)
+        summary.print_summary(run, report_path, wall_s)
 
 
 def simulated_settings(config: RunConfig, *, central: bool) -> RunConfig:
@@ -173,14 +216,14 @@ def partition(
 
       fedgrpo partition builtin
       fedgrpo partition gsm8k --data gsm8k/ --partition difficulty --clients 8
-      fedgrpo partition gsm8k --data gsm8k/ --partition dirichlet --label steps --alpha 0.1
+      fedgrpo partition gsm8k --partition dirichlet --label steps --alpha 0.1
     """
     from .engine import runner
     from .report import partition_view
 
     given = {
         "simulation.clients": clients,
-        "simulation.data": data and str(Path(data).expanduser().resolve()),
+        "simulation.data": data and absolute(data),
         "simulation.partition": partition,
         "simulation.partition-alpha": alpha,
         "simulation.partition-label": label,
@@ -196,7 +239,7 @@ def partition(
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(help="A run folder.")],
+    folder: Annotated[Path, typer.Argument(help="A run folder.", autocompletion=complete_run)],
     output: FormatOption = Format.text,
 ) -> None:
     """Write report.html of a run: one file with curves, classes, bytes and samples that opens in any browser.
@@ -210,6 +253,11 @@ def report(
 
     path = write_report(Run.read(folder))
     print(json.dumps({"report": str(path)}) if output is Format.json else f"Wrote {path}")
+
+
+def absolute(path: str | Path) -> str:
+    """Return a path of the command line as an absolute one: a run may be resumed from another directory."""
+    return str(Path(path).expanduser().resolve())
 
 
 def scenario_stem(scenario: str) -> str:

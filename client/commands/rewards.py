@@ -14,8 +14,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ...common.cli.completion import complete_path
 from ...common.cli.keys import write_new
 from ...common.cli.options import Format, FormatOption, plain, say
+from ...common.cli.tables import WholeTable
 from ...common.errors import ConfigError, DataError
 from ..learner.data.problems import json_lines
 from ..learner.rewards import FUNCTIONS, SETS, Reward, load_rewards
@@ -23,6 +25,19 @@ from ..learner.rewards import FUNCTIONS, SETS, Reward, load_rewards
 rewards = typer.Typer(help="See what rewards pay, try them on completions, write your own.", no_args_is_help=True)
 TEMPLATES = Path(__file__).parent
 Row = dict[str, Any]
+
+
+def complete_rewards(incomplete: str) -> list[str]:
+    """Return what may stand where the last reward of a line is being typed: functions, sets and Python files."""
+    earlier = re.match(r"(.*[,;])?", incomplete).group()  # pyright: ignore[reportOptionalMemberAccess]
+    last = incomplete.removeprefix(earlier)
+    names = [name for name in (*FUNCTIONS, *SETS) if name.startswith(last)]
+    return [earlier + choice for choice in (*names, *complete_path(last, ".py"))]
+
+
+def complete_reward_name(incomplete: str) -> list[str]:
+    """Return the built-in functions and sets that begin with what is typed."""
+    return [name for name in (*FUNCTIONS, *SETS) if name.startswith(incomplete)]
 
 
 @rewards.command("new")
@@ -59,7 +74,9 @@ def new(
 
 @rewards.command("score")
 def score(
-    spec: Annotated[str, typer.Argument(help="A set, functions with weights, or a Python file.")],
+    spec: Annotated[
+        str, typer.Argument(help="A set, functions with weights, or a Python file.", autocompletion=complete_rewards)
+    ],
     completion: Annotated[str | None, typer.Option(help="What a model wrote.")] = None,
     answer: Annotated[str, typer.Option(help="The reference answer.")] = "",
     column: Annotated[list[str] | None, typer.Option(help="NAME=VALUE: a further column; again for more.")] = None,
@@ -94,7 +111,10 @@ def score(
 
 @rewards.command("list")
 def show(
-    name: Annotated[str | None, typer.Argument(help="One function or set, with all that is said of it.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(help="One function or set, with its whole description.", autocompletion=complete_reward_name),
+    ] = None,
     output: FormatOption = Format.text,
 ) -> None:
     """List the built-in reward functions and sets, and what they pay.
@@ -162,7 +182,7 @@ def _show_scores(chosen: tuple[Reward, ...], completion: str, paid: dict[str, fl
         table.add_row(plain(reward.name), "" if value is None else f"{value:g}", f"{reward.weight:g}", counts)
     table.add_section()
     table.add_row("total", "", "", f"{paid['total']:g}")
-    Console().print(table)
+    Console().print(WholeTable(table))
 
 
 def _show_list(functions: dict[str, str], sets: dict[str, dict[str, float]]) -> None:
@@ -174,4 +194,4 @@ def _show_list(functions: dict[str, str], sets: dict[str, dict[str, float]]) -> 
         for name, text in rows.items():
             table.add_row(plain(name), plain(text))
         if rows:
-            Console().print(table)
+            Console().print(WholeTable(table))

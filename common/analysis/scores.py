@@ -48,6 +48,19 @@ def points(difference: float) -> str:
     return f"{100 * difference:+.1f} points"
 
 
+def fall_in_words(decoding: str, found: Score) -> str:
+    """Return a sentence that says that an accuracy fell; empty where it did not.
+
+    >>> fall_in_words("Greedy", score(Tally(problems=100, correct=40, gained=5, lost=25)))
+    'Greedy accuracy fell from 60.0% to 40.0% (-20.0 points, 95 % interval -29.6 points to -9.6 points).'
+    """
+    if found.gain >= 0:
+        return ""
+    unsure = "; it includes 0" if found.gain_high >= 0 else ""
+    change = f"{points(found.gain)}, {found.interval}{unsure}"
+    return f"{decoding} accuracy fell from {found.base:.1%} to {found.strict:.1%} ({change})."
+
+
 def score(tally: Tally) -> Score:
     """Accuracies of a tally, with the paired 95 % interval of the gain."""
     n = max(tally.problems, 1)

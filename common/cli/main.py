@@ -7,19 +7,18 @@ import logging
 import os
 import sys
 from importlib.metadata import entry_points
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from .. import __version__
 from ..errors import FedGRPOError
+from .help import with_whole_help
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # on a CPU it asks for kernels whenever PEFT is imported
-
-INTERRUPTED = 130
 
 
 def main() -> None:
@@ -28,7 +27,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     try:
-        _application()()
+        _application()(prog_name="fedgrpo")  # also where `python -m fedgrpo` started it
     except FedGRPOError as error:
         print(f"fedgrpo: {error}", file=sys.stderr)
         raise SystemExit(getattr(error, "exit_status", 1)) from error
@@ -39,14 +38,14 @@ def main() -> None:
         raise SystemExit(1) from error
 
 
-def _application() -> typer.Typer:
+def _application() -> Any:
+    """Return the click command with all subcommands that are installed."""
     cli = typer.Typer(
         name="fedgrpo",
         help="Federated GRPO: organisations teach one reasoning model together, and no prompt leaves any of them.",
         no_args_is_help=True,
         rich_markup_mode="rich",
         pretty_exceptions_enable=False,
-        add_completion=False,
     )
     cli.callback()(_root)
     for entry in sorted(entry_points(group="fedgrpo.commands"), key=lambda e: e.name):
@@ -55,7 +54,7 @@ def _application() -> typer.Typer:
             cli.add_typer(command, name=entry.name)
         else:
             cli.command(entry.name)(command)
-    return cli
+    return with_whole_help(cli)
 
 
 def _print_version(wanted: bool) -> None:

@@ -14,7 +14,7 @@ from ...common.messages import wire
 from ...common.messages.messages import EvaluateTask, Evaluation, Tally
 from ...common.settings.run_config import RunConfig
 from ..aggregation.state import State
-from ..run.events import Evaluated, UpdateRefused, emit
+from ..run.events import Evaluated, EvaluationStarted, UpdateRefused, emit
 from ..run.store import Store
 from .exchange import ClientCalls, EncodedAdapter
 from .intake import read_evaluation
@@ -48,6 +48,8 @@ class Evaluator:
         Raises:
             RunError: no client could.
         """
+        decoding = "greedy" if temperature == 0 else "sampled"
+        emit(EvaluationStarted(state.round, decoding, tuple(self.roster.able())))
         found, refused = self._ask(state.adapter, state, temperature)
         if not found and any(code.startswith("policy.") for code in refused):
             return  # organisations keep their counts to themselves; training goes on

@@ -127,6 +127,20 @@ class RoundVoid:
 
 
 @dataclass(frozen=True, slots=True)
+class EvaluationStarted:
+    """Clients were asked to answer their held-out problems, which takes minutes with a real model."""
+
+    round: int
+    decoding: str
+    """`sampled` or `greedy`."""
+    cohort: tuple[str, ...]
+
+    def __str__(self) -> str:
+        when = f"after round {self.round}" if self.round else "before round 1"
+        return f"{when}: {len(self.cohort)} client{'s' * (len(self.cohort) != 1)} evaluate ({self.decoding})"
+
+
+@dataclass(frozen=True, slots=True)
 class Evaluated:
     """Held-out problems were answered with the adapter of `round` (0: before training)."""
 
@@ -152,7 +166,16 @@ class Warned:
 
 
 Event = (
-    Joined | NotJoined | RoundStarted | UpdateTaken | UpdateRefused | RoundCommitted | RoundVoid | Evaluated | Warned
+    Joined
+    | NotJoined
+    | RoundStarted
+    | UpdateTaken
+    | UpdateRefused
+    | RoundCommitted
+    | RoundVoid
+    | EvaluationStarted
+    | Evaluated
+    | Warned
 )
 
 

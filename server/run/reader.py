@@ -129,6 +129,7 @@ class Run:
                 "after": after.strict,
                 "gain": after.gain,
                 "interval": [after.gain_low, after.gain_high],
+                "decoding": "sampled",
                 "problems": after.problems,
                 "clients": list(self.after.clients),
                 "lenient": {"before": score(self.before.total).lenient, "after": after.lenient},

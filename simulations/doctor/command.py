@@ -70,6 +70,7 @@ def _print(findings: list[Finding]) -> None:
     from rich.table import Table
 
     from ...common.cli.options import plain
+    from ...common.cli.tables import WholeTable
 
     table = Table(box=None, pad_edge=False, show_header=False)
     for finding in findings:
@@ -78,6 +79,6 @@ def _print(findings: list[Finding]) -> None:
             said.append("\n→ ").append_text(plain(finding.to_do))
         table.add_row(plain(finding.name), f"[{STYLES[finding.level]}]{finding.level}", said)
     console = Console()
-    console.print(table)
+    console.print(WholeTable(table))
     counts = {level: sum(f.level == level for f in findings) for level in STYLES}
     console.print(f"\n{counts[BROKEN]} broken, {counts[NOTE]} to note, {counts[OK]} ok")

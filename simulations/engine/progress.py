@@ -44,6 +44,10 @@ class Reporter(Watcher):
         reward = figures.get("reward", 0.0)
         LOGGER.info("", extra={"organisation": self._organisation, "step": number, "reward": reward})
 
+    def batch(self, number: int, batches: int) -> None:
+        """A record with `organisation`, `batch` and `batches`, of all that one evaluation answers."""
+        LOGGER.info("", extra={"organisation": self._organisation, "batch": number, "batches": batches})
+
     def answers(
         self, task: EvaluateTask, problems: Sequence[Problem], base: Sequence[Answered], now: Sequence[Answered]
     ) -> None:
@@ -116,6 +120,11 @@ def keeping(folder: Path) -> Generator[None]:
         yield
     finally:
         LOGGER.removeHandler(handler)
+
+
+def is_progress(record: logging.LogRecord) -> bool:
+    """Return whether a record only says how far a client is: a picture shows it, a log leaves it out."""
+    return hasattr(record, "step") or hasattr(record, "batch")
 
 
 def is_kept(record: logging.LogRecord) -> bool:

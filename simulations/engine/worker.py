@@ -82,11 +82,16 @@ class _SendRecords(logging.Handler):
     def __init__(self, pipe: Connection) -> None:
         super().__init__()
         self._pipe = pipe
+        self.client = ""
+        """Whose message is being answered: several clients speak through this process."""
 
     def emit(self, record: logging.LogRecord) -> None:
         self.format(record)  # fills in exc_text
         plain = {k: v for k, v in record.__dict__.items() if isinstance(v, (str, int, float, type(None)))}
-        self._pipe.send({**plain, "msg": record.getMessage(), "args": None, "exc_info": None})
+        text = record.getMessage()
+        if record.levelno >= logging.WARNING and not text.startswith(self.client):
+            text = f"{self.client}: {text}"
+        self._pipe.send({**plain, "msg": text, "args": None, "exc_info": None})
 
 
 def _work(pipe: Connection, node_configs: Mapping[int, NodeConfig], run_config: Mapping[str, object]) -> None:
@@ -96,12 +101,15 @@ def _work(pipe: Connection, node_configs: Mapping[int, NodeConfig], run_config: 
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     logger = logging.getLogger("fedgrpo")
     logger.setLevel(logging.INFO)
-    logger.addHandler(_SendRecords(pipe))
+    sender = _SendRecords(pipe)
+    logger.addHandler(sender)
     logger.propagate = False
     identify_process()
     from ...client.main import app
+    from .simulated_clients import client_name
 
     worker = LocalWorker(app, node_configs, run_config)
     with contextlib.suppress(EOFError, OSError):
         while (serialized := pipe.recv()) is not None:
+            sender.client = client_name(int(node_configs[serialized.node]["partition-id"]))
             pipe.send(worker.answer(serialized))

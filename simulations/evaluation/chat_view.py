@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ...common.cli.options import Format
+from ...common.cli.tables import WholeTable
 from ...common.errors import ConfigError
 from .answer import BASE
 from .chat import Chat, Reply, as_json
@@ -48,7 +49,7 @@ def talk(chat: Chat, ask: str | None, output: Format) -> None:
         else:
             if ask is None and not by_hand:  # else nobody sees which question an answer is to
                 Console().print(Text(f"▸ {line}"))
-            Console().print(side_by_side(replies))
+            Console().print(WholeTable(side_by_side(replies)))
 
 
 def side_by_side(replies: list[Reply]) -> Table:

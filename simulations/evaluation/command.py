@@ -13,8 +13,10 @@ from typing import Annotated
 
 import typer
 
+from ...client.commands.rewards import complete_rewards
 from ...client.learner.data.problems import Problem
 from ...client.learner.rewards import absolute_paths
+from ...common.cli.completion import complete_run
 from ...common.cli.options import Format, FormatOption
 from ...common.errors import ConfigError
 from ...common.settings.run_config import Value, parse_override
@@ -30,7 +32,10 @@ class Backend(StrEnum):
 
 
 TargetArgument = Annotated[
-    Path | None, typer.Argument(help="A run folder, an adapter (runs/NAME/adapters/0003), or any PEFT adapter.")
+    Path | None,
+    typer.Argument(
+        help="A run folder, an adapter (runs/NAME/adapters/0003), or any PEFT adapter.", autocompletion=complete_run
+    ),
 ]
 ModelOption = Annotated[
     str | None, typer.Option(help="A model alone (builtin, Hub name, folder), or the base model of the target.")
@@ -54,7 +59,10 @@ def evaluate(
     answer_after: Annotated[str, typer.Option(help="Mark before the answer in its column: GSM8K has ####.")] = "",
     classes: Annotated[str, typer.Option(help="Columns to split accuracy by: topic,steps.")] = "",
     limit: Annotated[int, typer.Option(min=0, help="Held-out problems; default: the run's number, or the file.")] = 0,
-    rewards: Annotated[str, typer.Option(help="gsm8k, name=weight pairs, or a file; default: the run's.")] = "",
+    rewards: Annotated[
+        str,
+        typer.Option(help="gsm8k, name=weight pairs, or a file; default: the run's.", autocompletion=complete_rewards),
+    ] = "",
     system: SystemOption = "",
     samples: Annotated[int, typer.Option(min=0, help="Completions per problem; 0: greedy alone.")] = 1,
     pass_at: Annotated[str, typer.Option(help="k of pass@k and maj@k: 1,4,8. Default: 1 and --samples.")] = "",

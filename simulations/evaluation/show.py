@@ -9,6 +9,7 @@ from rich.text import Text
 
 from ...client.learner.data.problems import Problem
 from ...common.cli.options import plain
+from ...common.cli.tables import WholeTable
 from .answer import Answer
 from .measures import SHARES, Figure
 from .session import EvaluationResult
@@ -17,19 +18,19 @@ from .session import EvaluationResult
 def show(found: EvaluationResult, samples: int) -> None:
     """Print protocol, figures, classes, styles, and some completions side by side."""
     console = Console()
-    console.print(_protocol(found))
+    console.print(WholeTable(_protocol(found)))
     for decoding in found.measured.figures:
-        console.print(_figures(found, decoding))
+        console.print(WholeTable(_figures(found, decoding)))
     last = list(found.measured.figures)[-1]
     if found.measured.classes[last]:
-        console.print(_classes(found, last))
+        console.print(WholeTable(_classes(found, last)))
     for line in _styles(found, last):
         console.print(line, style="dim", highlight=False)
     if unread := _unread(found, last):
         console.print(unread, style="yellow")
     for problem, base, adapter in found.samples(samples):
         console.print(Panel(plain(problem.question), title=Text(f"answer {problem.answer}"), title_align="left"))
-        console.print(_pair(problem, base, adapter))
+        console.print(WholeTable(_pair(problem, base, adapter)))
 
 
 def _protocol(found: EvaluationResult) -> Table:

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from ...common.cli.completion import complete_run
 from ...common.cli.options import Format, FormatOption, say
 from ...common.errors import ConfigError
 from .push import NAME
@@ -42,7 +43,12 @@ class Dtype(StrEnum):
 
 
 def export(
-    target: Annotated[Path, typer.Argument(help="A run folder (simulate's or the server's), or one adapter's folder.")],
+    target: Annotated[
+        Path,
+        typer.Argument(
+            help="A run folder (simulate's or the server's), or one adapter's folder.", autocompletion=complete_run
+        ),
+    ],
     to: Annotated[
         To, typer.Option(help="adapter: PEFT, needs no torch. merged: a whole model. gguf: for llama.cpp.")
     ] = To.adapter,

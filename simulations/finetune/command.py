@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ...common.analysis.scores import fall_in_words
+from ...common.cli.completion import complete_run
 from ...common.cli.options import Format, FormatOption, say
 from ...common.errors import ConfigError
 from ..commands import (
     DataOption,
+    ModelOption,
     ScenarioArgument,
     SeedOption,
     SetOption,
-    scenario_stem,
-    simulated_settings,
-    with_options,
+    absolute,
+    default_name,
+    new_run,
 )
+
+if TYPE_CHECKING:
+    from .finetune import Finetuned
 
 
 def finetune(
@@ -27,7 +32,7 @@ def finetune(
     central: Annotated[
         bool, typer.Option("--central", help="One client with all problems takes the steps of all, one after another.")
     ] = False,
-    model: Annotated[str | None, typer.Option(help="builtin, a Hub name, or a local folder.")] = None,
+    model: ModelOption = None,
     source: Annotated[str | None, typer.Option(help="Where a named model comes from: hub or modelscope.")] = None,
     data: DataOption = None,
     seed: SeedOption = None,
@@ -35,7 +40,9 @@ def finetune(
     settings: SetOption = None,
     out: Annotated[Path, typer.Option(help="Folder of run folders.")] = Path("runs"),
     run: Annotated[str | None, typer.Option(help="Name of the run's folder; default: scenario and time.")] = None,
-    resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder.")] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Resume the run in this folder.", autocompletion=complete_run)
+    ] = None,
     output: FormatOption = Format.text,
 ) -> None:
     """Train all weights of a model at one site, by a scenario's settings, rewards and data; no adapter, nothing sent.
@@ -50,39 +57,41 @@ def finetune(
       fedgrpo finetune qwen0.5b-five-rewards --central --data gsm8k/
       fedgrpo finetune --resume runs/qwen0.5b-five-rewards-full-20260101-120000
     """
-    from ..engine import runner
     from ..study.play import Interrupted
     from .finetune import finetune as train_all
     from .finetune import settings_of
 
-    if resume is not None:
-        if central or any(option is not None for option in (model, source, data, seed, rounds, settings, run)):
-            raise ConfigError("--resume goes on with the run's own settings; no other option may change them.")
-        config = settings_of(resume)
+    options = {
+        "model.name": model,
+        "backend.source": source,
+        "simulation.data": data and absolute(data),
+        "federation.seed": seed,
+        "federation.rounds": rounds,
+    }
+    if resume is None:
+        name = run or default_name(scenario, "-full")
+        config = new_run(scenario, options, settings or [], out=out, name=name, central=central)
+    elif central or run or settings or any(value is not None for value in options.values()):
+        raise ConfigError("--resume goes on with the run's own settings; no other option may change them.")
     else:
-        given = {
-            "model.name": model,
-            "backend.source": source,
-            "simulation.data": data and str(Path(data).expanduser().resolve()),
-            "federation.seed": seed,
-            "federation.rounds": rounds,
-            "output.dir": str(out.expanduser().resolve()),
-            "output.run": run or f"{scenario_stem(scenario)}-full-{time.strftime('%Y%m%d-%H%M%S')}",
-        }
-        config = with_options(runner.scenario(scenario), given, settings or [])
-        config = simulated_settings(config, central=central)
+        config = settings_of(resume)
     try:
         done = train_all(config, say)
     except KeyboardInterrupt:
         folder = Path(config.output.dir) / config.output.run
         raise Interrupted(f"Stopped on request. Go on with: fedgrpo finetune --resume {folder}") from None
-    if output is Format.json:
-        print(json.dumps(done.as_json()))
-        return
-    found, greedy = done.scores["sampled"], done.scores["greedy"]
-    print(
-        f"Held-out accuracy {found.base:.1%} → {found.strict:.1%} on the same {found.problems} problems "
-        f"({found.interval}; sampled, strict); greedy {greedy.base:.1%} → {greedy.strict:.1%}\n"
-        f"Model folder  {done.folder / 'model'}\nSHA-256       {done.sha256}\n"
-        f"Metrics       {done.folder / 'metrics.jsonl'}"
-    )
+    print(json.dumps(done.as_json()) if output is Format.json else _in_words(done))
+
+
+def _in_words(done: Finetuned) -> str:
+    sampled, greedy = done.scores["sampled"], done.scores["greedy"]
+    falls = [fall for fall in (fall_in_words("Sampled", sampled), fall_in_words("Greedy", greedy)) if fall]
+    lines = [
+        f"Held-out accuracy, sampled: {sampled.base:.1%} → {sampled.strict:.1%} on the same {sampled.problems} "
+        f"problems ({sampled.interval}; strict); greedy {greedy.base:.1%} → {greedy.strict:.1%}",
+        *falls,
+        f"Model folder  {done.folder / 'model'}",
+        f"SHA-256       {done.sha256}",
+        f"Metrics       {done.folder / 'metrics.jsonl'}",
+    ]
+    return "\n".join(lines)

@@ -7,29 +7,26 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ...common.cli.options import Format, FormatOption, say
 from ...common.errors import ConfigError
-from ...common.settings.run_config import RunConfig, Value, parse_override
+from ...common.settings.run_config import RunConfig
+from ..commands import ClientsOption, ModelOption, ScenarioArgument, SetOption, absolute, with_options
 
 UNITS = {"": 1, "MB": 10**6, "GB": 10**9, "MIB": 1 << 20, "GIB": 1 << 30}
 
 
 def plan(
-    scenario: Annotated[str, typer.Argument(help="A scenario's name, or the path of its .toml.")] = "builtin",
+    scenario: ScenarioArgument = "builtin",
     gpu: Annotated[str | None, typer.Option(help="The GPU's memory: 24GB, 80GiB. Default: of the one here.")] = None,
     cpu: Annotated[bool, typer.Option("--cpu", help="Plan for this machine's processors and memory.")] = False,
-    clients: Annotated[int | None, typer.Option(help="Number of simulated clients.")] = None,
-    model: Annotated[str | None, typer.Option(help="builtin, a Hub name, or a local folder.")] = None,
+    clients: ClientsOption = None,
+    model: ModelOption = None,
     data: Annotated[str | None, typer.Option(help="Folder with train.jsonl and test.jsonl; for --calibrate.")] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="Any setting: --set grpo.beta=0.04. May be repeated.")
-    ] = None,
+    settings: SetOption = None,
     calibrate: Annotated[
         bool, typer.Option("--calibrate", help="Load the model here and time a few steps. Needs the [train] extra.")
     ] = False,
@@ -38,40 +35,32 @@ def plan(
     ] = None,
     output: FormatOption = Format.text,
 ) -> None:
-    """Say what a scenario needs before it runs: memory by part, which knob to turn, bytes, work, hours.
+    """Estimate what a scenario needs before it runs: memory by part, which setting to change, bytes, work, hours.
 
     Reads no weights and asks no network: the model's shape is from its folder, the Hub's cache, or a table.
 
     [bold]Examples[/bold]
 
       fedgrpo plan gsm8k --gpu 24GB
-      fedgrpo plan gsm8k --gpu 16GB --model Qwen/Qwen2.5-7B-Instruct --set backend.quantization=4bit
+      fedgrpo plan gsm8k --gpu 16GB --set backend.quantization=4bit
       fedgrpo plan gsm8k --gpu 80GB --clients 8 --tokens-per-second 4000
-      fedgrpo plan builtin --cpu --calibrate            loads the model and times a few steps
+      fedgrpo plan builtin --cpu --calibrate       times a few steps
       fedgrpo plan gsm8k --gpu 24GB --format json
     """
     from ..engine.runner import scenario as read
     from .plan import make_plan
     from .view import print_plan
-    from .workload import Speed
 
-    given: dict[str, Value | None] = {
-        "simulation.clients": clients,
-        "model.name": model,
-        "simulation.data": data and str(Path(data).expanduser().resolve()),
-    }
-    config = _with(read(scenario), given, settings or [])
     if calibrate and tokens_per_second is not None:
         raise ConfigError("--calibrate measures the speed; give it, or --tokens-per-second, not both.")
+    options = {"simulation.clients": clients, "model.name": model, "simulation.data": data and absolute(data)}
+    config = with_options(read(scenario), options, settings or [])
     machine = _machine(config, gpu, cpu=cpu)
-    speed = _measured(config) if calibrate else None
-    if tokens_per_second is not None:
-        speed = Speed(tokens_per_second=tokens_per_second, source=f"--tokens-per-second {tokens_per_second:g}")
-    made = make_plan(config, machine, speed)
+    estimate = make_plan(config, machine, _speed(config, tokens_per_second, calibrate=calibrate))
     if output is Format.json:
-        print(json.dumps(made.as_json()))
+        print(json.dumps(estimate.as_json()))
     else:
-        print_plan(made)
+        print_plan(estimate)
 
 
 def bytes_of(text: str) -> int:
@@ -101,16 +90,17 @@ def _machine(config: RunConfig, gpu: str | None, *, cpu: bool):
     return Machine("cuda", bytes_of(gpu) if gpu else here, tiled)
 
 
-def _measured(config: RunConfig):
+def _speed(config: RunConfig, tokens_per_second: float | None, *, calibrate: bool):
+    """Return how fast the machine samples: as measured here, as the user knows it, or None."""
     from ..engine.runner import check
-    from .calibrate import calibrate
+    from .workload import Speed
+
+    if tokens_per_second is not None:
+        return Speed(tokens_per_second=tokens_per_second, source=f"--tokens-per-second {tokens_per_second:g}")
+    if not calibrate:
+        return None
+    from .calibrate import calibrate as measured
 
     check(config)
     say("loading the model, then a few steps")
-    return calibrate(config)
-
-
-def _with(config: RunConfig, given: Mapping[str, Value | None], overrides: list[str]) -> RunConfig:
-    """`config` with the options that were given, then the --set overrides."""
-    values = {key: value for key, value in given.items() if value is not None}
-    return config.with_values(values | dict(parse_override(text) for text in overrides))
+    return measured(config)

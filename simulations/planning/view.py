@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ...common.cli.options import plain
+from ...common.cli.tables import WholeTable
 from .parts import ALWAYS, EVALUATION, SAMPLING, UPDATE
 from .plan import USABLE, Plan
 
@@ -20,11 +21,11 @@ def print_plan(plan: Plan) -> None:
         f"\n[bold]{plain(plan.config.model.name)}[/bold]: {shape.parameters:,} parameters, {plain(shape.source)}",
         soft_wrap=True,
     )
-    console.print(_memory_table(plan))
+    console.print(WholeTable(_memory_table(plan)))
     for line in _verdict(plan):
         console.print(line, soft_wrap=True)
     if plan.turned:
-        console.print(_proposal_table(plan))
+        console.print(WholeTable(_proposal_table(plan)))
         said = (
             "With all of them it fits"
             if plan.proposal_fits
@@ -95,7 +96,7 @@ def _shared(plan: Plan) -> str:
 def _proposal_table(plan: Plan) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("knob", "set", "peak then", "costs"):
-        table.add_column(name, justify="right" if name == "peak then" else "left", overflow="fold")
+        table.add_column(name, justify="right" if name == "peak then" else "left")
     for turned in plan.turned:
         pairs = ", ".join(f"{key} = {value}" for key, value in turned.values.items())
         table.add_row(turned.knob.name, pairs, size(turned.peak_bytes), turned.knob.costs)

@@ -14,7 +14,7 @@ from ...common.messages.messages import Tally
 from ...common.storage.atomic import write_atomic
 from ...common.storage.jsonl import read_lines
 from ...server.run.reader import Run, accuracy
-from .summary import notes
+from .summary import falls, notes
 
 TEMPLATE = Path(__file__).parent / "report.html.jinja"
 SHARED_REWARDS = ("reward/mean", "reward/std")
@@ -36,6 +36,7 @@ def write_report(run: Run) -> Path:
         samples=_samples(run),
         settings=run.config.flat(),
         notes=notes(run.config),
+        falls=falls(run),
         points=points,
     )
     path = run.folder / "report.html"

@@ -16,9 +16,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from ...common.cli.tables import WholeTable
 from ...common.settings.run_config import RunConfig
 from ...server.run import events
-from ..engine.progress import is_kept
+from ..engine.progress import is_kept, is_progress
 from ..engine.simulated_clients import client_name
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
@@ -34,11 +35,12 @@ def watching(config: RunConfig, *, resumed: bool) -> Iterator[None]:
     logger.setLevel(logging.INFO)
     logger.propagate = False
     logger.addHandler(handler)
-    console.print(_heading(config, resumed))
+    console.print(WholeTable(_heading(config, resumed)))
     try:
         if isinstance(handler, _LiveView):
             with Live(handler, console=console, refresh_per_second=8, transient=False):
                 yield
+                handler.finish()
         else:
             yield
     finally:
@@ -66,12 +68,12 @@ class _PlainLines(logging.Handler):
         self._stream = stream
 
     def emit(self, record: logging.LogRecord) -> None:
-        if not hasattr(record, "step") and not is_kept(record):
+        if not is_progress(record) and not is_kept(record):
             print(_line(record), file=self._stream, flush=True)
 
 
 class _LiveView(logging.Handler):
-    """A picture of the federation, drawn anew from what the events have told so far."""
+    """A picture of the federation, redrawn from the events so far."""
 
     def __init__(self, config: RunConfig) -> None:
         super().__init__()
@@ -81,8 +83,14 @@ class _LiveView(logging.Handler):
         self._signal: dict[str, float] = {}
         self._rounds: list[events.RoundCommitted] = []
         self._accuracy: dict[int, float] = {}
+        self._greedy: dict[int, float] = {}
+        self._phase = "loading the model"
         self._notes: list[str] = []
         self._started = time.monotonic()
+
+    def finish(self) -> None:
+        """Show that nothing is under way any more: the picture stays on the screen."""
+        self._phase = "finished"
 
     def emit(self, record: logging.LogRecord) -> None:
         event = getattr(record, "event", None)
@@ -91,6 +99,8 @@ class _LiveView(logging.Handler):
         if hasattr(record, "step"):
             step, steps = getattr(record, "step", 0), self._config.train.steps_per_round
             self._doing[getattr(record, "organisation", "")] = f"step {step} of {steps}"
+        elif hasattr(record, "batch"):
+            self._take_batch(record)
         elif (
             event is None
             or isinstance(event, (events.NotJoined, events.UpdateRefused, events.RoundVoid, events.Warned))
@@ -100,12 +110,25 @@ class _LiveView(logging.Handler):
         else:
             self._take(event)
 
+    def _take_batch(self, record: logging.LogRecord) -> None:
+        """Show how far a client's evaluation is: its batches differ in length, and a real model's take minutes."""
+        number, batches = getattr(record, "batch", 0), getattr(record, "batches", 0)
+        done = number == batches
+        self._doing[getattr(record, "organisation", "")] = (
+            "evaluated" if done else f"evaluating: batch {number} of {batches}"
+        )
+
     def _take(self, event: events.Event) -> None:
         match event:
             case events.Joined(name, examples):
                 self._doing[name] = f"joined with {examples} prompts"
             case events.RoundStarted(number, _, cohort):
+                self._phase = f"round {number}: training"
                 self._doing |= dict.fromkeys(cohort, f"round {number}: working")
+            case events.EvaluationStarted(number, decoding, cohort):
+                when = f"after round {number}" if number else "before round 1"
+                self._phase = f"{decoding} evaluation {when}"
+                self._doing |= dict.fromkeys(cohort, f"evaluating ({decoding})")
             case events.UpdateTaken(_, name, metrics):
                 self._rewards.setdefault(name, []).append(metrics.get("reward/mean", 0.0))
                 self._signal[name] = 1 - metrics.get("groups/zero-variance-share", 0.0)
@@ -114,6 +137,8 @@ class _LiveView(logging.Handler):
                 self._rounds.append(event)
             case events.Evaluated(number, "sampled", found):
                 self._accuracy[number] = found.strict
+            case events.Evaluated(number, "greedy", found):
+                self._greedy[number] = found.strict
             case _:
                 pass
 
@@ -122,14 +147,13 @@ class _LiveView(logging.Handler):
         done = self._rounds[-1].round if self._rounds else 0
         bar = Table.grid(padding=(0, 1))
         bar.add_row(f"round {done}/{total}", ProgressBar(total=total, completed=done, width=40), self._totals())
-        parts: list[Any] = [bar, self._clients(), self._accuracy_line()]
+        parts: list[Any] = [bar, Text(self._phase, "dim"), WholeTable(self._clients()), self._accuracy_line()]
         return Group(*parts, *(Text(note, style="yellow") for note in self._notes))
 
     def _totals(self) -> str:
-        if not self._rounds:
-            return f"starting, {time.monotonic() - self._started:.0f} s"
+        """Return the seconds since the start, evaluations included, and the bytes of the rounds so far."""
         up, down = (sum(getattr(r, f"bytes_{way}") for r in self._rounds) / 1e6 for way in ("up", "down"))
-        return f"{sum(r.seconds for r in self._rounds):.0f} s   ↑ {up:.1f} MB   ↓ {down:.1f} MB"
+        return f"{time.monotonic() - self._started:.0f} s   ↑ {up:.1f} MB   ↓ {down:.1f} MB"
 
     def _clients(self) -> Table:
         table = Table(box=None, header_style="dim")
@@ -146,7 +170,9 @@ class _LiveView(logging.Handler):
         values = list(self._accuracy.values())
         if not values:
             return Text("held-out accuracy: not measured yet", style="dim")
-        return Text(f"held-out accuracy  {sparkline(values, 0.0, 1.0)}  {values[0]:.1%} → {values[-1]:.1%}", "bold")
+        line = f"held-out accuracy (sampled)  {sparkline(values, 0.0, 1.0)}  {values[0]:.1%} → {values[-1]:.1%}"
+        greedy = list(self._greedy.values())
+        return Text(line + (f"   greedy {greedy[0]:.1%} → {greedy[-1]:.1%}" if len(greedy) > 1 else ""), "bold")
 
 
 def _heading(config: RunConfig, resumed: bool) -> Table:

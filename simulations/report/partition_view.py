@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ...client.learner.data.problems import Problem
+from ...common.cli.tables import WholeTable
 from ...common.settings.run_config import RunConfig
 from ..engine.simulated_clients import client_name, divide
 
@@ -57,18 +58,18 @@ class Split:
         table = Table(title=f"{settings.dataset}, {settings.partition}, {settings.clients} clients, by {self.label}")
         console = Console()
         wide = console.width >= MIN_WIDTH_FOR_BARS
-        table.add_column("client", no_wrap=True)
-        table.add_column("problems", justify="right", no_wrap=True)
+        table.add_column("client")
+        table.add_column("problems", justify="right")
         if wide:
-            table.add_column("", no_wrap=True)
+            table.add_column("")
         for value in self.values:
-            table.add_column(value, justify="right", no_wrap=True)
+            table.add_column(value, justify="right")
         largest = max(map(len, self.shards))
         for k, (shard, counter) in enumerate(zip(self.shards, self.counts(), strict=True)):
             bar = "█" * max(1, round(BAR * len(shard) / largest))
             counts = [str(counter[value]) for value in self.values]
             table.add_row(client_name(k), str(len(shard)), *([bar] if wide else []), *counts)
-        console.print(table)
+        console.print(WholeTable(table))
         print(f"Wrote {plot}")
 
     def plot(self, path: Path) -> None:

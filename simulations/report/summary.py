@@ -8,22 +8,43 @@ from rich.console import Console
 from rich.table import Table
 
 from ...common.analysis.contributions import LITTLE_SIGNAL, contributions
-from ...common.analysis.scores import points
+from ...common.analysis.scores import fall_in_words, points, score
+from ...common.cli.tables import WholeTable
 from ...common.settings.run_config import RunConfig
 from ...server.run.reader import Run
 
 
-def print_summary(run: Run, report: Path) -> None:
-    """What a run came to: the climb, what it consists of, its cost, and what to do next."""
+def print_summary(run: Run, report: Path, wall_s: float) -> None:
+    """Print the result of a run: accuracy, what its change consists of, what the run cost, and where its files are.
+
+    Args:
+        wall_s: seconds from the command to the report, evaluations and loading included.
+    """
     console = Console()
+    console.print()
+    _print_accuracy(console, run)
+    console.print(WholeTable(_class_table(run)))
+    for note in notes(run.config):
+        console.print(note, style="dim")
+    console.print(WholeTable(_ledger_table(run)))
+    for contribution in contributions(run.rounds):
+        if contribution.informative < LITTLE_SIGNAL:
+            console.print(str(contribution), style="yellow")
+    for tripped in run.warnings():
+        console.print(str(tripped), style="yellow", markup=False)
+    _print_cost(console, run, wall_s)
+    console.print(f"Run folder  {run.folder}\nReport      {report}", soft_wrap=True, highlight=False)
+
+
+def _print_accuracy(console: Console, run: Run) -> None:
+    """Print the sampled accuracy, the other readings of it, and in words what fell and what the change consists of."""
     result = run.result()
     found = result["accuracy"]
     low, high = found["interval"]
-    console.print()
     console.print(
-        f"[bold]Held-out accuracy {found['before']:.1%} → {found['after']:.1%}[/bold]  "
+        f"[bold]Held-out accuracy, sampled: {found['before']:.1%} → {found['after']:.1%}[/bold]  "
         f"({points(found['gain'])} over the base model on the same {found['problems']} problems, "
-        f"95 % interval {points(low)} to {points(high)}; sampled, strict)"
+        f"95 % interval {points(low)} to {points(high)}; temperature {run.config.evaluation.temperature:g}, strict)"
     )
     console.print(
         f"greedy {_percent(found['greedy']['before'])} → {_percent(found['greedy']['after'])}   "
@@ -32,7 +53,8 @@ def print_summary(run: Run, report: Path) -> None:
         f"length {result['completion_length']['before']:.0f} → {result['completion_length']['after']:.0f} tokens",
         style="dim",
     )
-    console.print(_class_table(run))
+    for fall in falls(run):
+        console.print(fall, style="yellow")
     climb = run.climb
     if low <= 0 <= high:
         console.print("The interval includes 0: no difference to the base model was found.")
@@ -41,20 +63,23 @@ def print_summary(run: Run, report: Path) -> None:
             f"Of the change, {points(climb.by_mix)} come from answering in another style and {points(climb.within)} "
             "from answering better within a style."
         )
-    for note in notes(run.config):
-        console.print(note, style="dim")
-    console.print(_ledger_table(run))
-    for contribution in contributions(run.rounds):
-        if contribution.informative < LITTLE_SIGNAL:
-            console.print(str(contribution), style="yellow")
-    for tripped in run.warnings():
-        console.print(str(tripped), style="yellow", markup=False)
+
+
+def _print_cost(console: Console, run: Run, wall_s: float) -> None:
+    result = run.result()
+    rounds = result["rounds"]
     console.print(
-        f"\n{result['rounds']} round{'s' * (result['rounds'] != 1)}, {result['seconds']:.0f} s, "
-        f"up {result['bytes_up'] / 1e6:.1f} MB, down {result['bytes_down'] / 1e6:.1f} MB, "
+        f"\n{rounds} round{'s' * (rounds != 1)} in {result['seconds']:.0f} s; {wall_s:.0f} s in all, with loading and "
+        f"evaluation. Up {result['bytes_up'] / 1e6:.1f} MB, down {result['bytes_down'] / 1e6:.1f} MB, "
         f"{result['void_rounds']} void. Adapter {result['adapter_sha256'][:12]}"
     )
-    console.print(f"Run folder  {run.folder}\nReport      {report}", soft_wrap=True, highlight=False)
+
+
+def falls(run: Run) -> list[str]:
+    """Return a sentence for each decoding whose accuracy is lower than the base model's."""
+    last = {"Sampled": run.sampled[-1:], "Greedy": run.greedy[-1:]}
+    sentences = [fall_in_words(name, score(e.total)) for name, evaluated in last.items() for e in evaluated]
+    return [sentence for sentence in sentences if sentence]
 
 
 def notes(config: RunConfig) -> list[str]:
@@ -101,10 +126,7 @@ def _ledger_table(run: Run) -> Table:
     headings = ("client", "informative", "all right", "all wrong", "mean weight", "up MB", "down MB")
     told = contributions(run.rounds)
     for heading in headings:
-        if heading == "client":  # cut short, clients would look alike
-            table.add_column(heading, overflow="fold", min_width=min(20, max(len(a.organisation) for a in told)))
-        else:
-            table.add_column(heading, justify="right")
+        table.add_column(heading, justify="left" if heading == "client" else "right")
     for one in told:
         shares = (_share(value) for value in (one.informative, one.all_right, one.all_wrong, one.share))
         table.add_row(one.organisation, *shares, f"{one.bytes_up / 1e6:.2f}", f"{one.bytes_down / 1e6:.2f}")

@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ...common.cli.tables import WholeTable
+
 NOTHING = "–"
 METHOD = (
     "Sampled, strict accuracy after the last round, mean over seeds and problems. Differences are paired by seed and "
@@ -58,10 +60,10 @@ def print_result(result: Mapping[str, Any], console: Console) -> None:
     table = Table(box=None, pad_edge=False, header_style="dim")
     for heading in headings(result):
         text = heading in ("arm", "each seed")
-        table.add_column(heading.replace(" (", "\n("), justify="left" if text else "right", no_wrap=not text)
+        table.add_column(heading.replace(" (", "\n("), justify="left" if text else "right")
     for study_runs in rows(result):
         table.add_row(*map(Text, study_runs))
-    console.print(table)
+    console.print(WholeTable(table))
     for text in result["sentences"]:
         console.print(Text(_sentence(text)))
     for note in result["notes"]:

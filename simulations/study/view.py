@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ...common.cli.options import say
+from ...common.cli.tables import WholeTable
 from ...common.errors import FedGRPOError
 from ...server.run.reader import Run, accuracy
 from .play import Progress
@@ -93,7 +94,7 @@ class _Picture:
         parts = [
             Text(f"FAILED {study_run.name}: {tail.splitlines()[-1]}", "red") for study_run, tail in now.failed.items()
         ]
-        return Group(bar, self._arms(), self._running(), *parts)
+        return Group(bar, WholeTable(self._arms()), WholeTable(self._running()), *parts)
 
     def _arms(self) -> Table:
         self._found |= {

@@ -52,3 +52,20 @@ def test_a_closed_lane_starts_no_new_worker(worker):
     assert not process.is_alive()
     assert worker.answer(serialized("query.join")).open().error.code == CRASHED
     assert worker._process is process
+
+
+def test_what_a_client_says_of_its_failure_names_the_client(caplog):
+    """Several clients speak through one worker, and the same text could be any of theirs."""
+    nodes = {k + 2: {"partition-id": k, "num-partitions": 4} for k in range(2)}
+    worker = ProcessWorker(nodes, RunConfig().flat())
+    try:
+        for node in nodes:
+            identify_process()
+            message = Message(wire.pack({"config-sha256": "other"}), node, "query.join", ttl=60.0)
+            set_message_id(message, "id")
+            worker.answer(SerializedMessage.pack(message, "id"))
+    finally:
+        worker.close()
+    said = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert [text.split(":")[0] for text in said] == ["client-0", "client-1"]
+    assert "other settings" in said[1]

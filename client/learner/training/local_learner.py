@@ -144,10 +144,11 @@ class LocalLearner:
     def evaluate(self, task: EvaluateTask) -> Evaluation:
         """Answer the held-out problems with the adapter, and count against the base model's answers."""
         adapted = self._model.trainer.adapted
-        if task.temperature not in self._base_answers:
-            self._base_answers[task.temperature] = self._answers(task.temperature, base=True)
+        passes = 1 if task.temperature in self._base_answers else 2  # the base model answers once in a process
+        if passes == 2:
+            self._base_answers[task.temperature] = self._answers(task.temperature, passes, base=True)
         adapted.load(task.adapter)
-        answers = self._answers(task.temperature)
+        answers = self._answers(task.temperature, passes)
         base, columns = self._base_answers[task.temperature], self._model.config.evaluation.class_columns
         self._watcher.answers(task, self._data.held_out, base, answers)
         last = self._last_answers.get((task.against, task.temperature))
@@ -160,8 +161,10 @@ class LocalLearner:
         while len(self._last_answers) > KEPT_ANSWERS:
             del self._last_answers[next(iter(self._last_answers))]
 
-    def _answers(self, temperature: float, *, base: bool = False) -> list[Answered]:
+    def _answers(self, temperature: float, passes: int, *, base: bool = False) -> list[Answered]:
+        """Answer all held-out problems; `passes` is how often this evaluation does so, and the last one is not base."""
         config = self._model.config
+        earlier = 0 if base else passes - 1
         return answer_all(
             self._model.trainer.sampler,
             self._model.tokenizer,
@@ -171,7 +174,7 @@ class LocalLearner:
             temperature=temperature,
             seed=derived_seed(config.federation.seed, "evaluate", self._data.organisation),
             base=base,
-            on_batch=self._watcher.batch,
+            on_batch=lambda number, of: self._watcher.batch(number + earlier * of, passes * of),
         )
 
 

@@ -22,7 +22,7 @@ class Watcher:
         """Take note of a finished round with all its metrics, including those that the policy keeps back."""
 
     def batch(self, number: int, batches: int) -> None:
-        """Take note of an answered batch of held-out problems. May raise, to end the evaluation."""
+        """Take note of an answered batch of held-out problems, of all in the evaluation. May raise, to end it."""
 
     def answers(
         self, task: EvaluateTask, problems: Sequence[Problem], base: Sequence[Answered], current: Sequence[Answered]
