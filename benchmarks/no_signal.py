@@ -17,8 +17,9 @@ from collections.abc import Callable
 
 import torch
 from fedgrpo.client.learner.models.base_model import Base
+from fedgrpo.client.learner.models.process import prepare_process
 from fedgrpo.client.learner.samplers import Sampling
-from fedgrpo.client.learner.training.local_learner import LoadedModel, prepare_process
+from fedgrpo.client.learner.training.local_learner import LoadedModel
 from fedgrpo.common.adapter.adapter import Adapter
 from fedgrpo.common.settings.run_config import RunConfig
 from fedgrpo.simulations.builtin import world

@@ -86,23 +86,16 @@ def problems(count: int) -> list[Any]:
 
 def ours(given: argparse.Namespace, folder: Path, clients: int) -> dict[str, float]:
     """Rounds of some clients, one after the other, on one resident model."""
-    from fedgrpo.client.learner.models.unsloth_backend import import_unsloth
+    from fedgrpo.client.learner.models.load import load_model
 
     config = settings(given)
-    import_unsloth(config.backend)
-    from fedgrpo.client.learner.models.base_model import Base
+    base = load_model(folder, config.model.dtype, backend=config.backend, device=given.device)
     from fedgrpo.client.learner.rewards import Reward
-    from fedgrpo.client.learner.training.local_learner import (
-        ClientData,
-        LoadedModel,
-        LocalLearner,
-        prepare_process,
-    )
+    from fedgrpo.client.learner.training.local_learner import ClientData, LoadedModel, LocalLearner
     from fedgrpo.client.learner.training.watcher import Watcher
     from fedgrpo.common.adapter.adapter import Adapter
     from fedgrpo.common.messages.messages import TrainTask
 
-    base = Base.load(folder, config.model.dtype, prepare_process(given.device), config.backend)
     shard = problems(config.prompts_per_round * 4)
     model = LoadedModel(base, config, shard[0])
     rewards = (Reward("hash", 1.0, by_hash, __file__),)
@@ -138,14 +131,13 @@ def bare(given: argparse.Namespace, folder: Path) -> dict[str, float]:
     """TRL alone: one warm trainer, the same steps."""
     from datasets import Dataset
     from fedgrpo.client.learner.models.adapted_model import adapter_schema, lora_config
-    from fedgrpo.client.learner.models.base_model import Base
+    from fedgrpo.client.learner.models.load import load_model
     from fedgrpo.client.learner.training.grpo_trainer import trl_config
-    from fedgrpo.client.learner.training.local_learner import prepare_process
     from transformers import PrinterCallback
     from trl import GRPOTrainer
 
     config = settings(given)
-    base = Base.load(folder, config.model.dtype, prepare_process(given.device))
+    base = load_model(folder, config.model.dtype, device=given.device)
     trainer = GRPOTrainer(
         model=base.model,
         reward_funcs=[by_hash],

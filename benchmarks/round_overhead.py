@@ -24,8 +24,8 @@ from datasets import Dataset
 from fedgrpo.client.learner.data.problems import reading_order
 from fedgrpo.client.learner.models.adapted_model import adapter_schema, lora_config
 from fedgrpo.client.learner.models.base_model import load_base, load_tokenizer
+from fedgrpo.client.learner.models.process import prepare_process
 from fedgrpo.client.learner.rewards import load_rewards
-from fedgrpo.client.learner.training.local_learner import prepare_process
 from fedgrpo.client.main import app
 from fedgrpo.common.adapter.adapter import Adapter
 from fedgrpo.common.settings.run_config import RunConfig

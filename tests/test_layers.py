@@ -97,6 +97,24 @@ def test_the_private_names_of_flower_are_in_one_file():
     assert users == {"common/flower_private.py"}
 
 
+def calls(*names):
+    """The product's files that call a function or method of one of these names."""
+    for layer in LAYERS:
+        for path in (ROOT / layer).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Call) and ast.unparse(node.func) in names:
+                    yield str(path.relative_to(ROOT))
+
+
+def test_a_model_is_loaded_for_a_run_in_one_place_which_keeps_the_order_that_unsloth_demands():
+    assert set(calls("Base.load", "import_unsloth")) == {"client/learner/models/load.py"}
+
+
+def test_a_completion_is_judged_in_one_place():
+    users = set(calls("same_answer", "last_number")) - {"client/learner/data/judge.py"}
+    assert users == {"client/learner/rewards/extraction.py", "client/learner/rewards/gsm8k.py"}  # rewards of their own
+
+
 @pytest.mark.parametrize(
     "module",
     [

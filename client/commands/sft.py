@@ -50,16 +50,15 @@ def sft(
     """
     from ..learner.data.problems import read_jsonl
     from ..learner.data.system_prompts import SYSTEM_PROMPTS
-    from ..learner.models.model_files import built_in_model, model_folder, must_be_new
+    from ..learner.models.model_files import model_folder, must_be_new
 
     started = time.perf_counter()
     one_of("--source", source, ("hub", "modelscope"))
     one_of("--dtype", dtype, ("auto", "float32", "bfloat16", "float16"))
     must_be_new(out)
     shown = [(row[question], row[completion]) for row in read_jsonl(data, (question, completion))]
-    folder = built_in_model(model) or model_folder(model, revision, source)
-    from ..learner.models.base_model import Base
-    from ..learner.training.local_learner import prepare_process
+    folder = model_folder(model, revision, source)
+    from ..learner.models.load import load_model
     from ..learner.training.sft import SFT, teach  # TRL takes seconds, and what is wrong is found by now
 
     settings = SFT(
@@ -73,7 +72,7 @@ def sft(
         seed=seed,
         system_prompt=SYSTEM_PROMPTS.get(system, system),
     )
-    base = Base.load(folder, dtype, prepare_process(device))
+    base = load_model(folder, dtype, device=device)
     say(f"{len(shown)} demonstrations for {folder}")
     taught = teach(base, shown, settings, out, lambda step, of, loss: say(f"step {step} of {of}: loss {loss:.3f}"))
     _tell(taught, time.perf_counter() - started, output)

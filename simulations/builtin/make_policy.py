@@ -25,7 +25,8 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from ...client.learner.data.answers import final_answer, same_answer, style
+from ...client.learner.data.answers import style
+from ...client.learner.data.judge import is_right
 from .demonstrations import RECIPES, Recipe, asked
 from .world import RESULT_BELOW, TOPICS, Worked, calculate, problems
 
@@ -268,7 +269,7 @@ def main() -> None:
 
 
 def _right(text: str, problem: Worked) -> bool:
-    return same_answer(final_answer(text), problem.answer)
+    return is_right(text, problem.answer)
 
 
 def _share(found: list[bool]) -> float:

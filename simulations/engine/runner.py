@@ -10,6 +10,7 @@ from pathlib import Path
 from flwr.app import Context, RecordDict
 
 from ...client.learner.models.backend_check import check_backend
+from ...client.learner.models.model_files import model_folder
 from ...client.learner.rewards import try_rewards
 from ...common.errors import ConfigError, RunError
 from ...common.settings.run_config import RunConfig, load_scenario
@@ -19,7 +20,7 @@ from ...server.main import app, run_folder
 from ...server.run.reader import Run
 from .grid import LocalGrid, NodeConfig, Worker
 from .progress import keeping
-from .simulated_clients import SYSTEM_PROMPTS, client_rewards, client_tools, divide, resolve_model
+from .simulated_clients import SYSTEM_PROMPTS, client_rewards, client_tools, divide
 from .worker import ProcessWorker
 
 SCENARIOS = Path(__file__).parent.parent / "scenarios"
@@ -69,7 +70,7 @@ def check(config: RunConfig) -> None:
         )
     check_backend(config.backend)
     check_uses("output.trackers", config.output.tracker_uses)
-    resolve_model(config.model.name, config.model.revision, config.backend.source)
+    model_folder(config.model.name, config.model.revision, config.backend.source)
     shards, _ = divide(config)
     prompt = SYSTEM_PROMPTS[config.simulation.system_prompt]
     for shard, rewards in zip(shards, client_rewards(config), strict=True):

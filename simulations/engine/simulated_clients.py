@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from functools import lru_cache
 from pathlib import Path
 from tempfile import gettempdir
@@ -11,8 +10,8 @@ from typing import TYPE_CHECKING
 from ...client.learner import Learner
 from ...client.learner.data.problems import Problem
 from ...client.learner.data.system_prompts import SYSTEM_PROMPTS
+from ...client.learner.models.load import load_model
 from ...client.learner.models.model_files import model_folder
-from ...client.learner.models.unsloth_backend import import_unsloth
 from ...client.learner.rewards import Reward, load_rewards
 from ...client.learner.tools import ToolBox, load_tools
 from ...client.learner.training.error_feedback import CompressingLearner
@@ -56,7 +55,7 @@ def simulated_learner(node_config: dict[str, Value], config: RunConfig) -> Learn
         system_prompt=SYSTEM_PROMPTS[config.simulation.system_prompt],
     )
 
-    learner = LocalLearner(_resident(config, client_rank(config, number)), data, Reporter(name, mine))
+    learner = LocalLearner(_loaded_model(config, client_rank(config, number)), data, Reporter(name, mine))
     return CompressingLearner(FaultyLearner(learner, fault) if fault else learner, config, _own_folder(config, name))
 
 
@@ -106,15 +105,6 @@ def client_tools(config: RunConfig) -> ToolBox:
     return load_tools(settings.tools, settings.environment, settings.tool_turns)
 
 
-def resolve_model(name: str, revision: str, source: str = "hub") -> Path:
-    """The local folder of a model: a built-in one, a folder, or a snapshot from where models are kept.
-
-    Raises:
-        ConfigError: there is no such folder, or the source cannot be reached or has no such model.
-    """
-    return BUILTIN_POLICIES.get(name) or model_folder(name, revision, source)
-
-
 def client_rank(config: RunConfig, number: int) -> int:
     """The rank of a simulated client's adapter; 0 is the federation's."""
     ranks = [int(rank) for rank in config.simulation.ranks.split(";")]
@@ -122,13 +112,10 @@ def client_rank(config: RunConfig, number: int) -> int:
 
 
 @lru_cache
-def _resident(config: RunConfig, rank: int) -> LoadedModel:
-    """One resident model for all clients of the same rank."""
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    import_unsloth(config.backend)
-    from ...client.learner.training.local_learner import Base, LoadedModel, prepare_process
+def _loaded_model(config: RunConfig, rank: int) -> LoadedModel:
+    """Return the model that all clients of the same rank share in this process."""
+    folder = model_folder(config.model.name, config.model.revision, config.backend.source)
+    base = load_model(folder, config.model.dtype, backend=config.backend)
+    from ...client.learner.training.local_learner import LoadedModel  # after the model: Unsloth has to come first
 
-    device = prepare_process()
-    folder = resolve_model(config.model.name, config.model.revision, config.backend.source)
-    base = Base.load(folder, config.model.dtype, device, config.backend)
     return LoadedModel(base, config, divide(config)[0][0][0], rank, box=client_tools(config))

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ...client.commands.processes import run_client
 from ...client.learner.data.problems import Problem
-from ...client.learner.models.model_files import file_hash
+from ...client.learner.models.model_files import file_hash, model_folder
 from ...client.learner.rewards import absolute_paths
 from ...client.organisation.settings import (
     Data,
@@ -44,7 +44,7 @@ from ...server.operator.processes import run_server
 from ...server.operator.server_folder import Gateway, RunFolders, ServerFolder, ServerSettings, SuperLink
 from ...server.run.reader import Run
 from .replay import Replay
-from .simulated_clients import SYSTEM_PROMPTS, answered_by, client_name, client_rank, divide, resolve_model
+from .simulated_clients import SYSTEM_PROMPTS, answered_by, client_name, client_rank, divide
 
 LOGGER = logging.getLogger("fedgrpo.loopback")
 FOLDER = "loopback"
@@ -109,7 +109,7 @@ def _organisations(base: Path, server: ServerFolder, config: RunConfig, sockets:
     """Write each organisation's folder: data, file, key."""
     shards, held_out = divide(config)
     specs = config.simulation.rewards.split(";")
-    model = resolve_model(config.model.name, config.model.revision, config.backend.source)
+    model = model_folder(config.model.name, config.model.revision, config.backend.source)
     organisations: list[OrganisationFile] = []
     for number in config.simulation.taking_part:
         shard = shards[number]

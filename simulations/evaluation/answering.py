@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...client.learner.data.answers import final_answer, last_number, same_answer, style
+from ...client.learner.data.judge import judge
 from ...client.learner.data.problems import Problem
 from ...client.learner.samplers import Sampled, Sampling
 from ...common.seeds import derived_seed
@@ -143,17 +143,17 @@ def judged(
     Args:
         place: (problem, sample).
     """
-    strict = final_answer(text)
+    judgement = judge(text, problem.answer)
     return Answer(
         decoding=decoding_pass.decoding,
         model=decoding_pass.model,
         problem=place[0],
         sample=place[1],
         completion=text,
-        strict_answer=strict,
-        strict=same_answer(strict, problem.answer),
-        lenient=same_answer(last_number(text), problem.answer),
-        style=style(text),
+        strict_answer=judgement.strict_answer,
+        strict=judgement.strict,
+        lenient=judgement.lenient,
+        style=judgement.style,
         truncated=not one.ended,
         tokens=len(one.tokens),
         rewards=rewards,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import KW_ONLY, asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from ...client.learner.data.answers import final_answer, last_number, style
+from ...client.learner.data.judge import judge
 from ...client.learner.samplers import Sampling
 from ...common.errors import ConfigError
 from .answer import ADAPTER, BASE
@@ -103,12 +103,13 @@ class Chat:
         found = self.model.trainer.sampler.sample(ids, how, base=side == BASE)[0][0]
         text = tokenizer.batch_decode([found.tokens], skip_special_tokens=True)[0]
         self._said[side] = [*said, {"role": "assistant", "content": text}]
+        judgement = judge(text, None)
         return Reply(
             model=side,
             text=text,
-            strict_answer=final_answer(text),
-            last_number=last_number(text),
-            style=style(text),
+            strict_answer=judgement.strict_answer,
+            last_number=judgement.last_number,
+            style=judgement.style,
             tokens=len(found.tokens),
             truncated=not found.ended,
         )

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from ...client.learner.models.unsloth_backend import import_unsloth
+from ...client.learner.models.load import load_model
+from ...client.learner.models.model_files import model_folder
 from ...common.cli.options import say
 from ...common.settings.run_config import RunConfig
-from ..engine.simulated_clients import resolve_model
 from . import answering
 from .answer import ADAPTER, BASE, Answer
 from .measures import Measured, measured
@@ -116,13 +116,11 @@ def loaded(target: Target, example: Problem) -> tuple[LoadedModel, str]:
     Raises:
         ConfigError: the model cannot be loaded, or the adapter is not one of this model.
     """
-    import_unsloth(target.config.backend)
-    from ...client.learner.models.base_model import Base
-    from ...client.learner.training.local_learner import LoadedModel, prepare_process
-
     config: RunConfig = target.config
-    folder = resolve_model(config.model.name, config.model.revision, config.backend.source)
-    base = Base.load(folder, config.model.dtype, prepare_process(), config.backend)
+    folder = model_folder(config.model.name, config.model.revision, config.backend.source)
+    base = load_model(folder, config.model.dtype, backend=config.backend)
+    from ...client.learner.training.local_learner import LoadedModel  # after the model: Unsloth has to come first
+
     model = LoadedModel(base, config, example)
     adapter = target.adapter(model.schema)
     if adapter is None:

@@ -21,10 +21,9 @@ from transformers.utils import logging
 
 from ...client.learner.models.adapted_model import attach
 from ...client.learner.models.base_model import load_base, load_tokenizer
-from ...client.learner.models.model_files import file_hash
+from ...client.learner.models.model_files import file_hash, model_folder
 from ...common.adapter.adapter import Adapter
 from ...common.errors import ConfigError, RunError
-from ..engine.simulated_clients import resolve_model
 from .probes import Difference, difference, logits, texts, token_ids
 from .source import Source
 
@@ -75,7 +74,7 @@ def merge(source: Source, model: str, say: Callable[[str], None]) -> Merged:
     logging.disable_progress_bar()
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     kept_at = source.config.backend.source if source.config else "hub"
-    folder = resolve_model(model or source.base.name, "" if model else source.base.revision, kept_at)
+    folder = model_folder(model or source.base.name, "" if model else source.base.revision, kept_at)
     if source.base_sha256 and file_hash(folder) != source.base_sha256:
         raise ConfigError(
             f"{folder} is not the base model of this run: its files have another hash than the members agreed on. Give "

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from ...client.learner.data.problems import Problem, reading_order
 from ...client.learner.data.system_prompts import SYSTEM_PROMPTS
+from ...client.learner.models.load import load_model
+from ...client.learner.models.model_files import model_folder
 from ...common.analysis.scores import Score, score
 from ...common.errors import ConfigError, DataError
 from ...common.messages.messages import Evaluation
@@ -21,7 +23,7 @@ from ...common.storage.jsonl import Entry, append_line, as_line, read_lines
 from ...server.main import run_folder
 from ...server.run.store import Store
 from ..engine import runner
-from ..engine.simulated_clients import client_name, client_rewards, divide, resolve_model
+from ..engine.simulated_clients import client_name, client_rewards, divide
 
 if TYPE_CHECKING:
     from ...client.learner.models.base_model import Base
@@ -119,13 +121,10 @@ def _check_own(folder: Path, config: RunConfig) -> None:
 
 
 def _play(config: RunConfig, folder: Path, say: Watch, started: float) -> Finetuned:
-    from ...client.learner.models.base_model import Base
+    path = model_folder(config.model.name, config.model.revision, config.backend.source)
+    base = load_model(path, "float32")
     from ...client.learner.training.full import FullTrainer
-    from ...client.learner.training.local_learner import prepare_process
 
-    device = prepare_process()
-    path = resolve_model(config.model.name, config.model.revision, config.backend.source)
-    base = Base.load(path, "float32", device)
     shards, held_out = divide(config)
     rows = _rows(base, shards[0], config)
     trainer = FullTrainer(base, config, rows, client_rewards(config)[0], folder / "checkpoints")
@@ -141,7 +140,9 @@ def _play(config: RunConfig, folder: Path, say: Watch, started: float) -> Finetu
     trainer.train(step)
     found = _counted(before, _answers(base, trainer, held_out, config), held_out, config)
     for decoding, counts in found.items():
-        append_line(folder / METRICS, {"kind": "evaluation", "decoding": decoding, **asdict(counts)})
+        classes = {name: asdict(tally) for name, tally in counts.classes.items()}
+        line = {"kind": "evaluation", "decoding": decoding, "total": asdict(counts.total), "classes": classes}
+        append_line(folder / METRICS, line)
     rewards = [float(str(line["reward"])) for line in lines if "reward" in line]
     scores = {decoding: score(counts.total) for decoding, counts in found.items()}
     sha256 = trainer.save(folder / MODEL)

@@ -1,8 +1,9 @@
 """A learner on the built-in policy, small enough for a test."""
 
 from fedgrpo.client.learner.models.base_model import Base
+from fedgrpo.client.learner.models.process import prepare_process
 from fedgrpo.client.learner.rewards import load_rewards
-from fedgrpo.client.learner.training.local_learner import ClientData, LoadedModel, LocalLearner, prepare_process
+from fedgrpo.client.learner.training.local_learner import ClientData, LoadedModel, LocalLearner
 from fedgrpo.client.learner.training.watcher import Watcher
 from fedgrpo.common.settings.run_config import RunConfig
 from fedgrpo.simulations.builtin import world

@@ -16,11 +16,12 @@ pytest.importorskip(
 import torch  # noqa: E402
 from fedgrpo.client.learner.data.problems import Problem  # noqa: E402
 from fedgrpo.client.learner.models.base_model import Base  # noqa: E402
+from fedgrpo.client.learner.models.process import prepare_process  # noqa: E402
 from fedgrpo.client.learner.rewards import load_rewards  # noqa: E402
 from fedgrpo.client.learner.samplers import Sampling  # noqa: E402
 from fedgrpo.client.learner.samplers.own_model import OwnModelSampler  # noqa: E402
 from fedgrpo.client.learner.training.evaluate import prompt_texts  # noqa: E402
-from fedgrpo.client.learner.training.local_learner import ClientData, LoadedModel, LocalLearner, prepare_process  # noqa: E402
+from fedgrpo.client.learner.training.local_learner import ClientData, LoadedModel, LocalLearner  # noqa: E402
 from fedgrpo.client.learner.training.watcher import Watcher  # noqa: E402
 from fedgrpo.common.adapter.adapter import Adapter  # noqa: E402
 from fedgrpo.common.messages.messages import TrainTask  # noqa: E402

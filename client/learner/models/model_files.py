@@ -23,7 +23,7 @@ def built_in_model(name: str) -> Path | None:
 
 
 def model_folder(name: str, revision: str = "", source: str = "hub") -> Path:
-    """Return the local folder of a model: an existing folder, or a snapshot from the Hub or from ModelScope.
+    """Return the local folder of a model: a built-in one, an existing folder, or a snapshot from Hub or ModelScope.
 
     Args:
         source: `hub` or `modelscope` (backend.source).
@@ -31,7 +31,9 @@ def model_folder(name: str, revision: str = "", source: str = "hub") -> Path:
     Raises:
         ConfigError: the folder does not exist, or the source cannot be reached or does not have the model.
     """
-    folder = Path(name).expanduser()
+    built_in, folder = built_in_model(name), Path(name).expanduser()
+    if built_in is not None:
+        return built_in
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise ConfigError(f"{folder} is not a model folder: config.json is missing.")

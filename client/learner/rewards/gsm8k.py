@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from decimal import Decimal
 
 from ..data.answers import NUMBER, as_number, final_answer, same_answer
+from ..data.judge import is_right
 
 TAGS = ("<reasoning>", "</reasoning>", "<answer>", "</answer>")
 MARKS = ("<reasoning>\n", "\n</reasoning>\n", "\n<answer>\n", "\n</answer>")
@@ -31,7 +32,7 @@ def correctness(completions: Sequence[str], answer: Sequence[str], **_: object) 
     [2.0, 0.0]
     """
     pairs = zip(completions, answer, strict=True)
-    return [2.0 if same_answer(final_answer(text), right) else 0.0 for text, right in pairs]
+    return [2.0 if is_right(text, right) else 0.0 for text, right in pairs]
 
 
 def hash_correctness(completions: Sequence[str], answer: Sequence[str], **_: object) -> list[float]:

@@ -24,8 +24,8 @@ from .. import Learner
 from ..data.problems import Problem
 from ..data.tables import fingerprint, read_organisation_data
 from ..models.backend_check import check_backend
-from ..models.model_files import built_in_model, model_folder
-from ..models.unsloth_backend import import_unsloth
+from ..models.load import load_model
+from ..models.model_files import model_folder
 from ..rewards import Reward, load_rewards, try_rewards
 from ..tools import ToolBox, load_tools
 from .guard import GuardedLearner
@@ -34,7 +34,8 @@ from .jobs import Job
 from .tracking import OrganisationTracking
 
 if TYPE_CHECKING:
-    from ..training.local_learner import Base, LoadedModel, LocalLearner
+    from ..models.base_model import Base
+    from ..training.local_learner import LoadedModel, LocalLearner
 
 LOGGER = logging.getLogger("fedgrpo.learner")
 
@@ -119,17 +120,12 @@ class JobHandler:
 
     def base(self, dtype: str) -> Base:
         """The base model, loaded once; `auto` takes the type of its file."""
-        backend = self.organisation.settings.backend
-        import_unsloth(backend)
-        from ..models.base_model import Base
-        from ..training.local_learner import prepare_process
-
+        settings = self.organisation.settings
         if self._base is None or dtype not in ("auto", self._base.dtype):
             self._base = None  # first, so that two of them need not fit
             started = time.perf_counter()
-            device = prepare_process(self.organisation.settings.model.device)
-            base = Base.load(self.folder, dtype, device, backend)
-            pinned = self.organisation.settings.model.sha256
+            base = load_model(self.folder, dtype, backend=settings.backend, device=settings.model.device)
+            pinned = settings.model.sha256
             if base.sha256 != pinned:
                 raise ConfigError(
                     f"The base model in {self.folder} has SHA-256 {base.sha256}; the organisation's file "
@@ -137,7 +133,7 @@ class JobHandler:
                     f'sha256 = "{base.sha256}"\nin its [model] section.'
                 )
             self._base = base
-            LOGGER.info("loaded %s on %s in %.1f s", self.folder, device, time.perf_counter() - started)
+            LOGGER.info("loaded %s on %s in %.1f s", self.folder, base.model.device, time.perf_counter() - started)
             self.ready = True
         return self._base
 
@@ -224,7 +220,7 @@ def organisation_model(organisation: OrganisationFile) -> Path:
     own = organisation.settings.model
     if own.folder:
         return model_folder(str(organisation.path(own.folder)))
-    return built_in_model(own.name) or model_folder(own.name, own.revision, organisation.settings.backend.source)
+    return model_folder(own.name, own.revision, organisation.settings.backend.source)
 
 
 def _settings(frame: Frame) -> dict[str, Any]:

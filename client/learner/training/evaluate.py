@@ -10,7 +10,8 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from ....common.messages.messages import Evaluation, Tally
 from ....common.settings.run_config import RunConfig
-from ..data.answers import final_answer, last_number, same_answer, style
+from ..data.answers import style
+from ..data.judge import judge
 from ..data.problems import Problem
 from ..samplers import Sampled, Sampler, Sampling
 
@@ -107,10 +108,11 @@ def count(
 
 
 def _judge(problem: Problem, text: str, completion: Sampled) -> Answered:
+    judgement = judge(text, problem.answer)
     return Answered(
         text=text,
-        strict=same_answer(final_answer(text), problem.answer),
-        lenient=same_answer(last_number(text), problem.answer),
+        strict=judgement.strict,
+        lenient=judgement.lenient,
         truncated=not completion.ended,
         tokens=len(completion.tokens),
     )

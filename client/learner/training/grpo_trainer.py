@@ -27,7 +27,8 @@ from trl.chat_template_utils import add_response_schema, supports_tool_calling
 
 from ....common.errors import ConfigError
 from ....common.settings.run_config import RunConfig
-from ..data.answers import final_answer, last_said, same_answer
+from ..data.answers import last_said
+from ..data.judge import is_right
 from ..models.adapted_model import AdaptedModel
 from ..models.base_model import Base
 from ..rewards import Reward
@@ -142,7 +143,7 @@ class FederatedTrainer(GRPOTrainer):
             self.round_stats.reward_s += time.perf_counter() - start
         texts = [last_said(completion) for completion in completions]
         # The rewards need not include `correctness`, so the statistics compare the answers themselves.
-        correct = [same_answer(final_answer(t), row["answer"]) for t, row in zip(texts, inputs, strict=True)]
+        correct = [is_right(t, row["answer"]) for t, row in zip(texts, inputs, strict=True)]
         self.effective_P = effective_groups(rewards_NF, self.reward_weights, self.run_config.grpo)
         self.round_stats.count(self.effective_P, correct)
         self.round_stats.completion_stats.add(texts, correct, completion_ids_list)

@@ -5,16 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import time
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from transformers.utils import logging as transformers_logging
 
 from ....common.adapter.methods import METHODS
 from ....common.adapter.schema import AdapterSchema
-from ....common.errors import ConfigError, DataError
+from ....common.errors import DataError
 from ....common.messages.messages import Capabilities, EvaluateTask, Evaluation, TrainTask, Update
 from ....common.messages.metric_names import TRAIN_METRICS, reward_metrics
 from ....common.seeds import derived_seed
@@ -176,25 +174,3 @@ class LocalLearner:
             base=base,
             on_batch=lambda number, of: self._watcher.batch(number + earlier * of, passes * of),
         )
-
-
-def prepare_process(device: str = "auto") -> torch.device:
-    """Silence libraries and telemetry, and use one thread on a CPU: more threads make small models slower.
-
-    Args:
-        device: `auto` uses a GPU if there is one.
-
-    Raises:
-        ConfigError: the device does not exist here.
-    """
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-    chosen = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"model.device is {device}, but PyTorch finds no GPU here. Use cpu, or auto.")
-    if chosen.type == "cpu":
-        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    return chosen

@@ -10,7 +10,8 @@ import torch
 from fedgrpo.client.learner.models import backend_check
 from fedgrpo.client.learner.models.adapted_model import REFERENCE
 from fedgrpo.client.learner.models.base_model import Base
-from fedgrpo.client.learner.training.local_learner import LoadedModel, prepare_process
+from fedgrpo.client.learner.models.process import prepare_process
+from fedgrpo.client.learner.training.local_learner import LoadedModel
 from fedgrpo.common.adapter.adapter import Adapter
 from fedgrpo.common.errors import ConfigError
 from fedgrpo.common.messages.messages import TrainTask
@@ -159,7 +160,7 @@ def test_unsloth_comes_first_and_says_what_keeps_it_from_coming(tmp_path, first,
 def test_the_real_unsloth_trains(tmp_path):
     """In an environment of its own: pytest -m gpu tests/client/learner/test_loading.py -k real."""
     pytest.importorskip("unsloth")
-    from fedgrpo.client.learner.training.local_learner import prepare_process
+    from fedgrpo.client.learner.models.process import prepare_process
 
     config = make_config(backend__loader="unsloth")
     base = Base.load(BUILTIN_POLICY, "bfloat16", prepare_process("cuda"), config.backend)

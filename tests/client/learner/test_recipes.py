@@ -7,8 +7,8 @@ import pytest
 import tiny_qwen
 import torch
 from fedgrpo.client.learner.models.base_model import Base, load_tokenizer
+from fedgrpo.client.learner.models.process import prepare_process
 from fedgrpo.client.learner.training.grpo_trainer import trl_config
-from fedgrpo.client.learner.training.local_learner import prepare_process
 from fedgrpo.client.main import app
 from fedgrpo.common.adapter.peft_files import read_peft
 from fedgrpo.common.errors import ConfigError
