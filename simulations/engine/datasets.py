@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
-from ...client.learner.data.problems import Problem, read_jsonl
-from ...common.errors import ConfigError, DataError
+from ...client.learner.data.problems import Problem
+from ...client.learner.data.tables import Row, read_rows, split_reference, text_of
+from ...common.errors import ConfigError
 from ...common.seeds import derived_seed
 from ...common.settings.run_config import RunConfig
 from ..builtin import world
 
 HUB_NAME = "openai/gsm8k"
+GSM8K_MARK = "####"
 BUILTIN_PROBLEMS = 1600
 TEST_SEED = 1
 """Held-out problems are the same for every run, so that runs can be compared."""
@@ -46,37 +50,26 @@ def load_problems(config: RunConfig) -> tuple[list[Problem], list[Problem]]:
     )
 
 
-def gsm8k_problem(row: dict[str, str], where: str) -> Problem:
-    """A GSM8K row as a problem: the reference is what follows `####`; `steps` counts its calculations.
+def gsm8k_problem(row: Mapping[str, Any], where: str) -> Problem:
+    """Return a GSM8K row as a problem: the reference is what follows `####`; `steps` counts its calculations.
 
     The reference is never read from the last `<<...>>`, which differs from it in some five percent of the problems.
     """
-    working, mark, answer = row["answer"].rpartition("####")
-    if not mark or not answer.strip():
-        raise DataError(f"{where} has an answer without '#### number'.")
+    working, reference = split_reference(where, text_of(where, row, "answer"), GSM8K_MARK)
     steps = len(STEP.findall(working)) or len(working.strip().splitlines()) or 1
-    return Problem(row["question"], answer.strip().replace(",", ""), {"steps": str(steps)})
+    return Problem(text_of(where, row, "question"), reference.replace(",", ""), {"steps": str(steps)})
 
 
-def _gsm8k_rows(split: str, folder: str) -> list[tuple[str, dict[str, str]]]:
-    if folder:
-        path = Path(folder).expanduser() / f"{split}.jsonl"
-        if not path.is_file():
-            raise ConfigError(
-                f"There is no {path}. --data (simulation.data) wants a folder with train.jsonl and test.jsonl."
-            )
-        rows = read_jsonl(path, ("question", "answer"))
-        return [(f"{path}, problem {number}", row) for number, row in enumerate(rows, start=1)]
-    from datasets import load_dataset  # heavy, and only this path needs it
-
-    try:
-        loaded = load_dataset(HUB_NAME, "main", split=split)
-    except (OSError, ValueError) as error:
+def _gsm8k_rows(split: str, folder: str) -> Iterable[Row]:
+    """Yield GSM8K's rows as an organisation's data would be read."""
+    if not folder:
+        return read_rows(f"hub:{HUB_NAME}:main:{split}")
+    path = Path(folder).expanduser() / f"{split}.jsonl"
+    if not path.is_file():
         raise ConfigError(
-            f"Cannot load {HUB_NAME} from the Hub ({type(error).__name__}). Without a network, give a folder with "
-            "train.jsonl and test.jsonl: --data DIR."
-        ) from error
-    return [(f"{HUB_NAME} {split} {i}", dict(row)) for i, row in enumerate(loaded)]
+            f"There is no {path}. --data (simulation.data) wants a folder with train.jsonl and test.jsonl."
+        )
+    return read_rows(str(path))
 
 
 def _take(problems: list[Problem], count: int, seed: int) -> list[Problem]:

@@ -59,7 +59,7 @@ def test_a_gsm8k_row_becomes_a_problem():
     assert gsm8k_problem(row, "here") == Problem("q", "1200", {"steps": "2"})
     plain = {"question": "q", "answer": "one line\ntwo lines\n#### -5"}
     assert gsm8k_problem(plain, "here") == Problem("q", "-5", {"steps": "2"})
-    with pytest.raises(DataError, match="here has an answer without"):
+    with pytest.raises(DataError, match="here: the answer has no .####. followed by a reference answer"):
         gsm8k_problem({"question": "q", "answer": "5"}, "here")
 
 

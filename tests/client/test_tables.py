@@ -66,7 +66,7 @@ def test_the_template_makes_the_question(tmp_path):
         ("jsonl", {"Frage": None, "Antwort": "#### 1", "Stufe": 1}, "line 2 has no text or number in column 'Frage'"),
         ("jsonl", {"Frage": " ", "Antwort": "#### 1", "Stufe": 1}, "line 2 has an empty column 'Frage'"),
         ("jsonl", {"Frage": ["q"], "Antwort": "#### 1", "Stufe": 1}, "no text or number"),
-        ("csv", {"Frage": "q", "Antwort": "1", "Stufe": 1}, r"line 4: the answer has no '####' \(data\.answer-after\)"),
+        ("csv", {"Frage": "q", "Antwort": "1", "Stufe": 1}, r"line 4: the answer has no '####' followed by"),
         ("parquet", {"Frage": "q", "Antwort": None, "Stufe": 1}, "row 2 has no text or number"),
     ],
 )

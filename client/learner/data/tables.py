@@ -61,11 +61,32 @@ def read_table(source: str, data: Data, template: str = "{question}") -> list[tu
         ConfigError: the file cannot be read, or the template names a column that is not in data.labels.
         DataError: a row has no question or answer; names file and row.
     """
-    rows = _hub_rows(source) if source.startswith("hub:") else _file_rows(Path(source))
-    problems = [_problem(where, row, data, template) for where, row in rows]
+    problems = [_problem(where, row, data, template) for where, row in read_rows(source)]
     if not problems:
         raise DataError(f"{source} does not contain any problems.")
     return problems
+
+
+def read_rows(source: str) -> Iterable[Row]:
+    """Yield (place, columns) of each row of a file, or of a dataset of the Hub (`hub:NAME[:CONFIG]:SPLIT`).
+
+    Raises:
+        ConfigError: the file or dataset cannot be read.
+        DataError: a row cannot be read; names file and row.
+    """
+    return _hub_rows(source) if source.startswith("hub:") else _file_rows(Path(source))
+
+
+def split_reference(where: str, answer: str, mark: str) -> tuple[str, str]:
+    """Return (the working, the reference answer) of a text like GSM8K's `... #### 18`.
+
+    Raises:
+        DataError: the mark is missing, or nothing follows it.
+    """
+    working, found, reference = answer.rpartition(mark)
+    if not found or not reference.strip():
+        raise DataError(f"{where}: the answer has no {mark!r} followed by a reference answer.")
+    return working, reference.strip()
 
 
 def _problems(organisation: OrganisationFile, source: str) -> list[tuple[str, Problem]]:
@@ -74,12 +95,10 @@ def _problems(organisation: OrganisationFile, source: str) -> list[tuple[str, Pr
 
 
 def _problem(where: str, row: Mapping[str, Any], data: Data, template: str) -> tuple[str, Problem]:
-    columns = {name: _text(where, row, name) for name in (data.question, data.answer, *data.labels)}
+    columns = {name: text_of(where, row, name) for name in (data.question, data.answer, *data.labels)}
     question, answer = columns[data.question], columns[data.answer]
     if data.answer_after:
-        _, mark, answer = answer.rpartition(data.answer_after)
-        if not mark:
-            raise DataError(f"{where}: the answer has no {data.answer_after!r} (data.answer-after).")
+        _, answer = split_reference(where, answer, data.answer_after)
     known = {**columns, "question": question}
     unknown = [name for name in PLACE.findall(template) if name not in known]
     if unknown:
@@ -94,7 +113,12 @@ def _problem(where: str, row: Mapping[str, Any], data: Data, template: str) -> t
     )
 
 
-def _text(where: str, row: Mapping[str, Any], name: str) -> str:
+def text_of(where: str, row: Mapping[str, Any], name: str) -> str:
+    """Return a column of a row as text.
+
+    Raises:
+        DataError: it is missing, empty, or not a text or a number.
+    """
     value = row.get(name)
     if value is None or isinstance(value, (dict, list, bytes)) or (isinstance(value, float) and not isfinite(value)):
         has = ", ".join(str(key) for key in row) or "none"
