@@ -83,6 +83,7 @@ def simulate(
       fedgrpo simulate --engine superlink --clients 2 --rounds 3     SuperLink, TLS, registered nodes, learners
       fedgrpo simulate --resume runs/builtin-20260101-120000
     """
+    from ..server.run.layout import RunFolder
     from .engine import runner, superlink
     from .report import live_view, summary
     from .report.html import write_report
@@ -130,7 +131,7 @@ def simulate(
     with live_view.watching(config, resumed=resume is not None):
         runner.check(config)
         runner.same_inputs(config)
-        real = engine is Engine.superlink or (resume is not None and (resume / superlink.FOLDER).exists())
+        real = engine is Engine.superlink or (resume is not None and RunFolder(resume).loopback.exists())
         found = superlink.run_loopback(config) if real else runner.run_simulation(config)
     report_path = write_report(found)
     if output is Format.json:

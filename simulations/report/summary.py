@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from ...common.analysis.contributions import LITTLE_SIGNAL, contributions
+from ...common.analysis.contributions import LITTLE_SIGNAL
 from ...common.analysis.scores import points
 from ...common.settings.run_config import RunConfig
 from ...server.run.reader import Run
@@ -44,7 +44,7 @@ def print_summary(run: Run, report: Path) -> None:
     for note in notes(run.config):
         console.print(note, style="dim")
     console.print(_ledger_table(run))
-    for contribution in contributions(run.rounds):
+    for contribution in run.contributions():
         if contribution.informative < LITTLE_SIGNAL:
             console.print(str(contribution), style="yellow")
     for tripped in run.warnings():
@@ -99,7 +99,7 @@ def _ledger_table(run: Run) -> Table:
     """What each client learned from, weighed and sent."""
     table = Table(box=None, header_style="dim")
     headings = ("client", "informative", "all right", "all wrong", "mean weight", "up MB", "down MB")
-    told = contributions(run.rounds)
+    told = run.contributions()
     for heading in headings:
         if heading == "client":  # cut short, clients would look alike
             table.add_column(heading, overflow="fold", min_width=min(20, max(len(a.organisation) for a in told)))
