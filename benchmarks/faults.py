@@ -20,7 +20,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from fedgrpo.common.storage.jsonl import read_lines
+from fedgrpo.server.run.journal import Committed, Journal, Planned, Resumed, Void
+from fedgrpo.server.run.layout import RunFolder
 from fedgrpo.server.run.reader import Run
 
 MARKS = {
@@ -62,14 +63,14 @@ def main() -> None:
         status, seconds = process.wait(), time.monotonic() - started
         hashes = [Run.read(base / name).result()["adapter_sha256"] for name in ("whole", "killed")]
         journal = Run.read(base / "killed").journal
-        committed = [line["round"] for line in journal if line["event"] == "COMMITTED"]
+        committed = [line.round for line in journal.of(Committed)]
     figures = {
         "killed": given.kill,
         "kills": len(done),
         "rounds_committed": len(committed),
         "committed_twice": len(committed) - len(set(committed)),
-        "void_attempts": sum(line["event"] == "VOID" for line in journal),
-        "resumed": sum(line["event"] == "RESUMED" for line in journal),
+        "void_attempts": len(journal.of(Void)),
+        "resumed": len(journal.of(Resumed)),
         "same_adapter": hashes[0] == hashes[1],
         "exit_status": status,
         "seconds": round(seconds, 1),
@@ -90,16 +91,16 @@ def disturb(
 ) -> list[int]:
     """Kill one process of a kind after another, each once a round has begun since the last; returns their ids."""
     killed: list[int] = []
-    journal = base / "killed" / "journal.jsonl"
+    journal = RunFolder(base / "killed").journal
     while len(killed) < kills and process.poll() is None:
-        wait_for_a_round(journal, process, count(journal, "COMMITTED"))
+        wait_for_a_round(journal, process, count(journal, Committed))
         time.sleep(chance.uniform(0, 6))
         found: list[int] = []
         patience = time.monotonic() + 30
         while not found and process.poll() is None and time.monotonic() < patience:
             found = processes(base, MARKS[kind])
             time.sleep(0.02)
-        if found and count(journal, "COMMITTED") < rounds:
+        if found and count(journal, Committed) < rounds:
             victim = chance.choice(found)
             os.kill(victim, signal.SIGKILL)
             killed.append(victim)
@@ -110,12 +111,12 @@ def disturb(
 
 def wait_for_a_round(journal: Path, process: subprocess.Popen[bytes], committed: int) -> None:
     """Wait until the round after the last committed one is under way."""
-    while process.poll() is None and count(journal, "PLANNED") <= committed:
+    while process.poll() is None and count(journal, Planned) <= committed:
         time.sleep(0.1)
 
 
-def count(journal: Path, event: str) -> int:
-    return len({line["round"] for line in read_lines(journal) if line["event"] == event})
+def count(journal: Path, event: type[Committed | Planned]) -> int:
+    return len({line.round for line in Journal.read(journal).of(event)})
 
 
 def processes(base: Path, mark: bytes) -> list[int]:

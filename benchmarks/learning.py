@@ -87,7 +87,7 @@ def main() -> None:
         if arguments.figure:
             draw(runs, arguments.figure)
         found = rows(runs)
-        seconds = [sum(line["seconds"] for line in run.rounds) for run in runs]
+        seconds = [sum(line.seconds for line in run.rounds) for run in runs]
     table = Table(title=f"built-in scenario, {len(runs)} seeds, {len(runs[0].rounds)} rounds")
     for heading in ("", "before", "after", "gain", "95 % interval", "lowest gain"):
         table.add_column(heading, justify="right" if heading else "left")

@@ -18,6 +18,7 @@ import tempfile
 from pathlib import Path
 
 from fedgrpo.common.analysis.scores import score
+from fedgrpo.server.run.layout import RunFolder
 from fedgrpo.server.run.reader import Run
 from learning import T95
 from rich.console import Console
@@ -26,7 +27,7 @@ from rich.table import Table
 
 def simulate(sampler: str, seed: int, rounds: int, problems: int, correction: str, out: Path) -> Run:
     name = f"{sampler}-{seed}"
-    if (out / name / "report.html").exists():
+    if RunFolder(out / name).report.exists():
         return Run.read(out / name)
     command = [sys.executable, "-m", "fedgrpo.common.cli.main", "simulate", "builtin", f"--seed={seed}", f"--out={out}"]
     command += [f"--run={name}", "--workers=1", f"--rounds={rounds}", "--format=json"]
@@ -50,7 +51,7 @@ def curve(run: Run) -> dict[int, float]:
 
 def gaps(run: Run) -> list[float]:
     """|log-probability of the trainer - of the sampler|, nats per token, each round and client."""
-    return [client["policy/sampler-gap"] for line in run.rounds for client in line["clients"].values()]
+    return [client.reported["policy/sampler-gap"] for line in run.rounds for client in line.clients.values()]
 
 
 def main() -> None:

@@ -24,7 +24,8 @@ import time
 from pathlib import Path
 
 from faults import MARKS, processes
-from fedgrpo.common.storage.jsonl import read_lines
+from fedgrpo.server.run.journal import Journal, Planned
+from fedgrpo.server.run.layout import RunFolder
 
 BEGUN = re.compile(r"^(\S+ \S+) INFO train, round (\d+)$", re.MULTILINE)
 
@@ -44,7 +45,7 @@ def main() -> None:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         pushed = follow(process, base, {n for n in range(2, rounds + 1) if n % 2 == 1})
         assert process.wait() == 0, "the federation failed"
-        log = base / "warm" / "loopback" / "client-0" / "state" / "logs" / "learner.log"
+        log = RunFolder(base / "warm").loopback / "client-0" / "state" / "logs" / "learner.log"
         begun = {int(n): dt.datetime.fromisoformat(when).timestamp() for when, n in BEGUN.findall(log.read_text())}
     waits = {n: begun[n] - pushed[n] for n in range(2, rounds + 1)}
     warm = [seconds for n, seconds in waits.items() if n % 2 == 0]
@@ -60,13 +61,12 @@ def main() -> None:
 
 def follow(process: subprocess.Popen[bytes], base: Path, kill_in: set[int]) -> dict[int, float]:
     """Round -> time of its push; kills the learner as the rounds in `kill_in` are pushed."""
-    journal, pushed = base / "warm" / "journal.jsonl", {}
+    journal, pushed = RunFolder(base / "warm").journal, {}
     while process.poll() is None:
-        for line in read_lines(journal):
-            number = line.get("round")
-            if line["event"] == "PLANNED" and number not in pushed:
-                pushed[number] = line["time"]
-                if number in kill_in:
+        for line in Journal.read(journal).of(Planned):
+            if line.round not in pushed:
+                pushed[line.round] = line.time
+                if line.round in kill_in:
                     for victim in processes(base, MARKS["learner"]):
                         os.kill(victim, signal.SIGKILL)
         time.sleep(0.02)

@@ -23,16 +23,19 @@ from ..common.adapter.schema import AdapterSchema
 from ..common.errors import ConfigError, FedGRPOError, RunError
 from ..common.messages.compression import rounded
 from ..common.settings.run_config import RunConfig
-from ..common.storage.jsonl import read_lines
 from ..common.trackers.names import check_uses
 from .aggregation.state import State
-from .federation.evaluation import Evaluator
+from .federation.evaluation import Evaluator, due
 from .federation.exchange import ClientCalls
 from .federation.roster import Roster, Terms
 from .federation.rounds import Rounds
 from .run.alarms import Alarms
 from .run.events import show_plain_lines
-from .run.store import STOPPED_FILE, BusyError, Store
+from .run.journal import Finished, Journal
+from .run.layout import RunFolder
+from .run.lock import BusyError, locked
+from .run.metrics import EvaluationMetrics, read_metrics
+from .run.store import Store
 from .run.tracking import following
 
 app = ServerApp()
@@ -71,14 +74,14 @@ def run_federation(grid: Grid, config: RunConfig) -> None:
     """
     store = Store(run_folder(config))
     check_uses("output.trackers", config.output.tracker_uses)
-    with _stop_on_signals(store) as stop, _explain_disk(store), store.locked():
-        (store.folder / STOPPED_FILE).unlink(missing_ok=True)
+    with _stop_on_signals(store) as stop, _explain_disk(store), locked(store.folder):
+        store.files.stopped.unlink(missing_ok=True)
         known = None if store.is_new else store.recover(config)
         terms = Terms(known.adapter.schema, known.base_model_sha256) if known else None
         roster = Roster(grid, config, terms, known.strikes if known else {})
         terms = roster.gather(stop.check)
         if known:
-            store.log("RESUMED", round=known.round)
+            store.resume(known)
         name = f"fed-{secrets.token_hex(4)}"
         state = known or store.create(config, name, first_adapter(config, terms.schema), terms.base_model_sha256)
         calls = ClientCalls(grid, config.federation, stop.check)
@@ -115,19 +118,17 @@ def _play_all(rounds: Rounds, state: State, config: RunConfig, store: Store) -> 
             _evaluate_if_due(rounds, state, config, store)
             tell_trackers()
             alarms.look(state.round)
-    if not any(line.get("event") == "FINISHED" for line in read_lines(store.journal)):
-        store.log("FINISHED", round=state.round, adapter=state.adapter.sha256)
+    if not Journal.read(store.files.journal).finished:
+        store.log(Finished(round=state.round, adapter=state.adapter.sha256))
 
 
 def _evaluate_if_due(rounds: Rounds, state: State, config: RunConfig, store: Store) -> None:
-    """Evaluate before, after, and every few rounds; greedy besides, before and after. Never twice, resumed or not."""
-    ends = state.round in (0, config.federation.rounds)
-    every = config.evaluation.every
-    had = {(line.get("round"), line.get("decoding")) for line in read_lines(store.metrics)}
-    if ends and (state.round, "greedy") not in had:
-        rounds.evaluator.evaluate(state, 0.0)
-    if (ends or (every and state.round % every == 0)) and (state.round, "sampled") not in had:
-        rounds.evaluator.evaluate(state, config.evaluation.temperature)
+    """Evaluate where it is due, and never twice, resumed or not."""
+    lines = read_metrics(store.files.metrics)
+    had = {(line.round, line.decoding) for line in lines if isinstance(line, EvaluationMetrics)}
+    for decoding in due(config, state.round):
+        if (state.round, decoding) not in had:
+            rounds.evaluator.evaluate(state, config.evaluation.temperature if decoding == "sampled" else 0.0)
 
 
 class _Stop:
@@ -143,7 +144,7 @@ class _Stop:
 
     def check(self) -> None:
         if self._event.is_set():
-            safe = (self._folder / "journal.jsonl").exists()
+            safe = RunFolder(self._folder).begun
             raise Stopped("Stopped on request." + (f" Every committed round is safe in {self._folder}." * safe))
 
 

@@ -164,6 +164,7 @@ def default_name(scenario: str, kind: str = "") -> str:
 
 def _simulate(config: RunConfig, engine: Engine, resume: Path | None, output: Format) -> None:
     """Run the simulation while the live view shows it, then write the report and print the summary."""
+    from ..server.run.layout import RunFolder
     from .engine import runner, superlink
     from .report import live_view, summary
     from .report.html import write_report
@@ -172,7 +173,7 @@ def _simulate(config: RunConfig, engine: Engine, resume: Path | None, output: Fo
     with live_view.watching(config, resumed=resume is not None):
         runner.check(config)
         runner.same_inputs(config)
-        real = engine is Engine.superlink or (resume is not None and (resume / superlink.FOLDER).exists())
+        real = engine is Engine.superlink or (resume is not None and RunFolder(resume).loopback.exists())
         run = superlink.run_loopback(config) if real else runner.run_simulation(config)
     report_path = write_report(run)
     wall_s = time.monotonic() - started

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import isnan, nan
 from statistics import fmean
-from typing import Any
+from typing import Any, Protocol
 
 ALIKE = "rewarded alike though not alike right"
 WORTH_SAYING = 0.015
@@ -46,12 +46,43 @@ class Contribution:
         return {k: None if isinstance(v, float) and isnan(v) else v for k, v in asdict(self).items()}
 
 
-def contributions(rounds: Sequence[Mapping[str, Any]]) -> list[Contribution]:
-    """The accounts of all clients, from the lines of metrics.jsonl of the rounds."""
-    names = sorted({name for line in rounds for name in line["clients"]})
-    return [
-        _contribution(name, [line["clients"][name] for line in rounds if name in line["clients"]]) for name in names
-    ]
+class Part(Protocol):
+    """One client's part in a committed round, as metrics.jsonl holds it."""
+
+    @property
+    def share(self) -> float:
+        """What its update counted."""
+        ...
+
+    @property
+    def clipped(self) -> bool:
+        """Whether its delta was scaled down."""
+        ...
+
+    @property
+    def bytes_up(self) -> int:
+        """Bytes it sent."""
+        ...
+
+    @property
+    def bytes_down(self) -> int:
+        """Bytes it was sent."""
+        ...
+
+    @property
+    def reported(self) -> Mapping[str, float]:
+        """Metrics it reported, by `area/name`."""
+        ...
+
+
+def contributions(rounds: Sequence[Mapping[str, Part]]) -> list[Contribution]:
+    """The accounts of all clients.
+
+    Args:
+        rounds: each round's clients, by organisation.
+    """
+    names = sorted({name for clients in rounds for name in clients})
+    return [_contribution(name, [clients[name] for clients in rounds if name in clients]) for name in names]
 
 
 def in_words(organisation: str, informative: float, all_right: float, all_wrong: float) -> str:
@@ -78,16 +109,17 @@ def signal_of(metrics: Mapping[str, float]) -> tuple[float, float, float]:
     return 1 - zero, metrics.get("groups/all-right-share", nan), metrics.get("groups/all-wrong-share", nan)
 
 
-def _contribution(name: str, mine: Sequence[Mapping[str, Any]]) -> Contribution:
-    informative, right, wrong = (fmean(column) for column in zip(*map(signal_of, mine), strict=True))
+def _contribution(name: str, mine: Sequence[Part]) -> Contribution:
+    signals = [signal_of(part.reported) for part in mine]
+    informative, right, wrong = (fmean(column) for column in zip(*signals, strict=True))
     return Contribution(
         organisation=name,
         rounds=len(mine),
         informative=informative,
         all_right=right,
         all_wrong=wrong,
-        share=fmean(line["share"] for line in mine),
-        clipped=sum(bool(line.get("clipped")) for line in mine),
-        bytes_up=sum(line.get("bytes_up", 0) for line in mine),
-        bytes_down=sum(line.get("bytes_down", 0) for line in mine),
+        share=fmean(part.share for part in mine),
+        clipped=sum(part.clipped for part in mine),
+        bytes_up=sum(part.bytes_up for part in mine),
+        bytes_down=sum(part.bytes_down for part in mine),
     )

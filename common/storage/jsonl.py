@@ -48,10 +48,15 @@ def read_lines(path: Path) -> list[Entry]:
     Raises:
         RunError: another line is no JSON object. Nothing of fedgrpo's writes such a line.
     """
+    return [entry for _, entry in numbered_lines(path)]
+
+
+def numbered_lines(path: Path) -> list[tuple[int, Entry]]:
+    """Read as `read_lines` does, each line with its number in the file, from 1."""
     if not path.exists():
         return []
     *whole, _ = path.read_bytes().split(b"\n")
-    return [_entry(path, number, line) for number, line in enumerate(whole, start=1) if line]
+    return [(number, _entry(path, number, line)) for number, line in enumerate(whole, start=1) if line]
 
 
 def _entry(path: Path, number: int, line: bytes) -> Entry:

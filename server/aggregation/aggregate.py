@@ -72,14 +72,15 @@ class Step:
 def aggregate(state: State, updates: Mapping[str, ReceivedUpdate], settings: RunConfig) -> tuple[State, Diagnostics]:
     """Return the state after one more round, and what the round's updates counted.
 
-        p_k     = share of client k's weight, between min-share and max-share          (`shares`)
-        f_k     = (sum_j p_j tau_j) / tau_k, where the numbers of steps tau differ     (`step_factors`, FedNova)
-        c_k     = min(1, limit / || f_k delta_k ||)                                    (`clip_factors`)
-        move    = sum_k p_k c_k f_k delta_k, or what a robust rule or a method         (`next_adapter`, FedAvg)
-                  that is not linear makes of the same terms
-        adapter = rounded(adapter + server_optimizer(move))                            (FedOpt)
+        p_k     = share of client k's weight, between min-share and max-share              (`shares`)
+        f_k     = (sum_j p_j tau_j) / tau_k, where the numbers of steps tau differ         (`step_factors`)
+        c_k     = min(1, limit / || f_k delta_k ||)                                        (`clip_factors`)
+        move    = sum_k p_k c_k f_k delta_k, or what a robust rule makes of these terms    (`next_adapter`)
+        adapter = rounded(adapter + server_optimizer(move)); methods that are not linear aggregate products instead
 
-    Pure: reads neither files nor a clock, draws no random numbers, and does not depend on the order of the updates.
+    FedAvg (McMahan et al. 2017, arXiv:1602.05629), normalised as in FedNova (Wang et al. 2020, arXiv:2007.07481), with
+    FedOpt's server optimizers (Reddi et al. 2021, arXiv:2003.00295). Pure: reads neither files nor a clock, draws no
+    random numbers, and does not depend on the order of the updates.
 
     Args:
         state: after the last committed round. The attempt that is aggregated is number `state.voids + 1`.
@@ -99,12 +100,8 @@ def aggregate(state: State, updates: Mapping[str, ReceivedUpdate], settings: Run
         for name, update in updates.items()
     }
     step = next_adapter(state.adapter, state.memory, weighted, settings.aggregation, settings.compression.down)
-    after = replace(
-        _counted(state, updates, step.shares),
-        adapter=step.adapter,
-        memory=step.memory,
-        median_norm=median_norm,
-    )
+    books = _counted(state, updates, step.shares)
+    after = replace(books, adapter=step.adapter, memory=step.memory, median_norm=median_norm)
     return after, Diagnostics(
         shares=step.shares,
         clipped={name: clip < 1 for name, clip in clips.items()},

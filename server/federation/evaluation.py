@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import reduce
 from operator import add
 
@@ -15,11 +15,23 @@ from ...common.messages.messages import EvaluateTask, Evaluation, Tally
 from ...common.settings.run_config import RunConfig
 from ..aggregation.state import State
 from ..run.events import Evaluated, EvaluationStarted, UpdateRefused, emit
+from ..run.metrics import EvaluationMetrics
 from ..run.store import Store
 from .exchange import ClientCalls, EncodedAdapter
 from .intake import read_evaluation
 from .reward_gate import objection
 from .roster import Roster
+
+
+def due(config: RunConfig, number: int) -> tuple[str, ...]:
+    """Return the decodings by which held-out problems are answered after round `number`; 0 is before training.
+
+    Both before and after training, sampled every `evaluation.every` rounds; the reward gate's evaluations come on top.
+    """
+    if number in (0, config.federation.rounds):
+        return ("greedy", "sampled")
+    every = config.evaluation.every
+    return ("sampled",) if every and number % every == 0 else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +95,15 @@ class Evaluator:
         total = reduce(add, (e.total for e in found.values()))
         names = sorted({name for e in found.values() for name in e.classes})
         classes = {name: reduce(add, (e.classes.get(name, Tally()) for e in found.values())) for name in names}
-        line = {"kind": "evaluation", "round": state.round, "decoding": decoding, "clients": sorted(found)}
-        counts = {"total": asdict(total), "classes": {name: asdict(tally) for name, tally in classes.items()}}
-        self.store.add_metrics({**line, **counts})
+        self.store.add_metrics(
+            EvaluationMetrics(
+                round=state.round,
+                decoding=decoding,
+                clients=tuple(sorted(found)),
+                total=total,
+                classes=classes,
+            )
+        )
         emit(Evaluated(state.round, decoding, score(total)))
 
     def _ask(

@@ -23,8 +23,8 @@ from ...common.messages.messages import Capabilities, JoinRequest, run_schema
 from ...common.messages.metric_names import WEIGHT_METRICS
 from ...common.seeds import derived_seed
 from ...common.settings.run_config import RunConfig
-from ...common.storage.jsonl import read_lines
 from ..run.events import Joined, NotJoined, emit
+from ..run.lines import parsed, read_typed
 from .exchange import InFlight
 from .intake import read_capabilities
 
@@ -43,10 +43,17 @@ class Terms:
     base_model_sha256: str
 
 
+@dataclass(frozen=True, slots=True)
+class RegisteredNode:
+    """A line of the file that registering keys writes."""
+
+    node: int
+    organisation: str
+
+
 def read_nodes(path: Path) -> dict[int, str]:
     """Node id -> organisation, from the file that registering keys writes."""
-    lines = read_lines(path)
-    return {int(str(line["node"])): str(line["organisation"]) for line in lines}
+    return {line.node: line.organisation for line in read_typed(path, lambda entry: parsed(RegisteredNode, entry))}
 
 
 class Roster:

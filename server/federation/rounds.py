@@ -22,6 +22,8 @@ from ..aggregation.aggregate import Diagnostics, ReceivedUpdate, aggregate
 from ..aggregation.state import State
 from ..aggregation.weights import raw_weight
 from ..run.events import RoundCommitted, RoundStarted, RoundVoid, UpdateRefused, UpdateTaken, emit
+from ..run.journal import Planned, Void
+from ..run.metrics import ClientMetrics, RoundMetrics
 from ..run.store import Store
 from .evaluation import Evaluator, Verdict
 from .exchange import ClientCalls, EncodedAdapter, Reply
@@ -88,7 +90,7 @@ class Rounds:
         if len(self.roster.able()) < least:
             return f"{len(self.roster.able())} clients can take part, federation.min-clients is {least}"
         self.store.log(
-            "PLANNED", round=this.number, attempt=this.attempt, cohort=this.cohort, adapter=state.adapter.sha256
+            Planned(round=this.number, attempt=this.attempt, cohort=this.cohort, adapter=state.adapter.sha256)
         )
         emit(RoundStarted(this.number, this.attempt, this.cohort))
         names = {self.roster.nodes[name]: name for name in this.cohort}
@@ -158,7 +160,7 @@ class Rounds:
             RunError: it was one too many.
         """
         settings = self.config.federation
-        self.store.log("VOID", round=this.number, attempt=this.attempt, reason=reason, positions=dict(state.positions))
+        self.store.log(Void(round=this.number, attempt=this.attempt, reason=reason, positions=state.positions))
         emit(RoundVoid(this.number, this.attempt, reason))
         if this.attempt % settings.max_void_rounds == 0:
             raise RunError(
@@ -169,45 +171,45 @@ class Rounds:
 
     def _commit(self, state: State, done: State, this: Attempt, found: Diagnostics) -> None:
         self.roster.strikes.update(this.strikes)
-        done, metrics = replace(done, strikes=dict(self.roster.strikes)), self._metrics(this, found)
-        self.store.commit(done, this.attempt, metrics, self.config.model.name)
+        metrics = self._metrics(this, found)
+        self.store.commit(replace(done, strikes=dict(self.roster.strikes)), metrics, self.config.model.name)
         emit(
             RoundCommitted(
                 round=this.number,
                 adapter_sha256=done.adapter.sha256,
                 valid=len(this.updates),
                 asked=len(this.cohort),
-                seconds=time.monotonic() - this.started,
-                bytes_up=sum(this.bytes_up.values()),
-                bytes_down=sum(this.bytes_down.values()),
+                seconds=metrics.seconds,
+                bytes_up=metrics.bytes_up,
+                bytes_down=metrics.bytes_down,
                 moved=done.adapter.sha256 != state.adapter.sha256,
             )
         )
 
-    def _metrics(self, this: Attempt, found: Diagnostics) -> dict[str, object]:
-        """The round's line of metrics."""
-        return {
-            "attempt": this.attempt,
-            "seconds": round(time.monotonic() - this.started, 3),
-            "bytes_up": sum(this.bytes_up.values()),
-            "bytes_down": sum(this.bytes_down.values()),
-            "update_norm": found.update_norm,
-            "aggregation/error": found.error,
-            "refused": this.refused,
-            "clients": {
-                name: {
-                    "share": found.shares[name],
-                    "steps": update.steps,
-                    "examples": update.examples,
-                    "norm": update.norm,
-                    "clipped": found.clipped[name],
-                    "bytes_up": this.bytes_up[name],
-                    "bytes_down": this.bytes_down[name],
-                    **update.metrics,
-                }
+    def _metrics(self, this: Attempt, found: Diagnostics) -> RoundMetrics:
+        return RoundMetrics(
+            round=this.number,
+            attempt=this.attempt,
+            seconds=round(time.monotonic() - this.started, 3),
+            bytes_up=sum(this.bytes_up.values()),
+            bytes_down=sum(this.bytes_down.values()),
+            update_norm=found.update_norm,
+            aggregation_error=found.error,
+            refused=this.refused,
+            clients={
+                name: ClientMetrics(
+                    share=found.shares[name],
+                    steps=update.steps,
+                    examples=update.examples,
+                    norm=update.norm,
+                    clipped=found.clipped[name],
+                    bytes_up=this.bytes_up[name],
+                    bytes_down=this.bytes_down[name],
+                    reported=update.metrics,
+                )
                 for name, update in sorted(this.updates.items())
             },
-        }
+        )
 
     def _task(self, state: State, this: Attempt, name: str) -> TrainTask:
         counted_round, counted_attempt = state.counted.get(name, (0, 0))

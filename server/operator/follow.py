@@ -8,8 +8,11 @@ from pathlib import Path
 
 from ...common.analysis.reward_hacking import HackingWarning
 from ...common.errors import RunError
-from ...common.storage.jsonl import Entry, read_lines
-from ..run.status import RunStatus, is_busy, stop_reason
+from ..run import journal
+from ..run.journal import Journal
+from ..run.layout import RunFolder
+from ..run.lock import is_busy
+from ..run.status import RunStatus, stop_reason
 from .flwr_cli import Flower
 
 LOOK_S = 1.0
@@ -39,13 +42,12 @@ class Follower:
                     break
                 next_question = time.monotonic() + ASK_FLOWER_S
         watch()
-        return RunStatus.read(self._folder) if (self._folder / "config.resolved.toml").exists() else None
+        return RunStatus.read(self._folder) if RunFolder(self._folder).settings.exists() else None
 
     def _ended_by_itself(self) -> bool:
         if stop_reason(self._folder):
             return True
-        journal = read_lines(self._folder / "journal.jsonl")
-        return any(e.get("event") == "FINISHED" for e in journal) and not is_busy(self._folder)
+        return Journal.read(RunFolder(self._folder).journal).finished and not is_busy(self._folder)
 
     def _died(self) -> bool:
         """Whether the ServerApp held the run folder and has let go of it. Ends what is left of the Flower run."""
@@ -78,28 +80,28 @@ class JournalLines:
 
     def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
         self._folder, self._say = folder, say
-        self._told = len(read_lines(folder / "journal.jsonl"))
+        self._told = len(self._lines())
 
     def catch_up(self) -> None:
         """Say the lines written since the last call."""
-        lines = read_lines(self._folder / "journal.jsonl")
+        lines = self._lines()
         for line in lines[self._told :]:
             self._say(f"{self._folder.name}: {_shown(line)}")
         self._told = len(lines)
 
+    def _lines(self) -> tuple[journal.JournalLine, ...]:
+        return Journal.read(RunFolder(self._folder).journal).lines
 
-def _shown(entry: Entry) -> str:
-    match entry.get("event"):
-        case "PLANNED":
-            cohort = entry.get("cohort")
-            names = ", ".join(map(str, cohort)) if isinstance(cohort, (list, tuple)) else ""  # pyright: ignore
-            return f"round {entry.get('round')}, attempt {entry.get('attempt')}: {names} train"
-        case "COMMITTED":
-            return f"round {entry.get('round')} committed, adapter {str(entry.get('adapter'))[:12]}"
-        case "VOID":
-            return f"round {entry.get('round')} void: {entry.get('reason')}"
-        case "WARNED":
-            said = {key: str(entry.get(key)) for key in ("tripwire", "organisation", "text")}
-            return str(HackingWarning(round=int(str(entry.get("round"))), **said))
-        case event:
-            return str(event).lower()
+
+def _shown(line: journal.JournalLine) -> str:
+    if isinstance(line, journal.Planned):
+        return f"round {line.round}, attempt {line.attempt}: {', '.join(line.cohort)} train"
+    if isinstance(line, journal.Committed):
+        return f"round {line.round} committed, adapter {line.adapter[:12]}"
+    if isinstance(line, journal.Void):
+        return f"round {line.round} void: {line.reason}"
+    if isinstance(line, journal.Warned):
+        return str(
+            HackingWarning(round=line.round, tripwire=line.tripwire, organisation=line.organisation, text=line.text)
+        )
+    return type(line).__name__.lower()

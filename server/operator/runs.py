@@ -13,8 +13,10 @@ from pathlib import Path
 from ...common.errors import ConfigError, RunError
 from ...common.settings.run_config import RunConfig, load_scenario
 from ...common.storage.atomic import write_atomic
-from ..run.status import RunStatus, is_busy, stop_reason
-from ..run.store import STOPPED_FILE, Store
+from ..run.layout import RunFolder
+from ..run.lock import is_busy
+from ..run.status import RunStatus, stop_reason
+from ..run.store import Store
 from .flwr_cli import Flower
 from .follow import LOOK_S, Follower, JournalLines, Watch
 from .server_folder import ServerFolder
@@ -44,7 +46,7 @@ def submit(
     """
     if is_busy(folder.runs / name):
         raise ConfigError(f"The run {name} is under way. `fedgrpo server status {folder.path}` shows it.")
-    if (folder.runs / name / "journal.jsonl").exists():
+    if RunFolder(folder.runs / name).begun:
         if RunStatus.read(folder.runs / name).state == "finished":
             raise ConfigError(f"The run {name} is finished. Give this one another name (--run).")
         raise ConfigError(f"There is a run {name} already. Go on with it: fedgrpo server resume {folder.path} {name}")
@@ -57,7 +59,7 @@ def resume(folder: ServerFolder, name: str, say: Callable[[str], None], watch: W
     Raises:
         ConfigError: there is no such run, or it is under way.
     """
-    file = folder.runs / name / "config.resolved.toml"
+    file = RunFolder(folder.runs / name).settings
     if not file.exists() and (reason := stop_reason(file.parent)):
         raise ConfigError(f"The run {name} never began, so there is nothing to go on from. {reason}")
     if not file.exists():
@@ -97,7 +99,7 @@ def _played(
     write_atomic(submitted, config.to_toml().encode())
     restarts, rounds = 0, 0
     while True:
-        (folder.runs / name / STOPPED_FILE).unlink(missing_ok=True)
+        RunFolder(folder.runs / name).stopped.unlink(missing_ok=True)
         run_id = _submitted(flower, submitted, patient=restarts > 0 or rounds > 0, say=say)
         write_atomic(submitted.with_suffix(".run"), str(run_id).encode())
         say(f"{name}: submitted as Flower run {run_id}; waiting for {config.federation.min_clients} clients or more")
@@ -105,7 +107,7 @@ def _played(
         if status is not None and status.state == "finished":
             return status
         if reason := stop_reason(folder.runs / name):
-            begun = (folder.runs / name / "journal.jsonl").exists()
+            begun = RunFolder(folder.runs / name).begun
             hint = f"\nGo on with: fedgrpo server resume {folder.path} {name}"
             raise RunError(reason + (hint if begun else "\nNothing was trained. Submit it again when that is mended."))
         committed = status.round if status else 0

@@ -5,35 +5,19 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from math import nan
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from ...common.analysis.contributions import contributions
+from ...common.analysis.contributions import Contribution, contributions
 from ...common.analysis.reward_hacking import HackingWarning, RewardHackingMonitor
 from ...common.analysis.scores import Climb, Score, climb_by_style, score
-from ...common.errors import ConfigError, RunError
+from ...common.errors import ConfigError
 from ...common.messages.messages import Tally
 from ...common.settings.run_config import RunConfig, load_scenario
 from ...common.storage.jsonl import read_lines
 from .alarms import replayed
-
-Line = dict[str, Any]
-ANSWERS = "answers.jsonl"
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluated:
-    """Counts over the held-out problems after some round."""
-
-    round: int
-    clients: tuple[str, ...]
-    """Who answered."""
-    total: Tally
-    classes: dict[str, Tally]
-
-    def of(self, column: str) -> dict[str, Tally]:
-        """The classes of one column, by value."""
-        pairs = ((name.partition("="), tally) for name, tally in self.classes.items())
-        return {value: tally for (own, _, value), tally in pairs if own == column}
+from .journal import Committed, Created, Journal, Void
+from .layout import RunFolder
+from .metrics import EvaluationMetrics, MetricsLine, RoundMetrics, read_metrics
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,42 +26,46 @@ class Run:
 
     folder: Path
     config: RunConfig
-    journal: list[Line]
-    rounds: list[Line]
-    """One line of metrics per committed round."""
-    sampled: list[Evaluated]
-    greedy: list[Evaluated]
+    journal: Journal
+    rounds: list[RoundMetrics]
+    """One per committed round."""
+    sampled: list[EvaluationMetrics]
+    greedy: list[EvaluationMetrics]
 
     @classmethod
     def read(cls, folder: Path) -> Run:
-        """Read a run folder.
+        """Read a run folder. Changes nothing in it.
 
         Raises:
             ConfigError: the folder holds no run.
+            RunError: a line of its journal or its metrics is damaged.
         """
-        journal: list[Line] = read_lines(folder / "journal.jsonl")
-        if not journal:
-            raise ConfigError(f"{folder} holds no run: there is no journal.jsonl in it, or nothing in that.")
-        lines: list[Line] = read_lines(folder / "metrics.jsonl")
-        try:
-            return cls(
-                folder=folder,
-                config=load_scenario(folder / "config.resolved.toml"),
-                journal=[line for line in journal if line["event"]],
-                rounds=[line for line in lines if line["kind"] == "round"],
-                sampled=_evaluations(lines, "sampled"),
-                greedy=_evaluations(lines, "greedy"),
-            )
-        except (KeyError, TypeError) as error:
-            raise RunError(f"{folder / 'metrics.jsonl'} or journal.jsonl is damaged: a line lacks {error}.") from error
+        files = RunFolder(folder)
+        journal = Journal.read(files.journal)
+        if not journal.lines:
+            raise ConfigError(f"{folder} holds no run: there is no {files.journal.name} in it, or nothing in that.")
+        lines = read_metrics(files.metrics)
+        return cls(
+            folder=folder,
+            config=load_scenario(files.settings),
+            journal=journal,
+            rounds=[line for line in lines if isinstance(line, RoundMetrics)],
+            sampled=_evaluations(lines, "sampled"),
+            greedy=_evaluations(lines, "greedy"),
+        )
 
     @property
-    def before(self) -> Evaluated:
+    def files(self) -> RunFolder:
+        """Its files."""
+        return RunFolder(self.folder)
+
+    @property
+    def before(self) -> EvaluationMetrics:
         """The first sampled evaluation."""
         return self.sampled[0]
 
     @property
-    def after(self) -> Evaluated:
+    def after(self) -> EvaluationMetrics:
         """The last sampled evaluation."""
         return self.sampled[-1]
 
@@ -99,63 +87,69 @@ class Run:
         again, the answers of the last attempt stand, which is the one that was committed.
         """
         last = self.config.federation.rounds
-        lines: list[Line] = read_lines(self.folder / ANSWERS)
+        lines: list[dict[str, Any]] = read_lines(self.files.answers)
         mine = [line for line in lines if (line["round"], line["decoding"]) == (last, decoding)]
         return {i: mark == "1" for line in mine for i, mark in zip(line["problems"], line["right"], strict=True)}
 
     def warnings(self) -> list[HackingWarning]:
         """What the tripwires say of the run, from its metrics: also of one that was played before there were any."""
-        lines = read_lines(self.folder / "metrics.jsonl")
-        return replayed(cast("list[Line]", lines), RewardHackingMonitor())
+        return replayed(read_metrics(self.files.metrics), RewardHackingMonitor())
+
+    def contributions(self) -> list[Contribution]:
+        """What each client learned from, weighed and sent, over the rounds."""
+        return contributions([line.clients for line in self.rounds])
 
     def rewards(self) -> list[float]:
         """Mean reward over the clients, by round: each client's in its own units."""
-        told = [[c["reward/mean"] for c in line["clients"].values() if "reward/mean" in c] for line in self.rounds]
-        return [sum(values) / len(values) if values else nan for values in told]
+        return [sum(line.rewards) / len(line.rewards) if line.rewards else nan for line in self.rounds]
 
     def result(self) -> dict[str, Any]:
         """The run as one JSON object: what `simulate --format json` prints last."""
         if not self.sampled:
             raise ConfigError(f"{self.folder} has no evaluation yet.")
-        committed = [line for line in self.journal if line["event"] in ("CREATED", "COMMITTED")]
+        adapters = [line.adapter for line in self.journal.lines if isinstance(line, (Created, Committed))]
         after, rewards = score(self.after.total), self.rewards()
         return {
             "run_dir": str(self.folder),
             "rounds": len(self.rounds),
-            "clients": max((len(line["clients"]) for line in self.rounds), default=0),
-            "adapter_sha256": committed[-1]["adapter"],
-            "accuracy": {
-                "before": after.base,
-                "after": after.strict,
-                "gain": after.gain,
-                "interval": [after.gain_low, after.gain_high],
-                "decoding": "sampled",
-                "problems": after.problems,
-                "clients": list(self.after.clients),
-                "lenient": {"before": score(self.before.total).lenient, "after": after.lenient},
-                "greedy": {"before": _strict(self.greedy[:1]), "after": _strict(self.greedy[-1:])},
-                "by_class": {
-                    f"{row.column}={row.value}": {
-                        "before": row.before,
-                        "after": row.after,
-                        "problems_before": row.problems_before,
-                        "problems_after": row.problems_after,
-                    }
-                    for row in self.class_rows()
-                },
-            },
+            "clients": max((len(line.clients) for line in self.rounds), default=0),
+            "adapter_sha256": adapters[-1],
+            "accuracy": self._accuracy(after),
             "truncated": {"before": score(self.before.total).truncated, "after": after.truncated},
             "completion_length": {"before": score(self.before.total).mean_length, "after": after.mean_length},
             "climb": asdict(self.climb),
             "reward": {"first": rewards[0] if rewards else None, "last": rewards[-1] if rewards else None},
-            "seconds": round(sum(line["seconds"] for line in self.rounds), 3),
-            "bytes_up": sum(line["bytes_up"] for line in self.rounds),
-            "bytes_down": sum(line["bytes_down"] for line in self.rounds),
-            "aggregation_error": [line.get("aggregation/error") for line in self.rounds],
-            "ledger": [contribution.as_json() for contribution in contributions(self.rounds)],
+            "seconds": round(sum(line.seconds for line in self.rounds), 3),
+            "bytes_up": sum(line.bytes_up for line in self.rounds),
+            "bytes_down": sum(line.bytes_down for line in self.rounds),
+            "aggregation_error": [line.aggregation_error for line in self.rounds],
+            "ledger": [contribution.as_json() for contribution in self.contributions()],
             "warnings": [asdict(tripped) for tripped in self.warnings()],
-            "void_rounds": sum(line["event"] == "VOID" for line in self.journal),
-            "finished": any(line["event"] == "FINISHED" for line in self.journal),
+            "void_rounds": len(self.journal.of(Void)),
+            "finished": self.journal.finished,
+        }
+
+    def _accuracy(self, after: Score) -> dict[str, Any]:
+        classes = {
+            f"{row.column}={row.value}": {
+                "before": row.before,
+                "after": row.after,
+                "problems_before": row.problems_before,
+                "problems_after": row.problems_after,
+            }
+            for row in self.class_rows()
+        }
+        return {
+            "before": after.base,
+            "after": after.strict,
+            "gain": after.gain,
+            "interval": [after.gain_low, after.gain_high],
+            "decoding": "sampled",
+            "problems": after.problems,
+            "clients": list(self.after.clients),
+            "lenient": {"before": score(self.before.total).lenient, "after": after.lenient},
+            "greedy": {"before": _strict(self.greedy[:1]), "after": _strict(self.greedy[-1:])},
+            "by_class": classes,
         }
 
     def class_rows(self) -> list[ClassRow]:
@@ -178,7 +172,7 @@ class ClassRow:
     after: float | None
 
     @classmethod
-    def of(cls, name: str, before: Evaluated, after: Evaluated) -> ClassRow:
+    def of(cls, name: str, before: EvaluationMetrics, after: EvaluationMetrics) -> ClassRow:
         """The row of the class `column=value`."""
         column, _, value = name.partition("=")
         old, new = before.classes.get(name, Tally()), after.classes.get(name, Tally())
@@ -191,19 +185,10 @@ def accuracy(tally: Tally) -> float | None:
     return tally.correct / tally.problems if tally.problems else None
 
 
-def _evaluations(lines: list[Line], decoding: str) -> list[Evaluated]:
-    chosen = [line for line in lines if line["kind"] == "evaluation" and line["decoding"] == decoding]
-    return [
-        Evaluated(
-            line["round"],
-            tuple(line["clients"]),
-            Tally(**line["total"]),
-            {name: Tally(**tally) for name, tally in line["classes"].items()},
-        )
-        for line in sorted(chosen, key=lambda line: line["round"])
-    ]
+def _evaluations(lines: list[MetricsLine], decoding: str) -> list[EvaluationMetrics]:
+    chosen = [line for line in lines if isinstance(line, EvaluationMetrics) and line.decoding == decoding]
+    return sorted(chosen, key=lambda line: line.round)
 
 
-def _strict(evaluated: list[Evaluated]) -> float | None:
-    found: list[Score] = [score(e.total) for e in evaluated]
-    return found[0].strict if found else None
+def _strict(evaluations: list[EvaluationMetrics]) -> float | None:
+    return evaluations[0].accuracy if evaluations else None

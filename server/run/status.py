@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 from ...common.analysis.scores import score
-from ...common.messages.messages import Tally
 from ...common.settings.run_config import load_scenario
-from ...common.storage.jsonl import Entry, read_lines
-from .store import STOPPED_FILE, Store
+from .journal import Committed, Journal
+from .layout import RunFolder
+from .lock import is_busy
+from .metrics import EvaluationMetrics, RoundMetrics, read_metrics
 
 
 @dataclass(frozen=True)
@@ -34,65 +33,45 @@ class RunStatus:
     @classmethod
     def read(cls, folder: Path) -> RunStatus:
         """Read a run folder; one that has not begun has no settings yet."""
-        file, store = folder / "config.resolved.toml", Store(folder)
-        rounds = load_scenario(file).federation.rounds if file.exists() else 0
-        journal, now = read_lines(store.journal), time.time()
-        committed = [e for e in journal if e.get("event") == "COMMITTED"]
-        finished = any(e.get("event") == "FINISHED" for e in journal)
+        files = RunFolder(folder)
+        rounds = load_scenario(files.settings).federation.rounds if files.settings.exists() else 0
+        journal, now = Journal.read(files.journal), time.time()
         reason = stop_reason(folder)
-        state = "finished" if finished else "running" if is_busy(folder) else "stopped" if reason else "interrupted"
+        unfinished = "running" if is_busy(folder) else "stopped" if reason else "interrupted"
+        state = "finished" if journal.finished else unfinished
         return cls(
             name=folder.name,
-            round=max((int(str(e["round"])) for e in committed), default=0),
+            round=journal.round,
             rounds=rounds,
             state=state,
             reason=reason if state == "stopped" else "",
-            last_event_s=now - _time_of(journal[-1]) if journal else 0.0,
-            clients=_last_seen(store, committed, now),
+            last_event_s=now - journal.lines[-1].time if journal.lines else 0.0,
+            clients=_last_seen(files, journal, now),
         )
 
 
 def result_line(folder: Path) -> str:
     """What a run came to, in a line: held-out accuracy, if any organisation let counts out."""
-    sampled = [e for e in read_lines(folder / "metrics.jsonl") if e.get("decoding") == "sampled"]
+    lines = read_metrics(RunFolder(folder).metrics)
+    sampled = [line for line in lines if isinstance(line, EvaluationMetrics) and line.decoding == "sampled"]
     if not sampled:
         return "No organisation let counts of held-out answers out."
-    last = sampled[-1]
-    return f"Held-out accuracy after round {last['round']}: {score(Tally(**cast('dict[str, int]', last['total'])))}"
+    return f"Held-out accuracy after round {sampled[-1].round}: {score(sampled[-1].total)}"
 
 
 def stop_reason(folder: Path) -> str:
     """Why a run ended by itself without finishing; empty where it did not."""
     try:
-        return str(json.loads((folder / STOPPED_FILE).read_text())["reason"])
+        return str(json.loads(RunFolder(folder).stopped.read_text())["reason"])
     except (OSError, ValueError, KeyError, TypeError):
         return ""
 
 
-def is_busy(folder: Path) -> bool:
-    """Whether a ServerApp holds the run folder."""
-    try:
-        with (folder / ".lock").open("r") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
-
-
-def _last_seen(store: Store, committed: list[Entry], now: float) -> dict[str, float]:
+def _last_seen(files: RunFolder, journal: Journal, now: float) -> dict[str, float]:
     """Organisation -> seconds since its last update that counted."""
-    times = {e.get("round"): _time_of(e) for e in committed}
+    times = {line.round: line.time for line in journal.of(Committed)}
     seen: dict[str, float] = {}
-    for line in read_lines(store.metrics):
-        clients = line.get("clients")
-        if line.get("kind") == "round" and isinstance(clients, dict):
-            when = times.get(line.get("round"), 0.0)
-            seen |= {str(name): now - when for name in clients}  # pyright: ignore
+    for line in read_metrics(files.metrics):
+        if isinstance(line, RoundMetrics):
+            seen |= {name: now - times.get(line.round, 0.0) for name in line.clients}
     return seen
-
-
-def _time_of(entry: Entry) -> float:
-    value = entry.get("time")
-    return float(value) if isinstance(value, (int, float)) else 0.0

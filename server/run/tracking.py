@@ -5,22 +5,19 @@ The file is what is followed: a resumed run gives the trackers what they missed,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Any, cast
 
 from ...common.analysis.scores import score
-from ...common.messages.messages import Tally
 from ...common.settings.run_config import RunConfig
-from ...common.storage.jsonl import Entry, read_lines
 from ...common.trackers.libraries import Place
 from ...common.trackers.trackers import Point, Trackers
+from .lines import as_entry
+from .metrics import ClientMetrics, EvaluationMetrics, MetricsLine, RoundMetrics, read_metrics
 from .store import Store
 
 PROJECT = "fedgrpo"
-FOLDER = "trackers"
-"""In a run folder."""
 
 
 @contextmanager
@@ -34,7 +31,7 @@ def following(config: RunConfig, store: Store, federation: str) -> Generator[Cal
         yield lambda: None
         return
     place = Place(
-        folder=store.folder / FOLDER,
+        folder=store.files.trackers,
         project=PROJECT,
         run=f"{store.folder.name}-{federation}",
         axis="round",
@@ -44,7 +41,7 @@ def following(config: RunConfig, store: Store, federation: str) -> Generator[Cal
 
     def catch_up() -> None:
         nonlocal told
-        lines = read_lines(store.metrics)
+        lines = read_metrics(store.files.metrics)
         for line in lines[told:]:
             trackers.log(point_of(line))
         told = len(lines)
@@ -56,30 +53,31 @@ def following(config: RunConfig, store: Store, federation: str) -> Generator[Cal
         trackers.close()
 
 
-def point_of(line: Entry) -> Point:
+def point_of(line: MetricsLine) -> Point:
     """A line of metrics.jsonl as figures by `area/name`; a client is a namespace, `clients/NAME/area/name`."""
-    number = cast(int, line["round"])
-    if line["kind"] == "round":
-        return Point("rounds", number, _round_figures(cast(dict[str, Any], line)))
-    return Point(str(line["decoding"]), number, _evaluation_figures(cast(dict[str, Any], line)))
+    if isinstance(line, RoundMetrics):
+        return Point("rounds", line.round, _round_figures(line))
+    return Point(line.decoding, line.round, _evaluation_figures(line))
 
 
-def _round_figures(line: Mapping[str, Any]) -> dict[str, float]:
-    own = {key: value for key, value in line.items() if key not in ("kind", "round", "clients", "refused")}
-    figures = _named(own, "round") | {"round/refused": len(line["refused"]), "round/clients": len(line["clients"])}
-    for name, told in line["clients"].items():
-        figures |= {f"clients/{name}/{key}": value for key, value in _named(told, "update").items()}
+def _round_figures(line: RoundMetrics) -> dict[str, float]:
+    figures = _figures(line)
+    figures |= {"round/attempt": line.attempt, "round/refused": len(line.refused), "round/clients": len(line.clients)}
+    for name, client in line.clients.items():
+        figures |= {f"clients/{name}/{key}": value for key, value in _figures(client).items()}
     return figures
 
 
-def _evaluation_figures(line: Mapping[str, Any]) -> dict[str, float]:
-    area = f"evaluation/{line['decoding']}"
-    figures = _named(asdict(score(Tally(**line["total"]))), area)
-    for name, tally in line["classes"].items():
-        figures[f"{area}/class/{name}/strict"] = score(Tally(**tally)).strict
+def _figures(line: RoundMetrics | ClientMetrics) -> dict[str, float]:
+    """The metrics of a line, under the names they have in the file."""
+    return {
+        key: float(value) for key, value in as_entry(line).items() if isinstance(value, (int, float)) and "/" in key
+    }
+
+
+def _evaluation_figures(line: EvaluationMetrics) -> dict[str, float]:
+    area = f"evaluation/{line.decoding}"
+    figures = {f"{area}/{name.replace('_', '-')}": value for name, value in asdict(score(line.total)).items()}
+    for name, tally in line.classes.items():
+        figures[f"{area}/class/{name}/strict"] = score(tally).strict
     return figures
-
-
-def _named(values: Mapping[str, float], area: str) -> dict[str, float]:
-    """The values under names with an area: their own, or else the one given."""
-    return {key if "/" in key else f"{area}/{key.replace('_', '-')}": float(value) for key, value in values.items()}

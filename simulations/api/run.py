@@ -13,6 +13,8 @@ from ...common.errors import ConfigError
 from ...common.settings.run_config import RunConfig
 from ...common.storage.jsonl import read_lines
 from ...server.run import reader
+from ...server.run.layout import RunFolder
+from ...server.run.lines import as_entry
 from ..export.peft_folder import write_adapter
 from ..export.source import Source, locate
 
@@ -133,7 +135,7 @@ class Run:
     @property
     def samples(self) -> list[dict[str, Any]]:
         """Return held-out completions before and after training, as far as the clients' policies allow."""
-        return list(read_lines(self.folder / "samples.jsonl"))
+        return list(read_lines(RunFolder(self.folder).samples))
 
     @property
     def adapter(self) -> TrainedAdapter:
@@ -164,5 +166,5 @@ class Run:
 
     def _rows(self) -> Iterator[dict[str, Any]]:
         for line in self._run.rounds:
-            for client, values in line["clients"].items():
-                yield {"round": line["round"], "client": client, **values}
+            for client, metrics in line.clients.items():
+                yield {"round": line.round, "client": client, **as_entry(metrics)}

@@ -17,7 +17,8 @@ from ...client.learner.training.watcher import Watcher
 from ...common.messages.messages import EvaluateTask
 from ...common.storage.atomic import write_atomic
 from ...common.storage.jsonl import Entry, append_line, as_line, read_lines
-from ...server.run.reader import ANSWERS
+from ...server.run.layout import ANSWERS, SAMPLES, RunFolder
+from ...server.run.metrics import EvaluationMetrics, read_metrics
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 LOGGER = logging.getLogger("fedgrpo.client.progress")
 SAMPLES_PER_CLIENT = 3
-SAMPLES = "samples.jsonl"
 KEYS = {SAMPLES: ("round", "attempt", "client", "question"), ANSWERS: ("round", "attempt", "decoding", "client")}
 """File of a run folder -> what makes a line of it another one."""
 
@@ -103,8 +103,8 @@ class KeptLines(logging.Handler):
         lines = read_lines(path)
         if name != ANSWERS:
             return lines
-        metrics = read_lines(self._folder / "metrics.jsonl")
-        done = {(m["round"], m["decoding"]) for m in metrics if m.get("kind") == "evaluation"}
+        metrics = read_metrics(RunFolder(self._folder).metrics)
+        done = {(line.round, line.decoding) for line in metrics if isinstance(line, EvaluationMetrics)}
         standing = [line for line in lines if (line["round"], line["decoding"]) in done]
         if len(standing) < len(lines):
             write_atomic(path, b"".join(as_line(line) for line in standing))

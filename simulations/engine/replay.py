@@ -3,49 +3,54 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from ...common.analysis.scores import score
-from ...common.messages.messages import Tally
-from ...common.storage.jsonl import read_lines
 from ...server.run import events
+from ...server.run.journal import Journal, Planned, Void
+from ...server.run.layout import RunFolder
+from ...server.run.metrics import EvaluationMetrics, RoundMetrics, read_metrics
 
 
 class Replay:
     """Emits the events of a run folder, each once."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._journal = len(read_lines(folder / "journal.jsonl"))
-        self._metrics = len(read_lines(folder / "metrics.jsonl"))
+        self._files = RunFolder(folder)
+        self._journal = len(Journal.read(self._files.journal).lines)
+        self._metrics = len(read_metrics(self._files.metrics))
         self._asked = 0
 
     def catch_up(self) -> None:
         """Emit what was written since the last call."""
-        lines: list[Any] = read_lines(self._folder / "journal.jsonl")
-        for line in lines[self._journal :]:
-            if line["event"] == "PLANNED":
-                self._asked = len(line["cohort"])
-                events.emit(events.RoundStarted(line["round"], line["attempt"], tuple(line["cohort"])))
-            elif line["event"] == "VOID":
-                events.emit(events.RoundVoid(line["round"], line["attempt"], str(line.get("reason", ""))))
-        adapters = {line["round"]: line["adapter"] for line in lines if line["event"] == "COMMITTED"}
-        self._journal = len(lines)
-        metrics: list[Any] = read_lines(self._folder / "metrics.jsonl")
-        for line in metrics[self._metrics :]:
-            if line["kind"] == "round" and line["round"] not in adapters:
+        journal = Journal.read(self._files.journal)
+        for line in journal.lines[self._journal :]:
+            if isinstance(line, Planned):
+                self._asked = len(line.cohort)
+                events.emit(events.RoundStarted(line.round, line.attempt, line.cohort))
+            elif isinstance(line, Void):
+                events.emit(events.RoundVoid(line.round, line.attempt, line.reason))
+        self._journal = len(journal.lines)
+        for line in read_metrics(self._files.metrics)[self._metrics :]:
+            if isinstance(line, EvaluationMetrics):
+                events.emit(events.Evaluated(line.round, line.decoding, score(line.total)))
+            elif line.round in journal.adapters:
+                self._committed(line, journal.adapters[line.round])
+            else:
                 break  # the journal's line, which makes it count, comes after
-            self._tell(line, adapters)
             self._metrics += 1
 
-    def _tell(self, line: Any, adapters: dict[int, str]) -> None:
-        if line["kind"] == "evaluation":
-            events.emit(events.Evaluated(line["round"], line["decoding"], score(Tally(**line["total"]))))
-            return
-        clients: dict[str, dict[str, float]] = line["clients"]
-        for name, told in clients.items():
-            events.emit(events.UpdateTaken(line["round"], name, told, 0))
-        moved, digest = line["update_norm"] > 0, adapters[line["round"]]
-        size = line["bytes_up"], line["bytes_down"]
-        counts = len(clients), max(self._asked, len(clients))
-        events.emit(events.RoundCommitted(line["round"], digest, *counts, line["seconds"], *size, moved))
+    def _committed(self, line: RoundMetrics, adapter: str) -> None:
+        for name, client in line.clients.items():
+            events.emit(events.UpdateTaken(line.round, name, client.reported, 0))
+        events.emit(
+            events.RoundCommitted(
+                round=line.round,
+                adapter_sha256=adapter,
+                valid=len(line.clients),
+                asked=max(self._asked, len(line.clients)),
+                seconds=line.seconds,
+                bytes_up=line.bytes_up,
+                bytes_down=line.bytes_down,
+                moved=line.update_norm > 0,
+            )
+        )

@@ -17,6 +17,7 @@ from ...common.settings.run_config import RunConfig, load_scenario
 from ...common.storage.atomic import write_atomic
 from ...common.trackers.names import check_uses
 from ...server.main import app, run_folder
+from ...server.run.layout import RunFolder
 from ...server.run.reader import Run
 from .grid import LocalGrid, NodeConfig, Worker
 from .progress import keeping
@@ -88,7 +89,7 @@ def same_inputs(config: RunConfig) -> None:
     rewards = {reward.source for rewards in client_rewards(config) for reward in rewards}
     for source in sorted({*rewards, *client_tools(config).sources} - {"built-in"}):
         digest.update(Path(source).expanduser().read_bytes())
-    path = run_folder(config) / "inputs.sha256"
+    path = RunFolder(run_folder(config)).inputs
     if not path.exists():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -98,7 +99,7 @@ def same_inputs(config: RunConfig) -> None:
     elif path.read_text() != digest.hexdigest():
         raise ConfigError(
             f"The data or a reward file has changed since {path.parent} began, so going on would mix two experiments. "
-            "Put them back, or start a new run. (If a repaired reward file is what changed, remove inputs.sha256.)"
+            f"Put them back, or start a new run. (If a repaired reward file is what changed, remove {path.name}.)"
         )
 
 
@@ -118,7 +119,7 @@ def run_simulation(config: RunConfig) -> Run:
         with keeping(folder):
             app(grid, Context(1, 1, {}, RecordDict(), config.flat()))
     except RunError as error:
-        if (folder / "journal.jsonl").exists():
+        if RunFolder(folder).begun:
             raise type(error)(f"{error}\nGo on with: fedgrpo simulate --resume {folder}") from error
         raise
     finally:

@@ -42,12 +42,12 @@ from ...server.main import run_folder
 from ...server.operator import flwr_cli, runs
 from ...server.operator.processes import run_server
 from ...server.operator.server_folder import Gateway, RunFolders, ServerFolder, ServerSettings, SuperLink
+from ...server.run.layout import RunFolder
 from ...server.run.reader import Run
 from .replay import Replay
 from .simulated_clients import SYSTEM_PROMPTS, answered_by, client_name, client_rank, divide
 
 LOGGER = logging.getLogger("fedgrpo.loopback")
-FOLDER = "loopback"
 
 
 def run_loopback(config: RunConfig) -> Run:
@@ -61,7 +61,7 @@ def run_loopback(config: RunConfig) -> Run:
             "simulation.faults are faults of simulated learners, and these are real. Use --engine processes."
         )
     folder = run_folder(config)
-    base = folder / FOLDER
+    base = RunFolder(folder).loopback
     server = _server(base, folder.parent)
     replay = Replay(folder)
     with contextlib.ExitStack() as stack:
@@ -81,7 +81,7 @@ def run_loopback(config: RunConfig) -> Run:
                     failures,
                 )
             )
-        if (folder / "journal.jsonl").exists():
+        if RunFolder(folder).begun:
             runs.resume(server, folder.name, say, watch)
         else:
             runs.submit(server, config, folder.name, say, watch)

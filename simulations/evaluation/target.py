@@ -18,8 +18,8 @@ from ...common.adapter.peft_files import CONFIG, SCHEMA, WEIGHTS, read_peft
 from ...common.adapter.schema import AdapterSchema, Key, Vector
 from ...common.errors import ConfigError
 from ...common.settings.run_config import RunConfig, Value, load_scenario
+from ...server.run.layout import RunFolder
 from ...server.run.reader import Run
-from ...server.run.store import Store
 
 ODD_KINDS = (
     "use_dora",
@@ -96,15 +96,14 @@ def locate(target: Path | None, model: str | None) -> Target:
 
 
 def _run(target: Path) -> Target | None:
-    if (target / "config.resolved.toml").is_file():
-        run = target.resolve()
-        committed = [line["round"] for line in Run.read(run).journal if line["event"] == "COMMITTED"]
-        folder = Store(run).adapter_folder(max(committed, default=0))
+    files = RunFolder(target.resolve())
+    if files.settings.is_file():
+        folder = files.adapter(Run.read(files.path).journal.round)
     else:
-        run, folder = target.resolve().parent.parent, target.resolve()
-    if not folder.is_dir() or not (run / "config.resolved.toml").is_file():
+        files, folder = RunFolder(files.path.parent.parent), files.path
+    if not folder.is_dir() or not files.settings.is_file():
         return None
-    return Target(f"{run.name}, adapter {folder.name}", load_scenario(run / "config.resolved.toml"), folder, True)
+    return Target(f"{files.path.name}, adapter {folder.name}", load_scenario(files.settings), folder, True)
 
 
 def _adapter(folder: Path) -> Target | None:

@@ -11,7 +11,9 @@ from typing import Any
 from ...common.adapter.methods import METHODS
 from ...common.analysis.scores import points, score
 from ...common.settings.run_config import RunConfig
-from ...server.run.reader import ANSWERS, Evaluated, Run
+from ...server.run.journal import Void
+from ...server.run.metrics import EvaluationMetrics, RoundMetrics
+from ...server.run.reader import Run
 from ..report.summary import notes
 from .source import Source
 
@@ -56,18 +58,18 @@ def run_facts(source: Source) -> dict[str, Any] | None:
     run, config, number = source.run, source.config, source.round
     if run is None or config is None or number is None:
         return None
-    rounds = [line for line in run.rounds if line["round"] <= number]
-    simulated = (run.folder / ANSWERS).is_file()
+    rounds = [line for line in run.rounds if line.round <= number]
+    simulated = run.files.answers.is_file()
     evaluated = next((e for e in reversed(run.sampled) if e.round == number), None)
     open_to_all = evaluated is not None and (simulated or len(evaluated.clients) >= FEWEST)
     return {
         "simulated": simulated,
         "round": number,
         "rounds": config.federation.rounds,
-        "void": sum(line["event"] == "VOID" and line["round"] <= number for line in run.journal),
+        "void": sum(line.round <= number for line in run.journal.of(Void)),
         "clients": _clients(rounds),
-        "bytes_up": sum(line["bytes_up"] for line in rounds),
-        "bytes_down": sum(line["bytes_down"] for line in rounds),
+        "bytes_up": sum(line.bytes_up for line in rounds),
+        "bytes_down": sum(line.bytes_down for line in rounds),
         "scores": _scores(run, evaluated) if evaluated and open_to_all else [],
         "problems": evaluated.total.problems if evaluated else 0,
         "evaluated_by": len(evaluated.clients) if evaluated else 0,
@@ -83,13 +85,13 @@ def run_facts(source: Source) -> dict[str, Any] | None:
     }
 
 
-def _clients(rounds: list[dict[str, Any]]) -> str:
-    counts = [len(line["clients"]) for line in rounds]
+def _clients(rounds: list[RoundMetrics]) -> str:
+    counts = [len(line.clients) for line in rounds]
     fewest, most = min(counts, default=0), max(counts, default=0)
     return f"{most}" if fewest == most else f"{fewest} to {most} in a round"
 
 
-def _scores(run: Run, evaluated: Evaluated) -> list[dict[str, str]]:
+def _scores(run: Run, evaluated: EvaluationMetrics) -> list[dict[str, str]]:
     temperature = run.config.evaluation.temperature
     rows = [_row(f"sampled at temperature {temperature:g}, strict", evaluated)]
     before = next((e for e in run.sampled if e.round == 0), None)
@@ -104,21 +106,21 @@ def _scores(run: Run, evaluated: Evaluated) -> list[dict[str, str]]:
     return [*rows, _row("greedy, strict", greedy)] if greedy else rows
 
 
-def _row(name: str, evaluated: Evaluated) -> dict[str, str]:
+def _row(name: str, evaluated: EvaluationMetrics) -> dict[str, str]:
     found = score(evaluated.total)
     gain = f"{points(found.gain)} ({found.interval})"
     return {"name": name, "before": f"{found.base:.1%}", "after": f"{found.strict:.1%}", "gain": gain}
 
 
-def _unscored(evaluated: Evaluated | None) -> str:
+def _unscored(evaluated: EvaluationMetrics | None) -> str:
     if evaluated is None:
         return "There was no held-out evaluation after this round."
     return "One organisation alone answered held-out problems; what it found is its own, and is left out here."
 
 
-def _rewards(rounds: list[dict[str, Any]], fewest: int) -> tuple[float, float] | None:
+def _rewards(rounds: list[RoundMetrics], fewest: int) -> tuple[float, float] | None:
     """Mean rewards of the first and of the last round; None where fewer clients tell theirs."""
-    told = [[c["reward/mean"] for c in line["clients"].values() if "reward/mean" in c] for line in rounds]
+    told = [line.rewards for line in rounds]
     if not told or min(len(told[0]), len(told[-1])) < fewest:
         return None
     return sum(told[0]) / len(told[0]), sum(told[-1]) / len(told[-1])

@@ -11,8 +11,8 @@ from ...common.adapter.peft_files import CONFIG, SCHEMA, read_peft
 from ...common.analysis.scores import score
 from ...common.errors import ConfigError
 from ...common.settings.run_config import RunConfig
+from ...server.run.layout import RunFolder
 from ...server.run.reader import Run
-from ...server.run.store import Store
 
 BUILT_IN = ("builtin", "builtin-split")
 
@@ -58,8 +58,8 @@ class Source:
     @property
     def base_sha256(self) -> str:
         """Hash of the base model's files that every member agreed on; empty where no journal tells it."""
-        created = [line for line in self.run.journal if line["event"] == "CREATED"] if self.run else []
-        return str(created[0].get("base_model", "")) if created else ""
+        created = self.run.journal.created if self.run else None
+        return created.base_model if created else ""
 
 
 def locate(target: Path, number: int | None, best: bool, public: str = "") -> Source:
@@ -76,14 +76,14 @@ def locate(target: Path, number: int | None, best: bool, public: str = "") -> So
     """
     if number is not None and best:
         raise ConfigError("--round and --best both choose a round. Give one of them.")
-    if (target / "journal.jsonl").is_file():
+    if RunFolder(target).begun:
         return _of_run(Run.read(target), number, best, public)
     if number is not None or best:
         raise ConfigError(
             f"{target} is no run folder, so there are no rounds to choose from: leave --round and --best out."
         )
     folder = target.resolve()
-    if (folder.parent.parent / "journal.jsonl").is_file() and folder.name.isdigit():
+    if RunFolder(folder.parent.parent).begun and folder.name.isdigit():
         return _of_run(Run.read(folder.parent.parent), int(folder.name), False, public)
     if not (folder / SCHEMA).is_file():
         raise ConfigError(f"{target} is neither a run folder nor an adapter of fedgrpo: it holds no {SCHEMA}.")
@@ -93,13 +93,13 @@ def locate(target: Path, number: int | None, best: bool, public: str = "") -> So
 
 
 def _of_run(run: Run, number: int | None, best: bool, public: str) -> Source:
-    committed = {line["round"]: str(line["adapter"]) for line in run.journal if line["event"] == "COMMITTED"}
+    committed = run.journal.adapters
     if not committed:
         raise ConfigError(f"{run.folder} has no committed round yet, so there is nothing to export.")
     chosen = _best(run, committed) if best else max(committed) if number is None else number
     if chosen not in committed:
         raise ConfigError(f"Round {chosen} of {run.folder} was not committed. The rounds are 1 to {max(committed)}.")
-    adapter = read_peft(Store(run.folder).adapter_folder(chosen))
+    adapter = read_peft(run.files.adapter(chosen))
     if adapter.sha256 != committed[chosen]:
         raise ConfigError(f"The adapter of round {chosen} in {run.folder} is not the one in the journal.")
     return Source(adapter, _base(run.config.model.name, run.config.model.revision, public), run, chosen, best)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,9 +19,11 @@ from ...common.messages.messages import Evaluation
 from ...common.seeds import derived_seed
 from ...common.settings.run_config import RunConfig, load_scenario
 from ...common.storage.atomic import write_atomic
-from ...common.storage.jsonl import Entry, append_line, as_line, read_lines
+from ...common.storage.jsonl import Entry, append_line, as_line
 from ...server.main import run_folder
-from ...server.run.store import Store
+from ...server.run.layout import RunFolder
+from ...server.run.lines import OTHERS, as_entry, parsed, read_typed
+from ...server.run.lock import locked
 from ..engine import runner
 from ..engine.simulated_clients import client_name, client_rewards, divide
 
@@ -31,7 +33,6 @@ if TYPE_CHECKING:
     from ...client.learner.training.full import FullTrainer
 
 Watch = Callable[[str], None]
-METRICS, SETTINGS, MODEL = "metrics.jsonl", "config.resolved.toml", "model"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ class Finetuned:
         found, greedy = self.scores["sampled"], self.scores["greedy"]
         return {
             "run_dir": str(self.folder),
-            "model": str(self.folder / MODEL),
+            "model": str(RunFolder(self.folder).model),
             "sha256": self.sha256,
             "steps": self.steps,
             "accuracy": {
@@ -70,17 +71,31 @@ class Finetuned:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One optimizer step, a line of metrics.jsonl."""
+
+    step: int
+    figures: dict[str, float] = field(metadata=OTHERS)
+    """TRL's metrics, under `train/` and TRL's own names."""
+
+    def as_entry(self) -> Entry:
+        """Return the step as it is written."""
+        return {"kind": "step", **as_entry(self)}
+
+
 def settings_of(folder: Path) -> RunConfig:
     """The settings of a run that was stopped.
 
     Raises:
         ConfigError: the folder holds none, or one that is finished.
     """
-    if not (folder / SETTINGS).is_file() or (folder / "journal.jsonl").exists():
+    files = RunFolder(folder)
+    if not files.settings.is_file() or files.begun:
         raise ConfigError(f"{folder} holds no run of fedgrpo finetune.")
-    if (folder / MODEL).exists():
-        raise ConfigError(f"{folder} is finished: its model is in {folder / MODEL}.")
-    config = load_scenario(folder / SETTINGS)
+    if files.model.exists():
+        raise ConfigError(f"{folder} is finished: its model is in {files.model}.")
+    config = load_scenario(files.settings)
     return config.with_values({"output.dir": str(folder.resolve().parent), "output.run": folder.resolve().name})
 
 
@@ -98,8 +113,8 @@ def finetune(config: RunConfig, say: Watch) -> Finetuned:
     _check_own(folder, config)
     runner.check(config)
     runner.same_inputs(config)
-    with Store(folder).locked():
-        write_atomic(folder / SETTINGS, config.to_toml().encode())
+    with locked(folder):
+        write_atomic(RunFolder(folder).settings, config.to_toml().encode())
         return _play(config, folder, say, started)
 
 
@@ -109,7 +124,7 @@ def _check_own(folder: Path, config: RunConfig) -> None:
     Raises:
         ConfigError: it holds a federated run, a finished one, or one of other settings.
     """
-    if not (folder / SETTINGS).is_file():
+    if not RunFolder(folder).settings.is_file():
         return
     before, now = settings_of(folder).flat(), config.flat()
     other = sorted(key for key in now if before[key] != now[key] and not key.startswith("output."))
@@ -125,16 +140,17 @@ def _play(config: RunConfig, folder: Path, say: Watch, started: float) -> Finetu
     base = load_model(path, "float32")
     from ...client.learner.training.full import FullTrainer
 
+    files = RunFolder(folder)
     shards, held_out = divide(config)
     rows = _rows(base, shards[0], config)
-    trainer = FullTrainer(base, config, rows, client_rewards(config)[0], folder / "checkpoints")
+    trainer = FullTrainer(base, config, rows, client_rewards(config)[0], files.checkpoints)
     say(f"{config.total_steps} steps over all {base.model.num_parameters():,} weights; answering held-out problems")
     before = _answers(base, trainer, held_out, config)
-    lines = _those_before(folder / METRICS, trainer.steps_done)
+    lines = _those_before(files.metrics, trainer.steps_done)
 
     def step(number: int, metrics: dict[str, float]) -> None:
-        lines.append({"kind": "step", "step": number, **metrics})
-        append_line(folder / METRICS, lines[-1])
+        lines.append(Step(number, {f"train/{name}": value for name, value in metrics.items()}))
+        append_line(files.metrics, lines[-1].as_entry())
         say(f"step {number} of {config.total_steps}: reward {metrics.get('reward', nan):.3f}")
 
     trainer.train(step)
@@ -142,10 +158,10 @@ def _play(config: RunConfig, folder: Path, say: Watch, started: float) -> Finetu
     for decoding, counts in found.items():
         classes = {name: asdict(tally) for name, tally in counts.classes.items()}
         line = {"kind": "evaluation", "decoding": decoding, "total": asdict(counts.total), "classes": classes}
-        append_line(folder / METRICS, line)
-    rewards = [float(str(line["reward"])) for line in lines if "reward" in line]
+        append_line(files.metrics, line)
+    rewards = [line.figures["train/reward"] for line in lines if "train/reward" in line.figures]
     scores = {decoding: score(counts.total) for decoding, counts in found.items()}
-    sha256 = trainer.save(folder / MODEL)
+    sha256 = trainer.save(files.model)
     ends = (rewards[0], rewards[-1])
     return Finetuned(folder, sha256, config.total_steps, scores, ends, time.perf_counter() - started)
 
@@ -190,8 +206,17 @@ def _counted(
     return {decoding: count(held_out, now, before[decoding], columns) for decoding, now in after.items()}
 
 
-def _those_before(path: Path, step: int) -> list[Entry]:
-    """The lines of the steps that a checkpoint holds; what a stopped run did after it is done again."""
-    lines = [line for line in read_lines(path) if line["kind"] == "step" and int(str(line["step"])) <= step]
-    write_atomic(path, b"".join(as_line(line) for line in lines))
-    return lines
+def _those_before(path: Path, step: int) -> list[Step]:
+    """Return the steps that a checkpoint holds, and drop the others: they are done again."""
+    steps = [line for line in read_typed(path, _step) if line is not None and line.step <= step]
+    write_atomic(path, b"".join(as_line(line.as_entry()) for line in steps))
+    return steps
+
+
+def _step(entry: Entry) -> Step | None:
+    """Return the step that a line holds; None for an evaluation. Format 1 had TRL's names without their area."""
+    if entry.get("kind") != "step":
+        return None
+    if "reward" in entry:
+        entry = {key if key in ("kind", "step") else f"train/{key}": value for key, value in entry.items()}
+    return parsed(Step, entry)

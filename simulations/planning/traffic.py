@@ -15,6 +15,7 @@ from ...common.messages.compression import most_bytes
 from ...common.messages.messages import TaskId, TrainTask, Update, run_schema
 from ...common.messages.metric_names import TRAIN_METRICS, reward_metrics
 from ...common.settings.run_config import RunConfig
+from ...server.federation.evaluation import due
 from ..engine.simulated_clients import client_rank, client_rewards
 from .shapes import Shape
 
@@ -63,13 +64,15 @@ def traffic(config: RunConfig, shape: Shape) -> Traffic:
 
 
 def evaluations(config: RunConfig) -> int:
-    """Times all held-out problems are answered: greedy and sampled before and after, sampled in between, and for the
-    gate once a round."""
-    rounds, every = config.federation.rounds, config.evaluation.every
-    between = len([n for n in range(1, rounds) if every and n % every == 0])
-    if not config.gate.enabled:
-        return 4 + between
-    return 4 + rounds - 1  # a candidate's evaluation by the gate is that of its round
+    """Return how often all held-out problems are answered.
+
+    With a gate, also sampled after every round: a candidate's evaluation by the gate is that of its round.
+    """
+    decodings = [
+        {*due(config, number), *(("sampled",) if config.gate.enabled else ())}
+        for number in range(config.federation.rounds + 1)
+    ]
+    return sum(map(len, decodings))
 
 
 def _task_bytes(config: RunConfig, schema: AdapterSchema) -> int:

@@ -8,7 +8,6 @@ from math import nan
 from pathlib import Path
 from typing import Any
 
-from ...common.analysis.contributions import contributions
 from ...common.analysis.scores import points, score
 from ...common.messages.messages import Tally
 from ...common.storage.atomic import write_atomic
@@ -39,9 +38,8 @@ def write_report(run: Run) -> Path:
         falls=falls(run),
         points=points,
     )
-    path = run.folder / "report.html"
-    write_atomic(path, page.encode())
-    return path
+    write_atomic(run.files.report, page.encode())
+    return run.files.report
 
 
 def figures(run: Run) -> list[tuple[str, str]]:
@@ -100,21 +98,19 @@ def _accuracy(axes: Any, run: Run) -> None:
 
 
 def _per_client(axes: Any, run: Run, metric: str, label: str) -> None:
-    for name in sorted({name for line in run.rounds for name in line["clients"]}):
-        points = [
-            (line["round"], line["clients"][name].get(metric, nan)) for line in run.rounds if name in line["clients"]
-        ]
+    for name in sorted({name for line in run.rounds for name in line.clients}):
+        parts = [(line.round, line.clients[name]) for line in run.rounds if name in line.clients]
+        points = [(number, part.reported.get(metric, nan)) for number, part in parts]
         axes.plot(*zip(*points, strict=True), "o-", markersize=3, label=name)
     axes.set_ylabel(label)
     axes.set_ylim(bottom=0)
 
 
 def _reward_functions(axes: Any, run: Run) -> None:
-    found = {key for line in run.rounds for client in line["clients"].values() for key in client}
+    found = {key for line in run.rounds for client in line.clients.values() for key in client.reported}
     names = sorted(k for k in found if k.startswith("reward/") and k.endswith("/mean") and k not in SHARED_REWARDS)
     for key in names:
-        lines = [(line["round"], [c[key] for c in line["clients"].values() if key in c]) for line in run.rounds]
-        points = [(number, sum(values) / len(values)) for number, values in lines if values]
+        points = _means(run, key)
         axes.plot(*zip(*points, strict=True), "o-", markersize=3, label=key.split("/")[1])
     axes.set_ylabel("mean, in the function's own units")
 
@@ -122,24 +118,33 @@ def _reward_functions(axes: Any, run: Run) -> None:
 def _completion_stats(axes: Any, run: Run) -> None:
     for habit in ("answered", "truncated", "empty-reasoning", "repeated-answer", "loop"):
         key = f"completion/{habit}-share"
-        lines = [(line["round"], [c[key] for c in line["clients"].values() if key in c]) for line in run.rounds]
-        points = [(number, sum(values) / len(values)) for number, values in lines if values]
+        points = _means(run, key)
         if points:
             axes.plot(*zip(*points, strict=True), "o-", markersize=3, label=habit)
     axes.set_ylabel("share of completions")
     axes.set_ylim(0, 1)
 
 
+def _means(run: Run, metric: str) -> list[tuple[int, float]]:
+    """(round, mean over the clients that report the metric)."""
+    lines = [
+        (line.round, [client.reported[metric] for client in line.clients.values() if metric in client.reported])
+        for line in run.rounds
+    ]
+    return [(number, sum(values) / len(values)) for number, values in lines if values]
+
+
 def _bytes(axes: Any, run: Run) -> None:
-    rounds = [line["round"] for line in run.rounds]
-    for way, label in (("up", "clients to server"), ("down", "server to clients")):
-        axes.plot(rounds, [line[f"bytes_{way}"] / 1e6 for line in run.rounds], "o-", markersize=3, label=label)
+    rounds = [line.round for line in run.rounds]
+    up, down = ([line.bytes_up / 1e6 for line in run.rounds], [line.bytes_down / 1e6 for line in run.rounds])
+    for values, label in ((up, "clients to server"), (down, "server to clients")):
+        axes.plot(rounds, values, "o-", markersize=3, label=label)
     axes.set_ylabel("MB per round, all clients")
     axes.set_ylim(bottom=0)
 
 
 def _error(axes: Any, run: Run) -> None:
-    errors = [(line["round"], line["aggregation/error"]) for line in run.rounds if "aggregation/error" in line]
+    errors = [(line.round, line.aggregation_error) for line in run.rounds if line.aggregation_error is not None]
     if errors:
         axes.plot(*zip(*errors, strict=True), "o-", markersize=3)
     axes.set_ylabel("distance from the mean product, relative")
@@ -168,20 +173,17 @@ def _client_rows(run: Run) -> list[dict[str, Any]]:
     if not run.rounds:
         return []
     rows = []
-    for contribution in contributions(run.rounds):
-        mine = [
-            line["clients"][contribution.organisation]
-            for line in run.rounds
-            if contribution.organisation in line["clients"]
-        ]
+    for contribution in run.contributions():
+        name = contribution.organisation
+        mine = [line.clients[name] for line in run.rounds if name in line.clients]
         rows.append(
             {
                 "account": contribution,
-                "first": mine[0].get("reward/mean", nan),
-                "last": mine[-1].get("reward/mean", nan),
-                "examples": sum(m["examples"] for m in mine),
-                "seconds": sum(m.get("seconds/total", nan) for m in mine),
-                "generate": sum(m.get("seconds/generate", nan) for m in mine),
+                "first": mine[0].reported.get("reward/mean", nan),
+                "last": mine[-1].reported.get("reward/mean", nan),
+                "examples": sum(part.examples for part in mine),
+                "seconds": sum(part.reported.get("seconds/total", nan) for part in mine),
+                "generate": sum(part.reported.get("seconds/generate", nan) for part in mine),
             }
         )
     return rows
@@ -189,6 +191,6 @@ def _client_rows(run: Run) -> list[dict[str, Any]]:
 
 def _samples(run: Run) -> list[dict[str, Any]]:
     """The samples after the last evaluated round."""
-    lines = read_lines(run.folder / "samples.jsonl")
+    lines = read_lines(run.files.samples)
     last = {(line["client"], line["question"]): line for line in lines if line["round"] == run.after.round}
     return list(last.values())

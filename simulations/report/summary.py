@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from ...common.analysis.contributions import LITTLE_SIGNAL, contributions
+from ...common.analysis.contributions import LITTLE_SIGNAL
 from ...common.analysis.scores import fall_in_words, points, score
 from ...common.cli.tables import WholeTable
 from ...common.settings.run_config import RunConfig
@@ -27,7 +27,7 @@ def print_summary(run: Run, report: Path, wall_s: float) -> None:
     for note in notes(run.config):
         console.print(note, style="dim")
     console.print(WholeTable(_ledger_table(run)))
-    for contribution in contributions(run.rounds):
+    for contribution in run.contributions():
         if contribution.informative < LITTLE_SIGNAL:
             console.print(str(contribution), style="yellow")
     for tripped in run.warnings():
@@ -124,7 +124,7 @@ def _ledger_table(run: Run) -> Table:
     """What each client learned from, weighed and sent."""
     table = Table(box=None, header_style="dim")
     headings = ("client", "informative", "all right", "all wrong", "mean weight", "up MB", "down MB")
-    told = contributions(run.rounds)
+    told = run.contributions()
     for heading in headings:
         table.add_column(heading, justify="left" if heading == "client" else "right")
     for one in told:

@@ -75,8 +75,8 @@ def _whole(run: Run) -> Run:
         most = max((e.total.problems for e in (*run.sampled, *run.greedy)), default=1)
         if len(answered) < most or sorted(answered) != list(range(len(answered))):
             raise RunError(
-                f"{run.folder} has {decoding} answers to {len(answered)} of {most} held-out problems in answers.jsonl: "
-                "a client could not answer, or an older fedgrpo played it. Remove the folder to play it again."
+                f"{run.files.answers} has {decoding} answers to {len(answered)} of {most} held-out problems: a client "
+                "could not answer, or an older fedgrpo played it. Remove the run folder to play it again."
             )
     return run
 

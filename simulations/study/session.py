@@ -12,7 +12,7 @@ from rich.console import Console
 
 from ...common.errors import ConfigError
 from ...common.storage.atomic import write_atomic
-from ...server.run.store import Store
+from ...server.run.lock import locked
 from ..engine import runner
 from .comparison import compared
 from .figure import draw
@@ -70,7 +70,7 @@ def _played(states: Mapping[StudyRun, str], jobs: int, root: Path) -> dict[str, 
     for study_run in states:
         if study_run not in left:
             runner.same_inputs(study_run.own_config())
-    with Store(root).locked(), watching(states) as watch:
+    with locked(root), watching(states) as watch:
         failed = play(left, jobs, watch).failed
     return {study_run.name: f"{said}\nAll that it said: {study_run.log}" for study_run, said in failed.items()}
 

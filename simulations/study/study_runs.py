@@ -9,8 +9,9 @@ from pathlib import Path
 from ...common.errors import ConfigError
 from ...common.settings.run_config import RunConfig, load_scenario
 from ...common.storage.atomic import write_atomic
-from ...common.storage.jsonl import Entry, read_lines
-from ...server.run.status import is_busy
+from ...server.run.journal import Journal
+from ...server.run.layout import RunFolder
+from ...server.run.lock import is_busy
 from .arms import is_local
 from .study_file import Study
 
@@ -60,14 +61,19 @@ class StudyRun:
         return clients * self.config.total_steps * self.config.grpo.gradient_accumulation_steps
 
     @property
-    def journal(self) -> list[Entry]:
+    def files(self) -> RunFolder:
+        """The files of its run folder."""
+        return RunFolder(self.folder)
+
+    @property
+    def journal(self) -> Journal:
         """The journal of its run; empty where none has begun."""
-        return read_lines(self.folder / "journal.jsonl")
+        return Journal.read(self.files.journal)
 
     @property
     def round(self) -> int:
         """Rounds committed."""
-        return sum(line.get("event") == "COMMITTED" for line in self.journal)
+        return self.journal.round
 
     def own_config(self) -> RunConfig:
         """Its settings with where it is written."""
@@ -80,14 +86,14 @@ class StudyRun:
             ConfigError: it was played with other settings; says with which, and what to do.
         """
         journal = self.journal
-        if not journal:
+        if not journal.lines:
             return BUSY if is_busy(self.folder) else NEW
-        if journal[0].get("config") != self.config.sha256:
+        if journal.created is None or journal.created.config != self.config.sha256:
             raise ConfigError(
                 f"{self.folder} was played with other settings than the study has now{self._changes()}. Put the "
                 "settings back, remove that folder to play it again, or give another folder with --out."
             )
-        if any(line.get("event") == "FINISHED" for line in journal):
+        if journal.finished:
             return FINISHED
         return BUSY if is_busy(self.folder) else UNFINISHED
 
@@ -95,9 +101,9 @@ class StudyRun:
         """The command that plays it, or goes on with it. Writes the scenario file where that is needed."""
         own = [sys.executable, "-m", "fedgrpo.common.cli.main", "simulate"]
         always = ["--workers=1", "--format=json"]
-        if self.journal:
+        if self.journal.lines:
             return [*own, "--resume", str(self.folder), *always]
-        (self.folder / "inputs.sha256").unlink(missing_ok=True)  # of a run that never began
+        self.files.inputs.unlink(missing_ok=True)  # of a run that never began
         self.scenario.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(self.scenario, self.config.to_toml().encode())
         return [*own, str(self.scenario), "--out", str(self.folder.parent), "--run", self.run, *always]
@@ -105,7 +111,7 @@ class StudyRun:
     def _changes(self) -> str:
         now = self.config.flat()
         try:
-            then = load_scenario(self.folder / "config.resolved.toml").flat()
+            then = load_scenario(self.files.settings).flat()
         except ConfigError:
             return ""
         changed = [key for key in now if now[key] != then[key] and not key.startswith(("output.", "simulation.work"))]

@@ -20,12 +20,12 @@ from fedgrpo.client.learner.service.tracking import OrganisationTracking
 from fedgrpo.common.errors import ConfigError
 from fedgrpo.common.messages.frames import Frame
 from fedgrpo.common.settings.run_config import RunConfig
-from fedgrpo.common.storage.jsonl import read_lines
 from fedgrpo.common.trackers import libraries, trackers
 from fedgrpo.common.trackers.libraries import Opened, Place
 from fedgrpo.common.trackers.names import LIBRARIES, check_uses, read_uses
 from fedgrpo.common.trackers.trackers import Point, Trackers, last_step, without_secrets
 from fedgrpo.server.main import Stopped
+from fedgrpo.server.run.metrics import read_metrics
 from fedgrpo.server.run.tracking import point_of
 from organisations import organisation_file
 
@@ -130,7 +130,7 @@ def test_a_token_is_asked_of_the_environment_and_the_environment_sends_nothing_e
 def test_a_tracker_gets_every_line_of_the_metrics_once_and_in_order(tmp_path, library):
     fake = library("tensorboard", Fake())
     run = play(settings(tmp_path, output__trackers="tensorboard"))
-    lines = read_lines(run.folder / "metrics.jsonl")
+    lines = read_metrics(run.folder / "metrics.jsonl")
     assert [(step, figures) for step, figures in fake.points] == [(p.step, p.figures) for p in map(point_of, lines)]
     assert len(fake.points) == 3 + 4 + 2  # rounds, sampled, greedy
     assert fake.closed == 1
@@ -142,11 +142,11 @@ def test_figures_have_the_values_of_the_metrics_under_names_with_an_area(tmp_pat
     run = play(settings(tmp_path, output__trackers="tensorboard"))
     told = run.rounds[0]
     figures = dict(next(f for step, f in fake.points if step == 1 and "round/seconds" in f))
-    assert figures["aggregation/error"] == told["aggregation/error"]
-    assert figures["round/bytes-up"] == told["bytes_up"]
+    assert figures["aggregation/error"] == told.aggregation_error
+    assert figures["round/bytes-up"] == told.bytes_up
     assert figures["round/refused"] == 0
-    assert figures["clients/client-2/reward/mean"] == told["clients"]["client-2"]["reward/mean"]
-    assert figures["clients/client-2/update/share"] == told["clients"]["client-2"]["share"]
+    assert figures["clients/client-2/reward/mean"] == told.clients["client-2"].reward
+    assert figures["clients/client-2/update/share"] == told.clients["client-2"].share
     last = fake.points[-1][1]
     assert last["evaluation/sampled/strict"] == 0.5
     assert last["evaluation/sampled/lenient"] == 0.6
@@ -190,7 +190,7 @@ def test_a_resumed_run_goes_on_in_the_trackers_run_without_a_point_twice_or_lost
     assert before < 9
     assert [known for _, known in fake.opened] == ["", "id-1"][: len(fake.opened)]
     assert len({given.run for given, _ in fake.opened}) == 1
-    assert fake.points == [(p.step, p.figures) for p in map(point_of, read_lines(run.folder / "metrics.jsonl"))]
+    assert fake.points == [(p.step, p.figures) for p in map(point_of, read_metrics(run.folder / "metrics.jsonl"))]
 
 
 def test_a_tracker_that_failed_gets_what_it_missed_when_the_run_is_resumed(tmp_path, library):
@@ -201,7 +201,7 @@ def test_a_tracker_that_failed_gets_what_it_missed_when_the_run_is_resumed(tmp_p
     fake.fails_at = None
     run = play(config)
     assert [known for _, known in fake.opened] == ["", "id-1"]
-    assert fake.points == [(p.step, p.figures) for p in map(point_of, read_lines(run.folder / "metrics.jsonl"))]
+    assert fake.points == [(p.step, p.figures) for p in map(point_of, read_metrics(run.folder / "metrics.jsonl"))]
 
 
 @pytest.mark.parametrize("how", ["open", "log", "hang"])

@@ -215,8 +215,8 @@ def test_nothing_private_is_in_what_passed_the_gateway(federation):
 def test_a_failing_reward_costs_one_update_and_says_only_its_code(federation):
     folder, _, files, _, _ = federation
     (round_line,) = Run.read(folder / "server" / "runs" / "failing").rounds
-    assert round_line["refused"] == {"client-2": "reward"}
-    assert sorted(round_line["clients"]) == ["client-0", "client-1"]
+    assert round_line.refused == {"client-2": "reward"}
+    assert sorted(round_line.clients) == ["client-0", "client-1"]
     assert f"{CANARY}-exception" in (files[2].parent / "state" / "logs" / "learner.log").read_text()
 
 

@@ -103,7 +103,7 @@ def check(result, root):
     assert told["by_seed"] == pytest.approx(dict(zip("01", expected.by_seed, strict=True)), abs=1e-5)
     assert (
         result["arms"]["together"]["bytes_up"]
-        == sum(line["bytes_up"] for name in ("together/seed-0", "together/seed-1") for line in runs[name].rounds) / 2
+        == sum(line.bytes_up for name in ("together/seed-0", "together/seed-1") for line in runs[name].rounds) / 2
     )
     assert told["sentence"][1:] in (root / "table.md").read_text()
     assert result["versions"]["trl"]

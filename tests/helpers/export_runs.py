@@ -10,7 +10,10 @@ from fedgrpo.client.learner.models.adapted_model import adapter_schema
 from fedgrpo.client.learner.models.base_model import load_base
 from fedgrpo.client.learner.models.model_files import file_hash
 from fedgrpo.common.adapter.adapter import Adapter
+from fedgrpo.common.messages.messages import Tally
 from fedgrpo.common.settings.run_config import RunConfig
+from fedgrpo.server.run.journal import Void
+from fedgrpo.server.run.metrics import ClientMetrics, EvaluationMetrics, RoundMetrics
 from fedgrpo.server.run.store import Store
 from fedgrpo.simulations.export.gguf_vocabulary import SPLITS
 from fedgrpo.simulations.export.probes import TEXTS
@@ -96,9 +99,9 @@ def some_adapter(base: Path, config: RunConfig, seed: int = 1) -> Adapter:
     return start.plus(np.random.default_rng(seed).normal(size=schema.size) / 5)
 
 
-def tally(problems: int, correct: int) -> dict[str, int]:
+def tally(problems: int, correct: int) -> Tally:
     """Counts of answers, none of which the base model had right."""
-    return {"problems": problems, "correct": correct, "lenient": correct, "truncated": 1, "gained": correct}
+    return Tally(problems=problems, correct=correct, lenient=correct, truncated=1, gained=correct)
 
 
 def make_run(
@@ -116,16 +119,30 @@ def make_run(
     state = store.create(config, "fed", adapters[0], file_hash(base))
     for number, (adapter, right) in enumerate(zip(adapters, correct, strict=True)):
         for decoding in ("sampled", "greedy"):
-            told = {"kind": "evaluation", "round": number, "decoding": decoding, "clients": list(clients)}
-            store.add_metrics({**told, "total": tally(20, right), "classes": {"ward=oncology": tally(20, right)}})
+            store.add_metrics(
+                EvaluationMetrics(
+                    round=number,
+                    decoding=decoding,
+                    clients=clients,
+                    total=tally(20, right),
+                    classes={"ward=oncology": tally(20, right)},
+                )
+            )
         if not number:
             continue
         for attempt in range(voids if number == 1 else 0):
-            store.log("VOID", round=1, attempt=attempt + 1)
-        mine = {"share": 0.5, "reward/mean": 0.25 * number, "reward/secret_rule/mean": 1.0}
-        told = {"seconds": 1.0, "bytes_up": 1000, "bytes_down": 3000, "clients": dict.fromkeys(clients, mine)}
+            store.log(Void(round=1, attempt=attempt + 1, reason="x"))
+        mine = ClientMetrics(share=0.5, reported={"reward/mean": 0.25 * number, "reward/secret_rule/mean": 1.0})
+        metrics = RoundMetrics(
+            round=number,
+            seconds=1.0,
+            bytes_up=1000,
+            bytes_down=3000,
+            update_norm=1.0,
+            clients=dict.fromkeys(clients, mine),
+        )
         state = type(state)(
             federation=state.federation, base_model_sha256=state.base_model_sha256, round=number, adapter=adapter
         )
-        store.commit(state, 1, told, config.model.name)
+        store.commit(state, metrics, config.model.name)
     return adapters

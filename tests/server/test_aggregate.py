@@ -70,8 +70,18 @@ def test_who_took_more_steps_does_not_pull_harder():
     """tau = 1 and 3, mean 2: factors 2 and 2/3 (FedNova)."""
     config = settings()
     state = beginning(config)
-    after, _ = aggregate(state, {"a": update(state, 1.0, steps=1), "b": update(state, 3.0, steps=3)}, config)
-    assert moved(state, after) == pytest.approx(np.full(state.adapter.schema.size, 2.0), rel=1e-5)
+    after, _ = aggregate(state, {"a": update(state, 1.0, steps=1), "b": update(state, 1.0, steps=3)}, config)
+    assert moved(state, after) == pytest.approx(np.full(state.adapter.schema.size, 4 / 3), rel=1e-5)
+
+
+def test_a_delta_is_clipped_by_its_norm_after_it_was_scaled_for_its_steps():
+    config = settings(intake__max_delta_norm=1.0)
+    state = beginning(config)
+    unit = 1 / state.adapter.schema.size**0.5
+    updates = {"a": update(state, unit, steps=1), "b": update(state, unit, steps=3)}  # norms count as 2 and 2/3
+    after, found = aggregate(state, updates, config)
+    assert found.clipped == {"a": True, "b": False}
+    assert l2_norm(moved(state, after)) == pytest.approx((1 + 2 / 3) / 2, rel=1e-5)
 
 
 def test_a_delta_longer_than_a_multiple_of_the_median_is_clipped_to_it():

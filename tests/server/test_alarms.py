@@ -10,10 +10,11 @@ from fedgrpo.common.analysis.reward_hacking import HackingWarning
 from fedgrpo.common.messages import wire
 from fedgrpo.common.messages.messages import EvaluateTask
 from fedgrpo.common.settings.run_config import RunConfig
-from fedgrpo.common.storage.jsonl import read_lines
 from fedgrpo.server.operator.follow import JournalLines
+from fedgrpo.server.run import journal
 from fedgrpo.server.run.alarms import Alarms
 from fedgrpo.server.run.events import Warned
+from fedgrpo.server.run.journal import Journal
 from fedgrpo.server.run.status import RunStatus
 from fedgrpo.server.run.store import Store
 from fedgrpo.simulations.report.html import write_report
@@ -41,7 +42,7 @@ def silent(number, header, reply):
 
 
 def warned(folder):
-    return [line for line in read_lines(folder / "journal.jsonl") if line["event"] == "WARNED"]
+    return Journal.read(folder / "journal.jsonl").of(journal.Warned)
 
 
 @pytest.fixture
@@ -52,13 +53,13 @@ def run(tmp_path, caplog):
 
 def test_a_warning_stands_in_journal_events_result_and_report(run, caplog):
     (line,) = warned(run.folder)
-    assert (line["round"], line["tripwire"], line["organisation"]) == (3, "loops", "client-2")
+    assert (line.round, line.tripwire, line.organisation) == (3, "loops", "client-2")
     said = [record.getMessage() for record in caplog.get_records("setup") if "WARNING" in record.getMessage()]
-    assert said == [f"round 3: WARNING, loops: client-2: {line['text']}"]
-    assert run.result()["warnings"] == [{k: line[k] for k in ("tripwire", "organisation", "round", "text")}]
+    assert said == [f"round 3: WARNING, loops: client-2: {line.text}"]
+    assert run.result()["warnings"] == [{k: getattr(line, k) for k in ("tripwire", "organisation", "round", "text")}]
     page = write_report(run).read_text()
     assert "<h2>Warnings</h2>" in page
-    assert line["text"].split(":")[0] in page
+    assert line.text.split(":")[0] in page
     assert RunStatus.read(run.folder).state == "finished"
 
 
@@ -80,12 +81,12 @@ def test_the_picture_of_a_simulation_shows_it():
 
 
 def test_what_was_told_is_not_told_again_and_what_a_crash_swallowed_is(run):
-    journal = run.folder / "journal.jsonl"
+    file = run.folder / "journal.jsonl"
     Alarms(Store(run.folder))
     assert len(warned(run.folder)) == 1
-    journal.write_text("".join(line for line in journal.read_text().splitlines(True) if '"WARNED"' not in line))
+    file.write_text("".join(line for line in file.read_text().splitlines(True) if '"WARNED"' not in line))
     Alarms(Store(run.folder)).look(4)
-    assert [line["round"] for line in warned(run.folder)] == [3]
+    assert [line.round for line in warned(run.folder)] == [3]
 
 
 def test_clients_that_keep_their_metrics_back_trip_nothing_and_break_nothing(tmp_path):
@@ -101,7 +102,7 @@ def test_a_share_above_one_is_refused(tmp_path):
         return reply
 
     run = play(settings(tmp_path), absurd)
-    assert run.rounds[0]["refused"] == {"client-2": "metric-value"}
+    assert run.rounds[0].refused == {"client-2": "metric-value"}
 
 
 class Answer:

@@ -15,6 +15,7 @@ from fedgrpo.common.errors import ConfigError, RunError
 from fedgrpo.common.storage.jsonl import append_line
 from fedgrpo.server.operator.gateway import gateway
 from fedgrpo.server.operator.server_folder import Gateway, ServerFolder, ServerSettings, write_app
+from fedgrpo.server.run.lock import locked
 from fedgrpo.server.run.status import RunStatus
 from fedgrpo.server.run.store import Store
 from starlette.applications import Starlette
@@ -238,7 +239,7 @@ def test_the_status_of_a_run_is_read_from_its_folder(tmp_path):
         "stopped",
         "the disk is full",
     )
-    with Store(tmp_path / "run").locked():
+    with locked(tmp_path / "run"):
         assert RunStatus.read(tmp_path / "run").state == "running"
 
 
@@ -250,4 +251,4 @@ def test_a_node_may_not_take_part_under_another_name(tmp_path):
         {"output.nodes": str(names)}
     )
     run = play(config)
-    assert sorted(run.rounds[0]["clients"]) == ["client-0", "client-1"]
+    assert sorted(run.rounds[0].clients) == ["client-0", "client-1"]

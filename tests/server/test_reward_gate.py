@@ -9,8 +9,8 @@ from fedgrpo.common.messages import wire
 from fedgrpo.common.messages.messages import Evaluation, Tally
 from fedgrpo.common.settings.aggregation import Gate
 from fedgrpo.common.settings.run_config import RunConfig
-from fedgrpo.common.storage.jsonl import read_lines
 from fedgrpo.server.federation.reward_gate import objection
+from fedgrpo.server.run.journal import Created, Journal, Planned, Void
 
 
 def told(better, worse, compared=100, truncated=0):
@@ -93,11 +93,11 @@ def test_a_rolled_back_round_is_void_says_why_and_is_tried_on_other_prompts(tmp_
         return verdicts(lambda h: 0, lambda h: 8 if h["attempt"] == 1 and h["round"] == 2 else 0)(number, header, reply)
 
     run = play(settings(tmp_path, gate__enabled=True), behave)
-    (void,) = [line for line in run.journal if line["event"] == "VOID"]
-    assert "reward gate objects: held-out accuracy would change by -80.0 points on 40 problems" in void["reason"]
+    (void,) = run.journal.of(Void)
+    assert "reward gate objects: held-out accuracy would change by -80.0 points on 40 problems" in void.reason
     assert positions == [(1, 1, 0), (2, 1, 4), (2, 2, 8), (3, 1, 12)]
     assert len(run.rounds) == 3
-    adapters = [line["adapter"] for line in run.journal if line["event"] in ("CREATED", "PLANNED")]
+    adapters = [line.adapter for line in run.journal.lines if isinstance(line, Created | Planned)]
     assert adapters[2] == adapters[3]  # both attempts at round 2 began from round 1's adapter
 
 
@@ -105,16 +105,14 @@ def test_the_gates_evaluation_is_the_rounds_and_nobody_answers_twice(tmp_path):
     told = []
     run = play(settings(tmp_path, gate__enabled=True), verdicts(lambda h: 3, lambda h: 1, told))
     assert told == [(1, 1), (2, 1), (3, 1)]
-    sampled = [line["round"] for line in read_lines(run.folder / "metrics.jsonl") if line.get("decoding") == "sampled"]
-    assert sampled == [0, 1, 2, 3]
+    assert [line.round for line in run.sampled] == [0, 1, 2, 3]
 
 
 def test_a_gate_that_never_agrees_stops_the_run_and_keeps_what_was_committed(tmp_path):
     config = settings(tmp_path, gate__enabled=True, federation__max_void_rounds=2)
     with pytest.raises(RunError, match="void 2 times: the reward gate objects"):
         play(config, verdicts(lambda h: 0, lambda h: 9 if h["round"] == 2 else 0))
-    journal = read_lines(tmp_path / "run" / "journal.jsonl")
-    assert [line["round"] for line in journal if line["event"] == "COMMITTED"] == [1]
+    assert list(Journal.read(tmp_path / "run" / "journal.jsonl").adapters) == [1]
 
 
 def test_clients_that_have_forgotten_are_asked_about_the_current_adapter_first(tmp_path):

@@ -8,12 +8,12 @@ import safetensors.numpy
 from federation import client_app, grid, metrics, play, schema, settings
 from fedgrpo.common.adapter.methods import METHODS
 from fedgrpo.common.adapter.peft_files import read_peft
-from fedgrpo.common.analysis.contributions import contributions
 from fedgrpo.common.errors import ConfigError, RunError
 from fedgrpo.common.messages import wire
 from fedgrpo.common.messages.compression import rounded
 from fedgrpo.server import main as main_module
 from fedgrpo.server.main import Stopped
+from fedgrpo.server.run.journal import Committed, Created, Finished, Planned, Resumed
 from fedgrpo.server.run.reader import Run
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
@@ -39,7 +39,7 @@ def garbage(number, header, reply):
 
 def test_a_federation_plays_its_rounds_and_leaves_a_readable_run(tmp_path):
     run = play(settings(tmp_path))
-    assert [line["round"] for line in run.rounds] == [1, 2, 3]
+    assert [line.round for line in run.rounds] == [1, 2, 3]
     assert [e.round for e in run.sampled] == [0, 1, 2, 3]
     assert [e.round for e in run.greedy] == [0, 3]
     result = run.result()
@@ -48,8 +48,8 @@ def test_a_federation_plays_its_rounds_and_leaves_a_readable_run(tmp_path):
     assert result["accuracy"]["by_class"]["steps=1"]["problems_after"] == 40
     assert result["finished"]
     assert result["bytes_up"] > 3 * 4 * 4 * 18
-    assert run.rounds[0]["clients"]["client-2"]["share"] == 0.25
-    assert [line["event"] for line in run.journal] == ["CREATED", *["PLANNED", "COMMITTED"] * 3, "FINISHED"]
+    assert run.rounds[0].clients["client-2"].share == 0.25
+    assert [type(line) for line in run.journal.lines] == [Created, *[Planned, Committed] * 3, Finished]
 
 
 def test_the_same_seed_gives_the_same_adapter_and_another_seed_another(tmp_path):
@@ -62,15 +62,15 @@ def test_the_same_seed_gives_the_same_adapter_and_another_seed_another(tmp_path)
 def test_a_bad_client_costs_its_reply_and_not_the_run(tmp_path, how, code):
     run = play(settings(tmp_path), misbehave_in("train", {1}, how))
     assert len(run.rounds) == 3
-    assert run.rounds[0]["refused"] == {"client-1": code}
-    assert sorted(run.rounds[0]["clients"]) == ["client-0", "client-2", "client-3"]
+    assert run.rounds[0].refused == {"client-1": code}
+    assert sorted(run.rounds[0].clients) == ["client-0", "client-2", "client-3"]
     assert "PRIVATE-PROMPT" not in (run.folder / "metrics.jsonl").read_text()
 
 
 def test_a_client_that_keeps_sending_garbage_sits_out(tmp_path):
     run = play(settings(tmp_path, federation__rounds=4, federation__max_strikes=2), misbehave_in("train", {1}, garbage))
-    assert [line["refused"] for line in run.rounds] == [{"client-1": "array-type"}] * 2 + [{}] * 2
-    assert all(len(line["clients"]) == 3 for line in run.rounds)
+    assert [line.refused for line in run.rounds] == [{"client-1": "array-type"}] * 2 + [{}] * 2
+    assert all(len(line.clients) == 3 for line in run.rounds)
 
 
 def test_a_late_client_is_left_behind_at_the_deadline(tmp_path):
@@ -81,7 +81,7 @@ def test_a_late_client_is_left_behind_at_the_deadline(tmp_path):
     start = time.monotonic()
     config = settings(tmp_path, federation__rounds=1, federation__round_timeout_s=1.0, evaluation__every=0)
     run = play(config, misbehave_in("train", {3}, sleep))
-    assert run.rounds[0]["refused"] == {"client-3": "late"}
+    assert run.rounds[0].refused == {"client-3": "late"}
     assert time.monotonic() - start < 6
 
 
@@ -106,7 +106,7 @@ def test_below_quorum_the_round_is_void_and_tried_again(tmp_path):
 
     run = play(settings(tmp_path), misbehave_in("train", {0, 1, 2}, fail_twice, round_number=2))
     assert attempts == [1, 2, 3]
-    assert [line["attempt"] for line in run.rounds] == [1, 3, 1]
+    assert [line.attempt for line in run.rounds] == [1, 3, 1]
     assert run.result()["void_rounds"] == 2
     assert run.result()["adapter_sha256"] == play(settings(tmp_path / "clean")).result()["adapter_sha256"]
 
@@ -120,16 +120,16 @@ def test_too_many_void_rounds_end_the_run_and_keep_what_was_committed(tmp_path):
         play(config, behave)
     resumed = play(config)
     assert resumed.result()["adapter_sha256"] == play(settings(tmp_path / "clean")).result()["adapter_sha256"]
-    assert resumed.rounds[-1]["attempt"] == 4
+    assert resumed.rounds[-1].attempt == 4
 
 
 def test_a_cohort_is_drawn_when_fewer_are_wanted_and_positions_follow_who_trained(tmp_path):
     run = play(settings(tmp_path, federation__clients_per_round=2, federation__rounds=6))
-    cohorts = [tuple(line["cohort"]) for line in run.journal if line["event"] == "PLANNED"]
+    cohorts = [line.cohort for line in run.journal.of(Planned)]
     assert {len(cohort) for cohort in cohorts} == {2}
     assert len(set(cohorts)) > 1
-    last = [line for line in run.journal if line["event"] == "COMMITTED"][-1]
-    assert last["positions"] == {
+    last = run.journal.of(Committed)[-1]
+    assert last.positions == {
         name: 4 * sum(name in c for c in cohorts) for name in sorted({n for c in cohorts for n in c})
     }
 
@@ -153,7 +153,7 @@ def other_weights(number, header, reply):
 @pytest.mark.parametrize("how", [other_shapes, other_weights])
 def test_the_majority_decides_which_model_is_meant_and_the_others_are_turned_away(tmp_path, how):
     run = play(settings(tmp_path), misbehave_in("join", {0}, how))
-    assert all(sorted(line["clients"]) == ["client-1", "client-2", "client-3"] for line in run.rounds)
+    assert all(sorted(line.clients) == ["client-1", "client-2", "client-3"] for line in run.rounds)
 
 
 @pytest.mark.parametrize("how", [other_shapes, other_weights])
@@ -185,7 +185,7 @@ def test_clients_come_and_go_between_rounds(tmp_path, monkeypatch):
     monkeypatch.setattr(net, "get_node_ids", lambda: there[clock["round"]])
     main_module.run_federation(net, config)
     net.close()
-    cohorts = [sorted(line["clients"]) for line in Run.read(tmp_path / "run").rounds]
+    cohorts = [sorted(line.clients) for line in Run.read(tmp_path / "run").rounds]
     assert cohorts[0] == ["client-0", "client-1", "client-2"]
     assert cohorts[-1] == ["client-1", "client-2", "client-3"]
 
@@ -214,7 +214,7 @@ def test_two_nodes_cannot_be_the_same_organisation(tmp_path):
         return reply
 
     run = play(settings(tmp_path), misbehave_in("join", {1}, pretend))
-    assert sorted(run.rounds[0]["clients"]) == ["client-0", "client-2", "client-3"]
+    assert sorted(run.rounds[0].clients) == ["client-0", "client-2", "client-3"]
 
 
 @pytest.mark.parametrize("stop_after", [1, 3, 6, 9, 12, 15])
@@ -240,7 +240,7 @@ def test_a_run_that_was_stopped_anywhere_goes_on_and_ends_as_if_it_never_was(tmp
     clean = play(settings(tmp_path / "clean"))
     assert resumed.result()["adapter_sha256"] == clean.result()["adapter_sha256"]
     assert [e.round for e in resumed.sampled] == [0, 1, 2, 3]
-    assert [line["round"] for line in resumed.rounds] == [1, 2, 3]
+    assert [line.round for line in resumed.rounds] == [1, 2, 3]
 
 
 def test_a_client_that_sits_out_still_sits_out_after_a_resume(tmp_path):
@@ -256,7 +256,7 @@ def test_a_client_that_sits_out_still_sits_out_after_a_resume(tmp_path):
     with pytest.raises(RunError, match="Round 4 was void"):
         play(config, lambda n, h, r: fail_all_in_round_4(n, h, behave(n, h, r)) if h["kind"] != "join" else r)
     resumed = play(config, behave)
-    assert [sorted(line["clients"]) for line in resumed.rounds] == [sorted(line["clients"]) for line in clean.rounds]
+    assert [sorted(line.clients) for line in resumed.rounds] == [sorted(line.clients) for line in clean.rounds]
     assert resumed.result()["adapter_sha256"] == clean.result()["adapter_sha256"]
     assert [e.round for e in resumed.sampled] == [e.round for e in clean.sampled] == [0, 4, 5]
 
@@ -282,7 +282,7 @@ def test_a_message_can_carry_anything_and_the_server_stays_up(tmp_path):
     config = settings(tmp_path, federation__rounds=4, federation__max_strikes=9)
     run = play(config, misbehave_in("train", {2}, absurd))
     assert len(run.rounds) == 4
-    assert all(list(line["refused"]) == ["client-2"] for line in run.rounds)
+    assert all(list(line.refused) == ["client-2"] for line in run.rounds)
 
 
 def test_a_run_folder_without_a_run_is_refused(tmp_path):
@@ -298,7 +298,7 @@ def test_a_client_that_reports_its_own_failure_is_asked_again_and_told_nothing(t
         return wire.pack({"error": "reward"})
 
     run = play(settings(tmp_path, federation__max_strikes=1), misbehave_in("train", {1}, report))
-    assert [line["refused"] for line in run.rounds] == [{"client-1": "reward"}] * 3
+    assert [line.refused for line in run.rounds] == [{"client-1": "reward"}] * 3
     assert told == ["", "", ""]
 
 
@@ -314,11 +314,11 @@ def test_a_round_that_most_got_wrong_is_held_against_nobody(tmp_path):
 def test_every_round_says_what_each_client_weighed_taught_and_cost(tmp_path):
     run = play(settings(tmp_path, compression__up="int8"))
     for line in run.rounds:
-        assert line["aggregation/error"] < 1e-6
-        assert sum(client["share"] for client in line["clients"].values()) == pytest.approx(1)
+        assert line.aggregation_error < 1e-6
+        assert sum(client.share for client in line.clients.values()) == pytest.approx(1)
         for way in ("bytes_up", "bytes_down"):
-            assert line[way] == sum(client[way] for client in line["clients"].values()) > 0
-    (first, *_) = contributions(run.rounds)
+            assert getattr(line, way) == sum(getattr(client, way) for client in line.clients.values()) > 0
+    (first, *_) = run.contributions()
     assert (first.organisation, first.rounds, first.informative) == ("client-0", 3, pytest.approx(0.75))
     assert run.result()["ledger"][0]["bytes_up"] == first.bytes_up
 
@@ -337,7 +337,7 @@ def test_every_method_plays_its_rounds_and_sends_what_it_trains(tmp_path, method
     assert len(run.rounds) == 3
     assert sizes == {schema(config).size_of(factors) for factors in METHODS[method].trains}
     exact = method not in ("naive", "svd")
-    assert all((line["aggregation/error"] < 1e-5) == exact for line in run.rounds[1:])
+    assert all((line.aggregation_error < 1e-5) == exact for line in run.rounds[1:])
 
 
 def test_clients_of_smaller_rank_take_part_where_the_method_allows_it(tmp_path):
@@ -351,7 +351,7 @@ def test_clients_of_smaller_rank_take_part_where_the_method_allows_it(tmp_path):
 
     run = play(settings(tmp_path, **ranks), behave)
     assert asked == {0: 9, 1: 18, 2: 36, 3: 9}  # B of 5 and 4 rows
-    assert set(run.rounds[-1]["clients"]) == {f"client-{k}" for k in range(4)}
+    assert set(run.rounds[-1].clients) == {f"client-{k}" for k in range(4)}
 
 
 def test_a_client_is_told_which_of_its_updates_counted_last(tmp_path):
@@ -388,7 +388,7 @@ def test_a_damaged_memory_of_the_server_goes_back_a_round(tmp_path):
     path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     again = play(config)
     assert again.result()["adapter_sha256"] == whole.result()["adapter_sha256"]
-    assert [line["round"] for line in again.journal if line["event"] == "RESUMED"] == [2]
+    assert [line.round for line in again.journal.of(Resumed)] == [2]
 
 
 def test_a_robust_rule_counts_only_updates_with_a_weight(tmp_path):
@@ -416,8 +416,8 @@ def test_who_says_it_took_few_steps_does_not_get_past_the_norm_limit(tmp_path):
         return reply
 
     run = play(settings(tmp_path, aggregation__weights="uniform", **limits), behave)
-    assert all(line["update_norm"] <= 2.0 for line in run.rounds)
-    assert run.rounds[0]["clients"]["client-0"]["clipped"]
+    assert all(line.update_norm <= 2.0 for line in run.rounds)
+    assert run.rounds[0].clients["client-0"].clipped
 
 
 def test_an_update_without_weight_is_not_said_to_have_counted(tmp_path):
@@ -432,7 +432,7 @@ def test_an_update_without_weight_is_not_said_to_have_counted(tmp_path):
 
     run = play(settings(tmp_path), behave)
     assert told == [0, 1, 1]
-    assert run.rounds[1]["clients"]["client-0"]["share"] == 0
+    assert run.rounds[1].clients["client-0"].share == 0
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -13,7 +13,14 @@ from fedgrpo.common.settings.run_config import load_scenario
 from fedgrpo.common.storage import atomic, jsonl
 from fedgrpo.common.storage.atomic import write_atomic
 from fedgrpo.common.storage.jsonl import append_line, read_lines
+from fedgrpo.server.run.journal import Committed, Created, Journal, Resumed, Void
+from fedgrpo.server.run.lock import locked
+from fedgrpo.server.run.metrics import RoundMetrics, read_metrics
 from fedgrpo.server.run.store import Store
+
+
+def round_metrics(number):
+    return RoundMetrics(round=number, seconds=1.0, bytes_up=1, bytes_down=1, update_norm=1.0, clients={})
 
 
 def committed(tmp_path, rounds=3):
@@ -24,7 +31,7 @@ def committed(tmp_path, rounds=3):
     for number in range(1, rounds + 1):
         delta = np.full(state.adapter.schema.size, number, np.float32)
         state = replace(state, round=number, adapter=state.adapter.plus(delta), positions={"a": 4 * number})
-        store.commit(state, 1, {"seconds": 1.0}, "builtin")
+        store.commit(state, round_metrics(number), "builtin")
         states.append(state)
     return config, store, states
 
@@ -38,25 +45,25 @@ def test_a_run_is_recovered_as_it_was(tmp_path):
 
 def test_void_attempts_are_remembered(tmp_path):
     config, store, _ = committed(tmp_path)
-    store.log("VOID", round=4, attempt=1, reason="x")
-    store.log("VOID", round=4, attempt=2, reason="x")
+    store.log(Void(round=4, attempt=1, reason="x"))
+    store.log(Void(round=4, attempt=2, reason="x"))
     assert store.recover(config).voids == 2
 
 
 @pytest.mark.parametrize("cut", range(1, 40, 3))
 def test_a_torn_journal_line_is_as_if_it_had_not_been_written(tmp_path, cut):
     config, store, _ = committed(tmp_path)
-    data = store.journal.read_bytes()
-    store.journal.write_bytes(data[:-cut])
+    data = store.files.journal.read_bytes()
+    store.files.journal.write_bytes(data[:-cut])
     assert store.recover(config).round == 2
-    store.log("RESUMED", round=2)
-    assert [line["event"] for line in read_lines(store.journal)] == ["CREATED", "COMMITTED", "COMMITTED", "RESUMED"]
+    store.log(Resumed(round=2))
+    assert [type(line) for line in Journal.read(store.files.journal).lines] == [Created, Committed, Committed, Resumed]
 
 
 @pytest.mark.parametrize("damage", ["truncate", "flip", "remove"])
 def test_a_damaged_checkpoint_is_found_out_and_the_one_before_is_taken(tmp_path, damage):
     config, store, states = committed(tmp_path)
-    path = store.adapter_folder(3) / "adapter_model.safetensors"
+    path = store.files.adapter(3) / "adapter_model.safetensors"
     data = bytearray(path.read_bytes())
     for offset in range(0, len(data), 23):
         if damage == "truncate":
@@ -72,15 +79,15 @@ def test_a_damaged_checkpoint_is_found_out_and_the_one_before_is_taken(tmp_path,
 
 def test_metrics_of_rounds_that_do_not_count_are_dropped(tmp_path):
     config, store, _ = committed(tmp_path)
-    store.add_metrics({"kind": "round", "round": 4, "seconds": 1.0})
-    store.recover(config)
-    assert [line["round"] for line in read_lines(store.metrics)] == [1, 2, 3]
+    store.add_metrics(round_metrics(4))
+    store.resume(store.recover(config))
+    assert [line.round for line in read_metrics(store.files.metrics)] == [1, 2, 3]
 
 
 def test_without_any_whole_adapter_nothing_is_guessed(tmp_path):
     config, store, _ = committed(tmp_path, rounds=1)
     for number in (0, 1):
-        (store.adapter_folder(number) / "adapter_model.safetensors").write_bytes(b"")
+        (store.files.adapter(number) / "adapter_model.safetensors").write_bytes(b"")
     with pytest.raises(RunError, match="nothing to go on from"):
         store.recover(config)
 
@@ -131,18 +138,18 @@ def test_a_full_disk_ends_the_run_with_what_to_do_and_it_can_go_on(tmp_path, mon
 
 
 def test_two_processes_cannot_work_in_one_run(tmp_path):
-    store = Store(tmp_path / "run")
-    with store.locked(), pytest.raises(RunError, match="Another process is at work"), Store(tmp_path / "run").locked():
+    folder = tmp_path / "run"
+    with locked(folder), pytest.raises(RunError, match="Another process is at work"), locked(folder):
         pass
-    with Store(tmp_path / "run").locked():
-        assert store.is_new
+    with locked(folder):
+        assert Store(folder).is_new
 
 
 @pytest.mark.parametrize("line", [b"{garbage", b"[1,2]", b"5", b"\xff\xfe", b"[" * 99_999])
 def test_a_damaged_line_in_the_middle_is_named(tmp_path, line):
     config, store, _ = committed(tmp_path)
-    lines = store.journal.read_bytes().split(b"\n")
-    store.journal.write_bytes(b"\n".join([lines[0], line, *lines[1:]]))
+    lines = store.files.journal.read_bytes().split(b"\n")
+    store.files.journal.write_bytes(b"\n".join([lines[0], line, *lines[1:]]))
     with pytest.raises(RunError, match=r"journal.jsonl, line 2 is damaged"):
         store.recover(config)
 

@@ -18,7 +18,7 @@ from fedgrpo.common.adapter.methods import METHODS
 from fedgrpo.common.adapter.peft_files import read_peft
 from fedgrpo.common.cli import main as cli
 from fedgrpo.common.errors import ConfigError, RunError
-from fedgrpo.server.run.reader import ANSWERS
+from fedgrpo.server.run.layout import ANSWERS
 from fedgrpo.simulations.export import push
 from fedgrpo.simulations.export.output_folder import RECORD, new_folder
 from fedgrpo.simulations.export.source import locate

@@ -8,6 +8,7 @@ from fedgrpo.client.learner.models.model_files import model_folder
 from fedgrpo.client.learner.service.job_handler import organisation_model
 from fedgrpo.common.errors import ConfigError
 from fedgrpo.common.settings.run_config import RunConfig
+from fedgrpo.server.run.journal import Journal
 from fedgrpo.simulations.engine import runner
 from fedgrpo.simulations.export.merge import merge
 from fedgrpo.simulations.export.source import BaseModel, Source
@@ -73,7 +74,7 @@ def test_an_organisations_file_and_a_scenario_can_name_it(modelscope, tmp_path):
 
 
 def test_an_export_fetches_the_base_model_from_where_the_run_had_it(modelscope):
-    run = SimpleNamespace(config=RunConfig().with_values({"backend.source": "modelscope"}), journal=[])
+    run = SimpleNamespace(config=RunConfig().with_values({"backend.source": "modelscope"}), journal=Journal())
     source = Source(None, BaseModel("Qwen/gone", "", "Qwen/gone"), run)
     with pytest.raises(ConfigError, match="from ModelScope"):
         merge(source, "", print)

@@ -185,8 +185,8 @@ def test_bytes_are_those_of_a_run(tmp_path, method, up, down):
     found = traffic.traffic(chosen, shape)
     assert found.exact
     for line, planned_up, planned_down in zip(run.rounds, found.up, found.down, strict=True):
-        assert planned_up == line["bytes_up"]
-        assert planned_down == line["bytes_down"]
+        assert planned_up == line.bytes_up
+        assert planned_down == line.bytes_down
 
 
 def test_bytes_of_an_array_in_several_chunks_are_those_of_its_message():

@@ -6,10 +6,13 @@ import logging
 import pytest
 from fedgrpo.client.learner.data.problems import Problem
 from fedgrpo.common.errors import ConfigError
-from fedgrpo.common.messages.messages import EvaluateTask
+from fedgrpo.common.messages.messages import EvaluateTask, Tally
 from fedgrpo.common.settings.run_config import RunConfig
-from fedgrpo.common.storage.jsonl import append_line, read_lines
+from fedgrpo.common.storage.jsonl import read_lines
+from fedgrpo.server.run.journal import Journal
+from fedgrpo.server.run.metrics import EvaluationMetrics
 from fedgrpo.server.run.reader import Run
+from fedgrpo.server.run.store import Store
 from fedgrpo.simulations.engine.progress import LOGGER, Reporter, keeping
 from fedgrpo.simulations.engine.runner import all_at_once, scenario
 from fedgrpo.simulations.engine.simulated_clients import answered_by
@@ -32,7 +35,9 @@ def tell(number, of, right, *, after=2, temperature=1.0):
 
 
 def evaluated(folder, after, decoding):
-    append_line(folder / "metrics.jsonl", {"kind": "evaluation", "round": after, "decoding": decoding})
+    Store(folder).add_metrics(
+        EvaluationMetrics(round=after, decoding=decoding, clients=("client-0",), total=Tally(), classes={})
+    )
 
 
 def test_the_answers_of_all_clients_make_up_the_held_out_list(tmp_path):
@@ -42,7 +47,7 @@ def test_the_answers_of_all_clients_make_up_the_held_out_list(tmp_path):
             tell(number, 3, "1001101")
             tell(number, 3, "0000001", temperature=0.0)
             tell(number, 3, "0000000", after=1)
-    run = Run(tmp_path, config, [], [], [], [])
+    run = Run(tmp_path, config, Journal(), [], [], [])
     assert [int(run.outcomes("sampled")[i]) for i in range(7)] == [1, 0, 0, 1, 1, 0, 1]
     assert sum(run.outcomes("greedy").values()) == 1
     assert json.loads((tmp_path / "answers.jsonl").read_text().splitlines()[0])["problems"] == [0, 3, 6]

@@ -12,6 +12,7 @@ import time
 import pytest
 from fedgrpo.common.cli import main as cli
 from fedgrpo.common.errors import ConfigError
+from fedgrpo.server.run.journal import Finished
 from fedgrpo.simulations.study.comparison import compared
 from fedgrpo.simulations.study.figure import draw
 from fedgrpo.simulations.study.outcomes import gather
@@ -146,7 +147,9 @@ def played(tmp_path, monkeypatch):
     return prepare
 
 
-ENDS = 'import sys, json; open(sys.argv[1], "a").write(json.dumps({"event": "FINISHED"}) + "\\n")\n'
+ENDS = """import sys, json
+open(sys.argv[1], "a").write(json.dumps({"event": "FINISHED", "round": 1, "adapter": "00"}) + "\\n")
+"""
 
 
 def test_no_more_runs_than_jobs_are_played_at_once_and_each_is_played_once(played):
@@ -157,10 +160,10 @@ def test_no_more_runs_than_jobs_are_played_at_once_and_each_is_played_once(playe
     assert sorted(study_run.name for study_run in done.finished) == sorted(RIGHT)
     assert not done.failed
     for study_run in study_runs:
-        assert sum(line["event"] == "FINISHED" for line in study_run.journal) == 1
+        assert len(study_run.journal.of(Finished)) == 1
     again = play(study_runs, 3, lambda now: None)
     assert len(again.finished) == len(study_runs)
-    assert all(sum(line["event"] == "FINISHED" for line in study_run.journal) == 1 for study_run in study_runs)
+    assert all(len(study_run.journal.of(Finished)) == 1 for study_run in study_runs)
 
 
 def test_a_run_that_fails_is_told_and_does_not_lose_the_others(played):

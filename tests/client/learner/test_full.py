@@ -145,7 +145,7 @@ def test_one_client_of_several_is_one_site(tmp_path):
 def test_the_kl_is_measured_from_the_model_it_began_with(tmp_path):
     config = settings(tmp_path, grpo__beta=0.01, grpo__kl_reference="base", federation__rounds=1)
     finetune(config, lambda line: None)
-    kls = [line["kl"] for line in read_lines(tmp_path / "run" / "metrics.jsonl") if line["kind"] == "step"]
+    kls = [line["train/kl"] for line in read_lines(tmp_path / "run" / "metrics.jsonl") if line["kind"] == "step"]
     assert abs(kls[0]) < 1e-6 < kls[1]
 
 

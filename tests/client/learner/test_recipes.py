@@ -146,11 +146,11 @@ def test_a_recipe_trains_a_tiny_model_of_its_architecture(name, central, place, 
     run_federation(grid, config)
     grid.close()
     run = Run.read(tmp_path / "run")
-    assert [line["round"] for line in run.rounds] == [1, 2]
-    assert all(len(line["clients"]) == clients for line in run.rounds)
+    assert [line.round for line in run.rounds] == [1, 2]
+    assert all(len(line.clients) == clients for line in run.rounds)
     adapters = [read_peft(tmp_path / "run" / "adapters" / f"000{number}").sha256 for number in range(3)]
     assert len(set(adapters)) == 3  # each round moved it
-    told = run.rounds[-1]["clients"]["client-0"]
+    told = run.rounds[-1].clients["client-0"].reported
     assert told["reward/digits/std"] > 0
     assert {f"reward/{reward.name}/mean" for reward in client_rewards(config)[0]} <= set(told)
     assert told["policy/kl"] > 0  # measured from the base, and the adapter has moved since

@@ -1,0 +1,107 @@
+"""Names of the files in a run folder. Every other module asks for them here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+SAMPLES, ANSWERS = "samples.jsonl", "answers.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """The paths of one run folder. Looking them up creates nothing."""
+
+    path: Path
+
+    @property
+    def settings(self) -> Path:
+        """Every setting of the run, also the defaults."""
+        return self.path / "config.resolved.toml"
+
+    @property
+    def journal(self) -> Path:
+        """What happened, one line an event (`run.journal`)."""
+        return self.path / "journal.jsonl"
+
+    @property
+    def metrics(self) -> Path:
+        """Metrics of rounds and evaluations (`run.metrics`)."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def begun(self) -> bool:
+        """Whether a run has been journalled here."""
+        return self.journal.exists()
+
+    @property
+    def adapters(self) -> Path:
+        """One folder per committed round, in PEFT's format."""
+        return self.path / "adapters"
+
+    def adapter(self, number: int) -> Path:
+        """Return the folder of the global adapter after round `number`."""
+        return self.adapters / f"{number:04d}"
+
+    def memory(self, number: int) -> Path:
+        """Return what the server carries besides the adapter after round `number`."""
+        return self.adapter(number) / "server_memory.safetensors"
+
+    @property
+    def inbox(self) -> Path:
+        """Updates of the round under way."""
+        return self.path / "inbox"
+
+    def update(self, organisation: str) -> Path:
+        """Return an organisation's update in the inbox: little-endian float32."""
+        return self.inbox / f"{organisation}.f4"
+
+    @property
+    def lock(self) -> Path:
+        """Locked by the process at work in the folder (`run.lock`)."""
+        return self.path / ".lock"
+
+    @property
+    def stopped(self) -> Path:
+        """Why a ServerApp gave up. A crash leaves none."""
+        return self.path / "stopped.json"
+
+    @property
+    def trackers(self) -> Path:
+        """What trackers keep: their files, and how far each has come."""
+        return self.path / "trackers"
+
+    @property
+    def inputs(self) -> Path:
+        """SHA-256 of a simulation's data and rewards."""
+        return self.path / "inputs.sha256"
+
+    @property
+    def samples(self) -> Path:
+        """Some held-out completions of simulated clients, before and after."""
+        return self.path / SAMPLES
+
+    @property
+    def answers(self) -> Path:
+        """Which held-out problems simulated clients answered right."""
+        return self.path / ANSWERS
+
+    @property
+    def report(self) -> Path:
+        """The report of a simulation, one page."""
+        return self.path / "report.html"
+
+    @property
+    def loopback(self) -> Path:
+        """Server and organisations of a simulation in real processes."""
+        return self.path / "loopback"
+
+    @property
+    def model(self) -> Path:
+        """The model that `finetune` leaves."""
+        return self.path / "model"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Checkpoints of `finetune`."""
+        return self.path / "checkpoints"
