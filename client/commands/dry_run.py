@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ...common.adapter.adapter import Adapter
+from ...common.adapter.compression import rounded
 from ...common.errors import PolicyError
 from ...common.messages import wire
-from ...common.messages.compression import rounded
 from ...common.settings.run_config import RunConfig
 from ..learner import Learner
 from ..main import evaluated, joining, trained

@@ -36,14 +36,6 @@ TRAIN_METRICS = (
 entropy and the sampler's gap (nats per token, against the trainer) are over completions that had an advantage, or over
 all where there is a KL term."""
 
-
-WEIGHT_METRICS = {
-    "effective-groups": ("groups/effective", "groups/zero-variance-share"),
-    "tokens": ("tokens/total",),
-    "relative-gain": ("reward/mean", "reward/std"),
-}
-"""Metrics that a rule of `aggregation.weights` cannot do without."""
-
 DEVICES = ("unknown", "cpu", "cuda")
 
 

@@ -1,7 +1,7 @@
 """What crosses the network, as Flower records: one flat array, and a few named numbers and strings.
 
-An array travels as raw little-endian float32, or packed (`codecs.py`), with a type tag of ours: the receiver knows
-size and codec beforehand, so no parser ever meets a hostile array header (SECURITY section 1).
+An array travels as raw little-endian float32, or packed (`adapter/compression.py`), with a type tag of ours: the
+receiver knows size and codec beforehand, so no parser ever meets a hostile array header (SECURITY section 1).
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 
+from ..adapter import compression
 from ..adapter.schema import Vector
 from ..errors import ProtocolError
-from . import compression
 
 PROTOCOL = 3
 KIND = "fedgrpo."

@@ -9,12 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ...common.adapter.adapter import Adapter
+from ...common.adapter.compression import rounded
 from ...common.adapter.methods import METHODS
 from ...common.adapter.schema import fit
-from ...common.messages.compression import rounded
+from ...common.aggregation.robust import RULES
 from ...common.settings.aggregation import Aggregation
 from . import robust
-from .methods import AGGREGATORS, mean_delta
+from .methods import aggregator, mean_delta
 from .products import ClientUpdate, Products, Slices, component_weights
 from .server_optimizers import SERVER_OPTIMIZERS
 
@@ -79,11 +80,12 @@ def clip_factors(norms: Mapping[str, float], limit: float) -> dict[str, float]:
 
 def _chosen(contributions: list[ClientUpdate], settings: Aggregation) -> list[ClientUpdate]:
     """The contributions with the shares that a robust rule gives them, where it is one that chooses."""
-    if settings.rule not in robust.CHOOSING or not contributions:
+    reweigh = RULES[settings.rule].reweigh
+    if reweigh is None or not contributions:
         return contributions
     deltas, factors = _alike(contributions), np.array([c.factor for c in contributions])
     inner = robust.gram(deltas) * np.outer(factors, factors)
-    new = robust.CHOOSING[settings.rule](inner, np.array([c.share for c in contributions]), settings.hostile)
+    new = reweigh(inner, np.array([c.share for c in contributions]), settings.hostile)
     return [replace(c, share=float(share)) for c, share in zip(contributions, new, strict=True)]
 
 
@@ -103,11 +105,12 @@ def _folded(
     if not METHODS[settings.method].linear:
         rate = settings.server_learning_rate
         scaled = [replace(c, factor=rate * c.factor) for c in contributions]
-        following = AGGREGATORS[settings.method](current, scaled, holders)
+        following = aggregator(settings.method)(current, scaled, holders)
         return following, {}, _error(current, scaled, following, holders)
-    if settings.rule in robust.BY_COORDINATE:
+    combine = RULES[settings.rule].combine
+    if combine is not None:
         deltas, factors = _alike(contributions), np.array([c.factor for c in contributions])
-        move = robust.by_coordinate(settings.rule, deltas, factors, settings.hostile)
+        move = robust.by_coordinate(combine, deltas, factors, settings.hostile)
         largest = max((c.schema for c in contributions), key=lambda schema: schema.rank)
         move = move if move.size == current.schema.size else fit(move, largest, current.schema)
     else:

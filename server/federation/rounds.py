@@ -141,6 +141,7 @@ class Rounds:
         try:
             content = reply.opened()
             update = read_update(content, client, echo, self.config)
+            weight = raw_weight(update, self.config.aggregation.weights, state.rewards.get(name, ()))
         except ProtocolError as error:
             this.refused[name] = error.code
             if self.roster.refuse(name, error):
@@ -149,9 +150,7 @@ class Rounds:
             return
         self.roster.refusals.pop(name, None)
         self.store.keep_update(name, update.delta)
-        history = state.rewards.get(name, ())
-        weight, size = raw_weight(update, self.config.aggregation.weights, history), wire.wire_bytes(content)
-        norm = l2_norm(update.delta)
+        norm, size = l2_norm(update.delta), wire.wire_bytes(content)
         this.taken[name] = Taken(update.metrics, update.num_steps, update.num_examples, weight, norm, size)
         emit(UpdateTaken(this.number, name, update.metrics, size))
 
