@@ -19,9 +19,9 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from ..common.adapter.adapter import Adapter
+from ..common.adapter.compression import rounded
 from ..common.adapter.schema import AdapterSchema
 from ..common.errors import ConfigError, FedGRPOError, RunError
-from ..common.messages.compression import rounded
 from ..common.settings.run_config import RunConfig
 from ..common.trackers.names import check_uses
 from .aggregation.state import State

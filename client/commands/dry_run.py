@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from ...common.adapter.adapter import Adapter
+from ...common.adapter.compression import rounded
 from ...common.errors import PolicyError
 from ...common.messages import wire
-from ...common.messages.compression import rounded
 from ...common.messages.messages import EvaluateTask, Failure, TrainTask
 from ...common.settings.run_config import RunConfig
 from ..learner import Learner

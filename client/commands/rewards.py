@@ -117,7 +117,7 @@ def show(
     ] = None,
     output: FormatOption = Format.text,
 ) -> None:
-    """List the built-in reward functions and sets, and what they pay.
+    """List the reward functions and sets, built in and of plug-ins, and what they pay.
 
     [bold]Examples[/bold]
 
@@ -131,7 +131,7 @@ def show(
     sets = {n: weights for n, weights in SETS.items() if name in (None, n)}
     if output is Format.json:
         print(json.dumps({"functions": functions, "sets": sets}))
-    elif name in FUNCTIONS:
+    elif name is not None and name in functions:
         print(f"{name}\n\n{functions[name]}")
     else:
         _show_list(functions, sets)

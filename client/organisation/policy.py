@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
+from ...common.adapter.compression import most_bytes
 from ...common.adapter.methods import METHODS
 from ...common.adapter.schema import AdapterSchema
 from ...common.errors import PolicyError
-from ...common.messages.compression import most_bytes
 from ...common.messages.messages import Evaluation, Tally
 from ...common.messages.metric_names import TRAIN_METRICS, reward_metrics
 from ...common.settings.run_config import RunConfig

@@ -19,9 +19,9 @@ from typing import cast
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from ...common.adapter.adapter import l2_norm
+from ...common.adapter.compression import unpacked
 from ...common.errors import ConfigError
 from ...common.messages import wire
-from ...common.messages.compression import unpacked
 from ...common.messages.messages import Failure
 from ...common.storage.jsonl import append_line
 from ..organisation.settings import OrganisationFile

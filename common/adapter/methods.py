@@ -6,9 +6,15 @@ itself, are not the mean of the products B A. Each method answers that in its ow
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from types import MappingProxyType
+from typing import Any
+
+from ..errors import ConfigError
+from ..plugins import Table
+
+HOLDS = (("B",), ("A", "B"), ("A", "B", "W"), ("R",), ("v",))
+"""What an adapter's vector can hold (see `AdapterSchema`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,13 +31,40 @@ class Method:
     """Whether the fold is the mean of the vectors. Outer optimizers and rules by coordinate need that."""
     source: str
     """The paper."""
+    summary: str
+    """One line for people: how the server aggregates."""
+    aggregate: Callable[..., Any] | None = None
+    """A plug-in's aggregation, where it is not linear: (current adapter, updates, whether `rank-weights` is `holders`)
+    -> the next adapter. Those of the built-in methods are in `server.aggregation.methods`."""
+
+    def __post_init__(self) -> None:
+        if self.holds not in HOLDS:
+            possible = "; ".join(", ".join(factors) for factors in HOLDS)
+            raise ConfigError(f"A method's `holds` is {self.holds}, but must be one of: {possible}.")
+        if not self.trains or not all(turn and set(turn) <= set(self.holds) - {"W"} for turn in self.trains):
+            raise ConfigError(
+                f"A method's `trains` is {self.trains}, but each turn must be some of {self.holds}, not W."
+            )
+        if self.mixed_ranks and {"R", "v"} & set(self.holds):
+            raise ConfigError(
+                f"A method's vector holds {self.holds}, which has no smaller ranks: set mixed_ranks=False."
+            )
 
     def trains_in(self, round_number: int) -> tuple[str, ...]:
         """Factors trained in a round; rounds count from 1."""
         return self.trains[(round_number - 1) % len(self.trains)]
 
 
-METHODS: Mapping[str, Method] = MappingProxyType(
+def _complaint(entry: object) -> str:
+    if not isinstance(entry, Method):
+        return "is not a fedgrpo.common.adapter.methods.Method"
+    if entry.linear == (entry.aggregate is not None):
+        return "must either be linear, which is averaged, or have `aggregate`"
+    return ""
+
+
+METHODS: Table[Method] = Table(
+    "fedgrpo.aggregation_methods",
     {
         "ffa": Method(
             holds=("B",),
@@ -39,6 +72,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             mixed_ranks=True,
             linear=True,
             source="FFA-LoRA, Sun et al. 2024, arXiv:2403.12313",
+            summary="mean of B",
         ),
         "rolora": Method(
             holds=("A", "B"),
@@ -46,6 +80,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             mixed_ranks=False,
             linear=True,
             source="RoLoRA, Chen et al. 2025, arXiv:2502.01755",
+            summary="mean of the factor trained, in turn",
         ),
         "svd": Method(
             holds=("A", "B"),
@@ -53,6 +88,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             mixed_ranks=True,
             linear=False,
             source="FlexLoRA, Bai et al. 2024, arXiv:2402.11505",
+            summary="best approximation, of the rank, of the mean product",
         ),
         "fedex": Method(
             holds=("A", "B", "W"),
@@ -60,6 +96,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             mixed_ranks=True,
             linear=False,
             source="FedEx-LoRA, Singhal et al. 2024, arXiv:2410.09432",
+            summary="means of A and of B; the rest of the mean product into the base's weights",
         ),
         "flora": Method(
             holds=("A", "B", "W"),
@@ -67,6 +104,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             mixed_ranks=True,
             linear=False,
             source="FLoRA, Wang et al. 2024, arXiv:2409.05976",
+            summary="the mean product into the base's weights; A and B start again",
         ),
         "xs": Method(
             holds=("R",),
@@ -74,6 +112,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             mixed_ranks=False,
             linear=True,
             source="LoRA-XS, Balazy et al. 2024, arXiv:2405.17604; Fed-SB, Singhal et al. 2025, arXiv:2502.15436",
+            summary="mean of a core of rank x rank per layer",
         ),
         "tiny": Method(
             holds=("v",),
@@ -81,6 +120,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             mixed_ranks=False,
             linear=True,
             source="TinyLoRA, 2026, arXiv:2602.04118",
+            summary="mean of adapter.tiny-size numbers in all",
         ),
         "naive": Method(
             holds=("A", "B"),
@@ -88,6 +128,9 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             mixed_ranks=True,
             linear=True,
             source="FedIT, Zhang et al. 2023, arXiv:2305.05644",
+            summary="mean of A and of B, which is not the mean of BA",
         ),
-    }
+    },
+    _complaint,
 )
+"""The choices of `aggregation.method`."""

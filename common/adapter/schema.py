@@ -16,7 +16,7 @@ import numpy.typing as npt
 from ..bounds import at_least
 from ..errors import ConfigError
 from ..seeds import derived_seed
-from .methods import METHODS
+from .methods import HOLDS
 
 Vector = npt.NDArray[np.float32]
 Float = TypeVar("Float", npt.NDArray[np.float32], npt.NDArray[np.float64])
@@ -63,7 +63,7 @@ class AdapterSchema:
             raise ConfigError("No layer matches adapter.target-modules, so there is nothing to train.")
         at_least("adapter.rank", self.rank, 1, "an adapter of rank 0 has no parameters")
         at_least("adapter.alpha", self.alpha, 1, "the adapter is scaled by alpha / rank")
-        if self.holds not in {method.holds for method in METHODS.values()}:
+        if self.holds not in HOLDS:
             raise ConfigError(f"An adapter's vector holds the factors of some method; {self.holds} is none's.")
         if (self.tiny_size > 0) != ("v" in self.holds):
             raise ConfigError(f"tiny_size is {self.tiny_size}, and the vector holds {self.holds}: v needs a size.")
@@ -118,8 +118,10 @@ class AdapterSchema:
                 return module.out_features, self.rank
             case "W":
                 return module.out_features, module.in_features
-            case _:
+            case "R":
                 return self.rank, self.rank
+            case _:
+                raise ValueError(f"a layer has no factor {factor!r}")
 
     def at_rank(self, rank: int) -> AdapterSchema:
         """The same adapter with a smaller rank and the same scale: its factors are the first `rank` rows and columns.

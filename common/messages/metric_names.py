@@ -30,14 +30,6 @@ entropy and the sampler's gap (nats per token, against the trainer) are over com
 all where there is a KL term."""
 
 
-WEIGHT_METRICS = {
-    "effective-groups": ("groups/effective", "groups/zero-variance-share"),
-    "tokens": ("tokens/total",),
-    "relative-gain": ("reward/mean", "reward/std"),
-}
-"""Metrics that a rule of `aggregation.weights` cannot do without."""
-
-
 def reward_metrics(names: tuple[str, ...]) -> tuple[str, ...]:
     """Return the metric names of a client's own reward functions.
 

@@ -1,7 +1,7 @@
 """Messages as Flower records: a header of named scalars, at most one flat array, and metrics.
 
-An array travels as raw little-endian float32 or compressed (`compression`), with a type tag of our own: the receiver
-knows size and codec beforehand, so no parser ever sees a hostile array header (docs/security.md).
+An array travels as raw little-endian float32 or compressed (`adapter.compression`), with a type tag of our own: the
+receiver knows size and codec beforehand, so no parser ever sees a hostile array header (docs/security.md).
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from collections.abc import Mapping
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
+from ..adapter import compression
 from ..adapter.schema import Vector
 from ..errors import ProtocolError
 from ..flower_private import get_all_nested_objects
-from . import compression
 from .encoding import Message, Scalar, from_fields, to_fields
 from .messages import Update
 

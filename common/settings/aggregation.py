@@ -1,23 +1,22 @@
-"""The settings of what becomes of the updates: what the server takes, how it folds, what it sends, what it accepts."""
+"""Aggregation, validation, compression and gating settings. docs/aggregation.md lists the choices."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..adapter.compression import CODECS, DOWN, UP
 from ..adapter.methods import METHODS
+from ..aggregation.robust import RULES
+from ..aggregation.weights import WEIGHTS
 from ..bounds import at_least, between, one_of
 from ..errors import ConfigError
 
-WEIGHTS = ("effective-groups", "examples", "tokens", "uniform", "relative-gain")
-RULES = ("mean", "trimmed-mean", "median", "multi-krum", "geometric-median")
 OPTIMIZERS = ("sgd", "momentum", "nesterov", "adam")
-UP_CODECS = ("fp32", "bf16", "int8", "int4", "top-k")
-DOWN_CODECS = ("fp32", "bf16", "int8", "int4")
 
 
 def updates_needed(rule: str, hostile: int) -> int:
-    """Fewest updates with which a rule stands so many hostile clients."""
-    return {"multi-krum": 2 * hostile + 3, "trimmed-mean": 2 * hostile + 1}.get(rule, 1)
+    """Minimum number of updates for a robust rule to tolerate `hostile` Byzantine clients."""
+    return RULES[rule].updates_needed(hostile)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,12 +24,9 @@ class Aggregation:
     """How the server makes one update of many."""
 
     method: str = "ffa"
-    """`ffa`: A frozen, mean of B, exact. `rolora`: A and B in turn, exact. `svd`: A and B, SVD of the mean product.
-    `fedex`, `flora`: exact, the rest goes into the base's weights. `xs`: a core of rank x rank per layer. `tiny`:
-    adapter.tiny-size numbers in all. `naive`: mean of A and of B, which is not the mean of BA."""
+    """What the clients train and how it is aggregated; `ffa` (A frozen, mean of B) is exact."""
     weights: str = "effective-groups"
-    """`effective-groups`, `examples`, `tokens`, `uniform`, or `relative-gain` (rise of a client's mean reward over its
-    own last rounds, in its own standard deviations)."""
+    """How much each client counts; `effective-groups` counts the groups whose rewards differ."""
     max_share: float = 0.5
     """No client weighs more than this share, or 1/K where K clients cannot satisfy it."""
     min_share: float = 0.0
@@ -39,7 +35,7 @@ class Aggregation:
     """With clients of mixed ranks, a component's weights are shared by `all` clients, or by its `holders`, those whose
     rank is large enough to have it (raFLoRA)."""
     rule: str = "mean"
-    """`mean`, or a robust rule: `trimmed-mean`, `median` (by coordinate), `multi-krum`, `geometric-median`."""
+    """`mean`, or a robust rule."""
     hostile: int = 0
     """Hostile clients a robust rule and the reward gate are to stand."""
     server_optimizer: str = "sgd"
@@ -54,12 +50,12 @@ class Aggregation:
     """Added to the root of adam's mean of squares: about the smallest mean delta worth a full step."""
 
     def __post_init__(self) -> None:
-        one_of("aggregation.method", self.method, tuple(METHODS))
-        one_of("aggregation.weights", self.weights, WEIGHTS)
+        METHODS.choose("aggregation.method", self.method)
+        WEIGHTS.choose("aggregation.weights", self.weights)
         between("aggregation.max-share", self.max_share, 0.0, 1.0, "it is a share of the mean", open_low=True)
         between("aggregation.min-share", self.min_share, 0.0, self.max_share, "it is at most aggregation.max-share")
         one_of("aggregation.rank-weights", self.rank_weights, ("all", "holders"))
-        one_of("aggregation.rule", self.rule, RULES)
+        RULES.choose("aggregation.rule", self.rule)
         between("aggregation.hostile", self.hostile, 0, 1000, "it is a number of clients")
         self._check_optimizer()
         self._check_method()
@@ -79,24 +75,26 @@ class Aggregation:
         between("aggregation.server-epsilon", self.server_epsilon, 0.0, 1.0, "it must not be 0", open_low=True)
 
     def _check_method(self) -> None:
-        if self.server_optimizer != "sgd" and len(METHODS[self.method].trains) > 1:
+        method = METHODS[self.method]
+        if self.server_optimizer != "sgd" and len(method.trains) > 1:
             raise ConfigError(
                 f"aggregation.server-optimizer is {self.server_optimizer} and aggregation.method is {self.method}: its "
                 "mean would move a factor in a round in which the clients hold it still. Use sgd, or another method."
             )
-        if METHODS[self.method].linear:
+        if method.linear:
             return
-        linear = ", ".join(name for name, method in METHODS.items() if method.linear)
+        linear = ", ".join(name for name, method in METHODS.built_in.items() if method.linear)
         if self.server_optimizer != "sgd":
             raise ConfigError(
                 f"aggregation.server-optimizer is {self.server_optimizer} and aggregation.method is {self.method}, "
                 "whose factors are others after every fold, so that a running mean of them means nothing. Use sgd, or "
                 f"one of: {linear}."
             )
-        if self.rule in ("trimmed-mean", "median"):
+        if RULES[self.rule].by_coordinate:
+            whole = ", ".join(name for name, rule in RULES.built_in.items() if rule.reweigh)
             raise ConfigError(
                 f"aggregation.rule is {self.rule}, which goes by coordinate, and aggregation.method is {self.method}, "
-                f"whose products have no coordinates here. Use multi-krum or geometric-median, or one of: {linear}."
+                f"whose products have no coordinates here. Use one of the rules {whole}, or of the methods {linear}."
             )
 
 
@@ -124,10 +122,10 @@ class Compression:
     """How numbers are rounded before they travel. What is rounded away is added to what is sent next."""
 
     up: str = "fp32"
-    """Deltas: `fp32`, `bf16`, `int8` or `int4` (blocks of 32 share an exponent), `top-k` (the largest, as bf16)."""
+    """Codec of the deltas; `fp32` does not round."""
     down: str = "fp32"
-    """The global adapter: `fp32`, `bf16`, `int8`, `int4`. It is what its rounding makes it, on the disk too; the server
-    goes on from the unrounded one."""
+    """Codec of the global adapter. Clients and checkpoints use the quantized adapter; the server keeps a full-precision
+    master copy."""
     error_feedback: bool = True
     """Each client keeps what rounding took from its last delta that counted, and adds it to the next. Without it,
     rounding is random and right on average."""
@@ -135,13 +133,15 @@ class Compression:
     """Share of the numbers that top-k sends."""
 
     def __post_init__(self) -> None:
-        one_of("compression.up", self.up, UP_CODECS)
-        one_of("compression.down", self.down, DOWN_CODECS)
+        for way, name in ((UP, self.up), (DOWN, self.down)):
+            if way not in CODECS.choose(f"compression.{way}", name).ways:
+                others = ", ".join(n for n, codec in CODECS.built_in.items() if way in codec.ways)
+                raise ConfigError(f"compression.{way} is {name}, which does not go this way. Use one of: {others}.")
         between("compression.top-share", self.top_share, 0.0, 1.0, "it is a share of the numbers", open_low=True)
-        if self.up == "top-k" and not self.error_feedback:
+        if CODECS[self.up].needs_feedback and not self.error_feedback:
             raise ConfigError(
-                "compression.up is top-k without compression.error-feedback: what is never among the largest would "
-                "never be sent. Set error-feedback to true."
+                f"compression.up is {self.up} without compression.error-feedback: some numbers would never be sent "
+                "(of top-k, what is never among the largest). Set error-feedback to true."
             )
 
 

@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
+from ..adapter.compression import CODECS
 from ..adapter.methods import METHODS
+from ..aggregation.robust import RULES
 from ..errors import ConfigError
 from . import federation as settings
 from . import toml
@@ -95,9 +97,9 @@ class RunConfig:
         """Why all clients need the adapter's rank; empty where each may have a smaller one of its own."""
         if not METHODS[self.aggregation.method].mixed_ranks:
             return f"aggregation.method {self.aggregation.method} has no smaller ranks"
-        if self.aggregation.rule in ("trimmed-mean", "median"):
+        if RULES[self.aggregation.rule].by_coordinate:
             return f"by coordinate, as aggregation.rule {self.aggregation.rule} goes, padding would vote"
-        if self.compression.down in ("int8", "int4"):
+        if CODECS[self.compression.down].in_blocks:
             return f"an adapter in blocks of compression.down {self.compression.down} cannot be cut to a smaller rank"
         return ""
 

@@ -9,13 +9,14 @@ from statistics import median
 import numpy as np
 
 from ...common.adapter.adapter import Adapter, l2_norm
+from ...common.adapter.compression import rounded
 from ...common.adapter.methods import METHODS
 from ...common.adapter.schema import AdapterSchema, fit
-from ...common.messages.compression import rounded
+from ...common.aggregation.robust import RULES
 from ...common.settings.aggregation import Aggregation, Intake
 from ...common.settings.run_config import RunConfig
 from . import robust
-from .methods import AGGREGATORS, mean_delta
+from .methods import aggregator, mean_delta
 from .products import ClientUpdate, Products, Slices, component_weights
 from .server_optimizers import SERVER_OPTIMIZERS
 from .state import Memory, State
@@ -179,11 +180,12 @@ def clip_factors(norms: Mapping[str, float], limit: float) -> dict[str, float]:
 
 def _chosen(contributions: list[ClientUpdate], settings: Aggregation) -> list[ClientUpdate]:
     """The contributions with the shares that a robust rule gives them, where it is one that chooses."""
-    if settings.rule not in robust.CHOOSING or not contributions:
+    reweigh = RULES[settings.rule].reweigh
+    if reweigh is None or not contributions:
         return contributions
     deltas, factors = _alike(contributions), np.array([c.factor for c in contributions])
     inner = robust.gram(deltas) * np.outer(factors, factors)
-    new = robust.CHOOSING[settings.rule](inner, np.array([c.share for c in contributions]), settings.hostile)
+    new = reweigh(inner, np.array([c.share for c in contributions]), settings.hostile)
     return [replace(c, share=float(share)) for c, share in zip(contributions, new, strict=True)]
 
 
@@ -203,11 +205,12 @@ def _folded(
     if not METHODS[settings.method].linear:
         rate = settings.server_learning_rate
         scaled = [replace(c, factor=rate * c.factor) for c in contributions]
-        following = AGGREGATORS[settings.method](current, scaled, holders)
+        following = aggregator(settings.method)(current, scaled, holders)
         return following, {}, _error(current, scaled, following, holders)
-    if settings.rule in robust.BY_COORDINATE:
+    combine = RULES[settings.rule].combine
+    if combine is not None:
         deltas, factors = _alike(contributions), np.array([c.factor for c in contributions])
-        move = robust.by_coordinate(settings.rule, deltas, factors, settings.hostile)
+        move = robust.by_coordinate(combine, deltas, factors, settings.hostile)
         largest = max((c.schema for c in contributions), key=lambda schema: schema.rank)
         move = move if move.size == current.schema.size else fit(move, largest, current.schema)
     else:

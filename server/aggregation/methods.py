@@ -23,6 +23,8 @@ from ...common.adapter.methods import METHODS
 from ...common.adapter.schema import Key, split
 from .products import ClientUpdate, Products, Slices, Wide, component_weights
 
+Aggregator = Callable[[Adapter, Sequence[ClientUpdate], bool], Adapter]
+"""(current adapter, updates with a weight, whether `rank-weights` is `holders`) -> the next adapter."""
 BLOCK, AT_ONCE = 1 << 16, 8
 """Coordinates and vectors summed at a time: few enough for a processor's cache."""
 ROW_NORM = 3**-0.5
@@ -111,8 +113,13 @@ def _with_rest_in_residual(adapter: Adapter, products: Products) -> Adapter:
     return Adapter.from_parts(adapter.schema, parts)
 
 
-AGGREGATORS: Mapping[str, Callable[[Adapter, Sequence[ClientUpdate], bool], Adapter]] = MappingProxyType(
-    {name: fold_mean for name, method in METHODS.items() if method.linear}
+AGGREGATORS: Mapping[str, Aggregator] = MappingProxyType(
+    {name: fold_mean for name, method in METHODS.built_in.items() if method.linear}
     | {"svd": fold_svd, "fedex": fold_fedex, "flora": fold_flora}
 )
-"""How the server folds, by method."""
+"""How the server aggregates, by built-in method."""
+
+
+def aggregator(name: str) -> Aggregator:
+    """Return a method's aggregation: of a plug-in's method its own, or the mean where it is linear."""
+    return AGGREGATORS.get(name) or METHODS[name].aggregate or fold_mean

@@ -1,11 +1,12 @@
-"""How much each client counts in a round."""
+"""How much each client counts in a round: its weight, within cap and floor."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from statistics import fmean
 
+from ...common.aggregation.weights import WEIGHTS, ClientReport
+from ...common.errors import ProtocolError
 from ...common.messages.messages import Update
 
 NEGLIGIBLE = 1e-6
@@ -14,30 +15,27 @@ KEPT_ROUNDS = 5
 
 
 def raw_weight(update: Update, rule: str, history: Sequence[float] = ()) -> float:
-    """A client's weight before cap and floor.
-
-    `effective-groups` counts the groups whose rewards differ. Adam gives a client without any such group an update of
-    the same size as the others', so counting examples would let it drown those who learned something.
-
-    `relative-gain` is exp(z) with z, within -1 and 1, the rise of the mean reward over that of the last rounds, in
-    standard deviations of the reward within a group: the same whatever units the rewards have. Without history it is 1.
+    """A client's weight by a rule of `aggregation.weights`, before cap and floor.
 
     Args:
         history: the client's mean rewards in its last rounds that counted.
+
+    Raises:
+        ProtocolError: the rule does not make a finite number >= 0 of this client's metrics.
     """
-    match rule:
-        case "effective-groups":
-            return update.metrics["groups/effective"]
-        case "examples":
-            return float(update.num_examples)
-        case "tokens":
-            return update.metrics["tokens/total"]
-        case "relative-gain":
-            rise = update.metrics["reward/mean"] - fmean(history) if history else 0.0
-            spread = max(update.metrics["reward/std"], 1e-6)
-            return math.exp(min(1.0, max(-1.0, rise / spread)))
-        case _:
-            return 1.0
+    report = ClientReport(
+        metrics=update.metrics,
+        num_examples=update.num_examples,
+        num_steps=update.num_steps,
+        past_rewards=tuple(history),
+    )
+    try:
+        weight = float(WEIGHTS[rule].of(report))
+    except (ValueError, ArithmeticError) as error:
+        raise ProtocolError("weight", f"aggregation.weights {rule} cannot weigh these metrics: {error}") from error
+    if not 0 <= weight < math.inf:
+        raise ProtocolError("weight", f"aggregation.weights {rule} makes {weight} of these metrics, not a weight")
+    return weight
 
 
 def shares(weights: Mapping[str, float], max_share: float, min_share: float = 0.0) -> dict[str, float]:

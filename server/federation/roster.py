@@ -17,10 +17,10 @@ import numpy as np
 from flwr.serverapp import Grid
 
 from ...common.adapter.schema import AdapterSchema
+from ...common.aggregation.weights import WEIGHTS
 from ...common.errors import ConfigError, PeerFailedError, ProtocolError, RunError
 from ...common.messages import wire
 from ...common.messages.messages import Capabilities, JoinRequest, run_schema
-from ...common.messages.metric_names import WEIGHT_METRICS
 from ...common.seeds import derived_seed
 from ...common.settings.run_config import RunConfig
 from ..run.events import Joined, NotJoined, emit
@@ -223,7 +223,7 @@ class Roster:
 
     def _kept_back(self, client: Capabilities) -> str:
         """Metrics that the weights need and this member's policy keeps back."""
-        needed = WEIGHT_METRICS.get(self._config.aggregation.weights, ())
+        needed = WEIGHTS[self._config.aggregation.weights].metrics
         needed += ("policy/kl",) if self._config.gate.max_kl else ()
         return ", ".join(name for name in needed if name not in client.metrics)
 

@@ -119,6 +119,7 @@ class Rounds:
         try:
             content = reply.opened()
             update = read_update(content, client, task, self.config)
+            weight = raw_weight(update, self.config.aggregation.weights, state.rewards.get(name, ()))
         except ProtocolError as error:
             this.refused[name] = error.code
             if self.roster.refuse(name, error):
@@ -127,12 +128,11 @@ class Rounds:
             return
         self.roster.refusals.pop(name, None)
         self.store.keep_update(name, update.delta)
-        history = state.rewards.get(name, ())
         this.updates[name] = ReceivedUpdate(
             delta=self.store.kept_update(name),
             schema=client.schema,
             norm=l2_norm(update.delta),
-            weight=raw_weight(update, self.config.aggregation.weights, history),
+            weight=weight,
             steps=update.num_steps,
             examples=update.num_examples,
             metrics=update.metrics,

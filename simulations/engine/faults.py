@@ -12,6 +12,7 @@ import numpy as np
 
 from ...client.learner import Learner
 from ...client.learner.rewards import Reward
+from ...common.errors import ConfigError
 from ...common.messages.messages import Capabilities, EvaluateTask, Evaluation, Tally, TrainTask, Update
 
 SATURATED_BUT_ONE_IN = 25
@@ -43,8 +44,10 @@ class FaultyLearner:
                 return replace(update, delta=-update.delta)
             case "scale":
                 return replace(update, delta=update.delta * np.float32(SCALE))
-            case _:
+            case "saturated" | "inverted-reward":  # faults of the rewards, not of the update
                 return update
+            case other:
+                raise ConfigError(f"There is no fault {other} (simulation.faults).")
 
     def evaluate(self, task: EvaluateTask) -> Evaluation:
         """Answer the held-out problems. A poisoner tells the reward gate the opposite of what it found."""
@@ -59,8 +62,10 @@ def spoiled(rewards: tuple[Reward, ...], fault: str) -> tuple[Reward, ...]:
             return tuple(replace(reward, weight=-reward.weight) for reward in rewards)
         case "saturated":
             return tuple(replace(reward, function=_saturated(reward.function)) for reward in rewards)
-        case _:
+        case "" | "straggler" | "sign-flip" | "scale":
             return rewards
+        case other:
+            raise ConfigError(f"There is no fault {other} (simulation.faults).")
 
 
 def _saturated(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -49,9 +49,11 @@ def partition(problems: Sequence[Problem], config: RunConfig) -> list[list[Probl
             steps = [int(label) for label in _labels(problems, "steps")]
             order = sorted(rng.permutation(len(problems)).tolist(), key=lambda i: steps[i])
             parts = [part.tolist() for part in np.array_split(order, clients)]
-        case _:
+        case "iid":
             order = rng.permutation(len(problems)).tolist()
             parts = [order[k::clients] for k in range(clients)]
+        case other:
+            raise ConfigError(f"There is no way {other} to partition the problems (simulation.partition).")
     return [[problems[i] for i in part] for part in parts]
 
 

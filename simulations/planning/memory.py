@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from ...common.adapter.methods import METHODS
 from ...common.adapter.schema import AdapterSchema
+from ...common.errors import ConfigError
 from ...common.messages.messages import run_schema
 from ...common.settings.run_config import RunConfig
 from .parts import (
@@ -152,8 +153,10 @@ class _View:
                 rows = self.shape.layers * sum(out for _, out in self.shape.linears.values())
                 size = linear + 4 * rows + others * self.width
                 return Part("base model", size, ALWAYS, f"linear layers x 1 + 4 a row, the rest x {self.width}")
-            case _:
+            case "none":
                 return Part("base model", self.shape.parameters * self.width, ALWAYS, f"parameters x {self.width}")
+            case other:
+                raise ConfigError(f"Bytes of a base model with backend.quantization {other} are not known here.")
 
     def _drawn(self) -> int:
         """Bytes of what a core is multiplied with (`xs`, `tiny`)."""

@@ -8,10 +8,10 @@ import numpy as np
 from flwr.app import RecordDict
 
 from ...common.adapter.adapter import Adapter
+from ...common.adapter.compression import is_exact, most_bytes
 from ...common.adapter.methods import METHODS
 from ...common.adapter.schema import AdapterSchema, Vector
 from ...common.messages import wire
-from ...common.messages.compression import most_bytes
 from ...common.messages.messages import TaskId, TrainTask, Update, run_schema
 from ...common.messages.metric_names import TRAIN_METRICS, reward_metrics
 from ...common.settings.run_config import RunConfig
@@ -21,9 +21,6 @@ from .shapes import Shape
 
 CHUNK, FRAME, SEPARATOR = 5 * 1024 * 1024, 78, 3
 """Flower sends an array in chunks. Each has a frame with its length in digits, and its hash in the array's list."""
-WIDTHS = {"fp32": 4, "bf16": 2}
-EXACT = tuple(WIDTHS)
-"""Codecs whose bytes do not depend on the numbers."""
 NOTHING: Vector = np.zeros(0, dtype=np.float32)
 
 
@@ -38,7 +35,7 @@ class Traffic:
     evaluation_down: int
     """Of the adapters sent to be evaluated."""
     exact: bool
-    """Else they are the most there can be: `int8`, `int4` and `top-k` are shorter where the numbers are alike."""
+    """Else they are the most there can be: most codecs need fewer where the numbers are alike."""
 
 
 def traffic(config: RunConfig, shape: Shape) -> Traffic:
@@ -59,7 +56,7 @@ def traffic(config: RunConfig, shape: Shape) -> Traffic:
         up=tuple(round(share * updates[(number - 1) % len(cycle)]) for number in rounds),
         down=tuple(round(share * task) for _ in rounds),
         evaluation_down=evaluations(config) * task,
-        exact=config.compression.up in EXACT and config.compression.down in EXACT,
+        exact=is_exact(config.compression.up) and is_exact(config.compression.down),
     )
 
 
@@ -78,9 +75,7 @@ def evaluations(config: RunConfig) -> int:
 def _task_bytes(config: RunConfig, schema: AdapterSchema) -> int:
     codec = config.compression.down
     content = wire.record_of(_task(config, schema), array=wire.packed(NOTHING, codec))
-    return _with_numbers(
-        content, schema.size, most_bytes(schema.size, codec) if codec not in EXACT else WIDTHS[codec] * schema.size
-    )
+    return _with_numbers(content, schema.size, most_bytes(schema.size, codec))
 
 
 def _update_bytes(config: RunConfig, number: int, schema: AdapterSchema, factors: tuple[str, ...]) -> int:
@@ -94,8 +89,7 @@ def _update_bytes(config: RunConfig, number: int, schema: AdapterSchema, factors
         task=TaskId.of(_task(config, schema)),
     )
     content = wire.record_of(update, array=wire.packed(NOTHING, codec))
-    most = most_bytes(size, codec, config.compression.top_share)
-    return _with_numbers(content, size, most if codec not in EXACT else WIDTHS[codec] * size)
+    return _with_numbers(content, size, most_bytes(size, codec, config.compression.top_share))
 
 
 def _with_numbers(content: RecordDict, size: int, payload: int) -> int:

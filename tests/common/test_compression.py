@@ -4,8 +4,8 @@ import zlib
 
 import numpy as np
 import pytest
+from fedgrpo.common.adapter.compression import most_bytes, packed, rounded, unpacked
 from fedgrpo.common.errors import ProtocolError
-from fedgrpo.common.messages.compression import most_bytes, packed, rounded, unpacked
 from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays

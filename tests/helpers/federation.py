@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from fedgrpo.common.adapter.compression import rounded
 from fedgrpo.common.adapter.methods import METHODS
 from fedgrpo.common.adapter.schema import AdapterSchema, Module, trained_part
 from fedgrpo.common.messages import wire
-from fedgrpo.common.messages.compression import rounded
 from fedgrpo.common.messages.messages import run_schema
 from fedgrpo.common.messages.metric_names import TRAIN_METRICS, reward_metrics
 from fedgrpo.common.seeds import derived_seed

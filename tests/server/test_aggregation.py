@@ -7,13 +7,14 @@ import pytest
 from fedgrpo.common.adapter.adapter import Adapter, clip_norm, l2_norm
 from fedgrpo.common.adapter.methods import METHODS
 from fedgrpo.common.adapter.schema import AdapterSchema, Module
+from fedgrpo.common.aggregation import robust as rules
 from fedgrpo.common.errors import ConfigError
 from fedgrpo.common.messages.messages import Update
 from fedgrpo.common.settings.aggregation import Aggregation, updates_needed
-from fedgrpo.server.aggregation import robust as rules
 from fedgrpo.server.aggregation.aggregate import clip_factors, next_adapter, step_factors
 from fedgrpo.server.aggregation.lowrank import Product
 from fedgrpo.server.aggregation.products import ClientUpdate
+from fedgrpo.server.aggregation.robust import gram
 from fedgrpo.server.aggregation.weights import raw_weight, shares
 from hypothesis import given
 from hypothesis import strategies as st
@@ -338,9 +339,9 @@ def test_rules_by_hand():
     assert rules.trimmed_mean(block, 1).tolist() == [2.5]
     assert rules.median(block, 0).tolist() == [2.5]
     deltas = [np.float32([x]) for x in (0.0, 1.0, 2.0, 3.0, 50.0)]
-    kept = rules.multi_krum(rules.gram(deltas), np.full(5, 0.2), 1)
+    kept = rules.multi_krum(gram(deltas), np.full(5, 0.2), 1)
     assert kept.tolist() == pytest.approx([0.25, 0.25, 0.25, 0.25, 0.0])
-    middle = rules.geometric_median(rules.gram(deltas), np.full(5, 0.2), 0)
+    middle = rules.geometric_median(gram(deltas), np.full(5, 0.2), 0)
     assert float(middle @ [0, 1, 2, 3, 50]) == pytest.approx(2.0, abs=0.05)
 
 
@@ -366,7 +367,7 @@ def test_multi_krum_keeps_an_honest_majority_of_nearly_equal_deltas(seed):
     long = 1e3 * rng.normal(size=4000)
     deltas = [(long + rng.normal(size=4000) * 1e-2).astype(np.float32) for _ in range(7)]
     deltas += [(long + 5.0).astype(np.float32)] * 2
-    kept = rules.multi_krum(rules.gram(deltas), np.full(9, 1 / 9), 2)
+    kept = rules.multi_krum(gram(deltas), np.full(9, 1 / 9), 2)
     assert (kept[:7] > 0).all()
     assert not kept[7:].any()
 

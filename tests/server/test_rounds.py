@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from federation import client_app, grid, metrics, play, schema, settings
+from fedgrpo.common.adapter.compression import rounded
 from fedgrpo.common.adapter.methods import METHODS
 from fedgrpo.common.adapter.peft_files import read_peft
 from fedgrpo.common.errors import ConfigError, RunError
 from fedgrpo.common.messages import wire
-from fedgrpo.common.messages.compression import rounded
 from fedgrpo.server import main as main_module
 from fedgrpo.server.main import Stopped
 from fedgrpo.server.run.journal import Committed, Created, Finished, Planned, Resumed

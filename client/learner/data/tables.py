@@ -140,8 +140,10 @@ def _file_rows(path: Path) -> Iterable[Row]:
                 yield from json_lines(path)
             case ".csv":
                 yield from _csv_rows(path)
-            case _:
+            case ".parquet":
                 yield from _parquet_rows(path)
+            case other:  # of SUFFIXES, checked above
+                raise AssertionError(other)
     except OSError as error:
         raise ConfigError(f"Cannot read {path}: {error.strerror or error}.") from error
 

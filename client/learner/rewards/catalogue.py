@@ -1,9 +1,11 @@
-"""The built-in reward functions by name, and named sets of them with weights."""
+"""Reward functions by name, built in and of plug-ins, and named sets of them with weights."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 
+from ....common.plugins import Table
 from .choice import multiple_choice
 from .citations import answer_precision, citation_support
 from .expressions import math_verify
@@ -22,7 +24,8 @@ from .gsm8k import (
 from .guards import length_penalty, repetition_penalty, trailing_text, truncation_penalty
 from .program import code_tests, code_tests_unsafe
 
-FUNCTIONS: dict[str, Callable[..., Sequence[float | None]]] = {
+RewardFunction = Callable[..., Sequence[float | None]]
+BUILT_IN: dict[str, RewardFunction] = {
     "correctness": correctness,
     "hash-correctness": hash_correctness,
     "number-present": number_present,
@@ -64,3 +67,14 @@ SETS: dict[str, dict[str, float]] = {
 """Weights, which multiply what the functions return. `think` yields up to 2.0 / 0.5 / 0.25; `weighted` 50 %
 correctness, 20 % format, 30 % structure; `qwen14b-weighted` the same and 0.001 less per character after the answer;
 `guards` is meant to be combined with another set."""
+
+
+def _complaint(entry: object) -> str:
+    """A plug-in's reward is a function in a file: its text is part of what a result depends on."""
+    is_function = inspect.isfunction(entry) and inspect.getsourcefile(entry) is not None
+    return "" if is_function else "is not a Python function in TRL's signature"
+
+
+FUNCTIONS: Table[RewardFunction] = Table("fedgrpo.rewards", BUILT_IN, _complaint, reserved=tuple(SETS))
+"""Reward functions by name: the built-in ones, which are given texts, and those of plug-ins, which are given
+conversations as an organisation's own functions are."""

@@ -1,7 +1,7 @@
-"""A client's reward set: built-in functions by name, with weights, or the functions of the organisation's own file.
+"""A client's reward set: functions by name, with weights, or those of the organisation's own file.
 
 gsm8k                                  a named set
-correctness=1,strict-format=0.5        built-in functions with weights
+correctness=1,strict-format=0.5        built-in functions with weights, or a plug-in's
 rewards.py                             every public function of a file, in TRL's signature
 rewards.py:cites_source=2,correctness  one function of a file with a weight, and a built-in one
 """
@@ -9,7 +9,6 @@ rewards.py:cites_source=2,correctness  one function of a file with a weight, and
 from __future__ import annotations
 
 import asyncio
-import difflib
 import importlib.util
 import inspect
 import math
@@ -23,9 +22,8 @@ from typing import Any
 
 from ....common.errors import ConfigError, FedGRPOError, RewardError
 from ..data.answers import last_said
-from .catalogue import FUNCTIONS, SETS
+from .catalogue import BUILT_IN, FUNCTIONS, SETS, RewardFunction
 
-RewardFunction = Callable[..., Sequence[float | None]]
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 LARGEST = 1e6
 """Limit of a reward and of a weight: more is a mistake, and float32 loses small rewards beside it."""
@@ -39,7 +37,7 @@ class Reward:
     weight: float
     function: RewardFunction
     source: str
-    """`built-in`, or the file of the function."""
+    """`built-in`, or the file of the function: an organisation's own, or a plug-in's."""
 
     @property
     def __name__(self) -> str:
@@ -129,17 +127,12 @@ def try_rewards(rewards: Sequence[Reward], row: dict[str, Any]) -> None:
 
 def _named_or_file(target: str, weight: float) -> list[Reward]:
     if target in SETS:
-        return [Reward(n, w * weight, FUNCTIONS[n], "built-in") for n, w in SETS[target].items()]
-    if target in FUNCTIONS:
-        return [Reward(target, weight, FUNCTIONS[target], "built-in")]
+        return [Reward(n, w * weight, BUILT_IN[n], "built-in") for n, w in SETS[target].items()]
+    if target in BUILT_IN:
+        return [Reward(target, weight, BUILT_IN[target], "built-in")]
     path, _, function = target.partition(":")
     if not path.endswith(".py"):
-        known = [*SETS, *FUNCTIONS]
-        close = difflib.get_close_matches(target, known, n=1)
-        hint = f" Did you mean {close[0]}?" if close else ""
-        raise ConfigError(
-            f"There is no reward {target!r}.{hint} Known are {', '.join(known)}, or the path of a Python file."
-        )
+        return [_of_plugin(target, weight)]
     functions = dict(own_functions(import_file(Path(path).expanduser(), "reward")))
     if function and function not in functions:
         raise ConfigError(f"{path} has no function {function}. It has: {', '.join(functions) or 'none'}.")
@@ -147,6 +140,16 @@ def _named_or_file(target: str, weight: float) -> list[Reward]:
     if not selected:
         raise ConfigError(f"{path} defines no public function, so it has no rewards.")
     return [Reward(name.replace("_", "-"), weight, f, path) for name, f in selected.items()]
+
+
+def _of_plugin(name: str, weight: float) -> Reward:
+    if name not in FUNCTIONS:
+        raise ConfigError(
+            f"There is no reward {name!r}.{FUNCTIONS.nearest(name)} Known are {', '.join([*SETS, *FUNCTIONS])}, or the "
+            "path of a Python file."
+        )
+    function = FUNCTIONS[name]
+    return Reward(name, weight, function, str(inspect.getsourcefile(function)))
 
 
 def import_file(path: Path, kind: str) -> ModuleType:

@@ -20,10 +20,10 @@ from pathlib import Path
 import numpy as np
 
 from ....common.adapter.adapter import clip_norm, l2_norm
+from ....common.adapter.compression import rounded
 from ....common.adapter.methods import METHODS
 from ....common.adapter.schema import Vector, trained_part, whole_vector
 from ....common.errors import DivergedError
-from ....common.messages.compression import rounded
 from ....common.messages.messages import Capabilities, EvaluateTask, Evaluation, TrainTask, Update
 from ....common.seeds import derived_seed
 from ....common.settings.run_config import RunConfig
