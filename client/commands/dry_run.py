@@ -6,13 +6,10 @@ from collections.abc import Iterator
 
 from ...common.adapter.adapter import Adapter
 from ...common.errors import PolicyError
-from ...common.messages import wire
 from ...common.messages.compression import rounded
 from ...common.settings.run_config import RunConfig
 from ..learner import Learner
-from ..main import evaluated, joining, trained
 from ..organisation.settings import OrganisationFile
-from ..relay.egress import EgressGate, fields_of
 from ..relay.error_codes import code_of
 
 Leaving = tuple[str, list[dict[str, object]]]
@@ -20,7 +17,15 @@ Leaving = tuple[str, list[dict[str, object]]]
 
 
 def dry_run(organisation: OrganisationFile, learner: Learner, config: RunConfig) -> Iterator[Leaving]:
-    """Join, train the first round, evaluate: yields what each would send. Everything passes the gate, unsent."""
+    """Join, train the first round, evaluate: yields what each would send. Everything passes the gate, unsent.
+
+    Raises:
+        ModuleNotFoundError: the messages are Flower's, and flwr is not installed here.
+    """
+    from ...common.messages import wire  # not on top: all else of `client check` runs in a learner without flwr
+    from ..main import evaluated, joining, trained
+    from ..relay.egress import EgressGate, fields_of
+
     gate = EgressGate(organisation, dry_run=True)
     start = Adapter.initial(learner.capabilities().schema)
     place = {"federation": "rehearsal", "round": 1, "attempt": 1, "nonce": "0" * 16, "position": 0, "last-refusal": ""}
