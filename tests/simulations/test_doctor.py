@@ -52,6 +52,16 @@ def test_each_documented_set_is_recognised_in_an_environment_that_has_just_it():
         assert versions.SETS[findings[-1].said.split("'")[1]] == pins
 
 
+def test_the_page_on_installation_shows_the_tested_sets():
+    lines = (ROOT / "docs" / "install.md").read_text().splitlines()
+    start = next(n for n, line in enumerate(lines) if line.startswith("| extras | flwr"))
+    header, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[start : start + 9]]
+    shown = {name: dict(zip(header, cells, strict=True)) for cells in rows for name in cells[0].split("`")[1::2]}
+    for name, pins in versions.SETS.items():
+        if name != "vllm":  # a part of the set below it
+            assert pins.items() <= shown[name].items(), name
+
+
 def test_the_tests_run_on_the_first_set_and_its_extras_exist():
     pinned = dict(line.strip().split("==") for line in (ROOT / "constraints.txt").read_text().splitlines()[1:])
     assert versions.SETS["simulation"].items() <= pinned.items()
