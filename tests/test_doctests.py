@@ -14,6 +14,7 @@ MODULES = [
     "fedgrpo.client.learner.rewards.columns",
     "fedgrpo.client.learner.rewards.expressions",
     "fedgrpo.client.learner.rewards.extraction",
+    "fedgrpo.common.cli.extras",
     "fedgrpo.client.learner.rewards.gsm8k",
     "fedgrpo.client.learner.rewards.guards",
     "fedgrpo.client.learner.training.completion_stats",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from typing import Any
 
 from rich.console import Console
@@ -16,6 +17,10 @@ from ..learner import Learner
 from ..organisation.settings import OrganisationFile
 from .dry_run import Leaving, allowed_run, dry_run
 from .status_view import fields_table
+
+WITHOUT_FLOWER = (
+    "not tried: flwr is not installed beside this learner. The node records what it sends: fedgrpo client egress"
+)
 
 
 @dataclass(slots=True)
@@ -94,7 +99,10 @@ def _try_all(found: Checked, scenario: RunConfig | None, samples: int) -> None:
     )
     _sample(found, here, samples)
     found.steps.append(("policy", "allows the run of --scenario" if scenario else "allows a run such as assumed here"))
-    found.leaving += list(dry_run(organisation, learner, config))
+    if find_spec("flwr") is None:
+        found.steps.append(("messages", WITHOUT_FLOWER))
+    else:
+        found.leaving += list(dry_run(organisation, learner, config))
 
 
 def _how_to_have_more(here: Any) -> str:

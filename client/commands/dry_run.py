@@ -8,13 +8,10 @@ from typing import Any
 from ...common.adapter.adapter import Adapter
 from ...common.adapter.compression import rounded
 from ...common.errors import PolicyError
-from ...common.messages import wire
 from ...common.messages.messages import EvaluateTask, Failure, TrainTask
 from ...common.settings.run_config import RunConfig
 from ..learner import Learner
-from ..main import evaluated, joining, trained
 from ..organisation.settings import OrganisationFile
-from ..relay.egress import EgressGate, fields_of
 from ..relay.error_codes import code_of
 
 Leaving = tuple[str, list[dict[str, object]]]
@@ -22,7 +19,15 @@ Leaving = tuple[str, list[dict[str, object]]]
 
 
 def dry_run(organisation: OrganisationFile, learner: Learner, config: RunConfig) -> Iterator[Leaving]:
-    """Join, train the first round, evaluate: yields what each would send. Everything passes the gate, unsent."""
+    """Join, train the first round, evaluate: yields what each would send. Everything passes the gate, unsent.
+
+    Raises:
+        ModuleNotFoundError: the messages are Flower's, and flwr is not installed here.
+    """
+    from ...common.messages import wire  # not on top: all else of `client check` runs in a learner without flwr
+    from ..main import evaluated, joining, trained
+    from ..relay.egress import EgressGate, fields_of
+
     gate = EgressGate(organisation, dry_run=True)
     start = Adapter.initial(learner.capabilities().schema)
     codec = config.compression.down

@@ -13,6 +13,7 @@ import typer
 
 from .. import __version__
 from ..errors import FedGRPOError
+from .extras import missing_extra
 from .help import with_whole_help
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
@@ -31,6 +32,12 @@ def main() -> None:
     except FedGRPOError as error:
         print(f"fedgrpo: {error}", file=sys.stderr)
         raise SystemExit(getattr(error, "exit_status", 1)) from error
+    except ModuleNotFoundError as error:
+        advice = missing_extra(error.name, sys.argv[1:])
+        if advice is None:
+            raise
+        print(f"fedgrpo: {advice}", file=sys.stderr)
+        raise SystemExit(1) from error
     except OSError as error:
         if error.filename is None or error.strerror is None:
             raise

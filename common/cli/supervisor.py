@@ -222,10 +222,17 @@ def _signals(stop: threading.Event) -> Generator[None]:
 
 
 def tool(name: str) -> str:
-    """The path of a command that was installed beside this Python, as Flower's are."""
+    """Return the path of a command that was installed beside this Python, as Flower's are.
+
+    Raises:
+        ConfigError: it was not; names the extra that brings it.
+    """
     path = Path(sys.executable).parent / name
     if not path.exists():
-        raise ConfigError(f"{name} is not installed beside {sys.executable}. Install fedgrpo there with pip.")
+        extra = "node" if name == "flower-supernode" else "server"
+        raise ConfigError(
+            f"{name} is not installed beside {sys.executable}. Install the extra there: pip install 'fedgrpo[{extra}]'."
+        )
     return str(path)
 
 

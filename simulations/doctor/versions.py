@@ -13,11 +13,12 @@ from types import MappingProxyType
 
 from .finding import BROKEN, NOTE, OK, Finding
 
-BASE = ("flwr", "numpy", "safetensors", "cryptography", "httpx", "rich", "starlette", "typer", "uvicorn")
-TRAIN = ("torch", "transformers", "trl", "peft", "datasets")
+BASE = ("numpy", "safetensors", "cryptography", "httpx", "rich", "starlette", "typer", "uvicorn")
+ROLES = ("server", "learner", "vllm", "unsloth")
+"""Extras whose versions `BOUNDS` states, beside those of the base; `node` has what `server` has."""
+LEARNER = ("torch", "transformers", "trl", "peft", "datasets")
 BOUNDS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
-        "flwr": ("1.41", "1.42"),
         "numpy": ("1.26", ""),
         "safetensors": ("0.4", ""),
         "cryptography": ("44", ""),
@@ -26,58 +27,43 @@ BOUNDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "starlette": ("1", ""),
         "typer": ("0.13", ""),
         "uvicorn": ("0.30", ""),
+        "flwr": ("1.41", "1.43"),
         "torch": ("2.9", ""),
         "transformers": ("5.17", "5.24"),
         "trl": ("1.14.2", "1.17"),
         "peft": ("0.21", "0.22"),
         "datasets": ("4.8", ""),
+        "vllm": ("0.31", "0.34"),
+        "unsloth": ("2026.10.7", "2026.11"),
     }
 )
 """From this version, and below that one; empty has no end."""
 REFUSED = {("trl", "1.15.0"): "it cannot train on a CPU"}
 BESIDE_UNSLOTH: Mapping[str, str] = MappingProxyType({"trl": "1.15.1", "transformers": "5.17.1", "datasets": "5"})
 """Unsloth 2026.10 needs versions below these."""
+_TRL = {"trl": "1.16.0", "transformers": "5.23.0", "datasets": "5.2.0"}
+_UNSLOTH = {"trl": "1.14.2", "transformers": "5.17.0", "datasets": "4.8.5", "unsloth": "2026.10.9"}
+_VLLM = {"vllm": "0.33.0", "torch": "2.14.0"}
 SETS: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
-        "base": {"trl": "1.16.0", "transformers": "5.23.0", "datasets": "5.2.0", "flwr": "1.41.0"},
-        "vllm": {
-            "trl": "1.16.0",
-            "transformers": "5.23.0",
-            "torch": "2.11.0",
-            "datasets": "5.2.0",
-            "flwr": "1.41.0",
-            "vllm": "0.22.1",
-        },
-        "vllm, fastapi overridden": {
-            "trl": "1.16.0",
-            "transformers": "5.17.0",
-            "torch": "2.13.0",
-            "datasets": "5.2.0",
-            "flwr": "1.41.0",
-            "vllm": "0.31.0",
-        },
-        "unsloth": {
-            "trl": "1.14.2",
-            "transformers": "5.17.0",
-            "torch": "2.14.1",
-            "datasets": "4.8.5",
-            "flwr": "1.41.0",
-            "unsloth": "2026.10.7",
-        },
-        "vllm and unsloth, fastapi overridden": {
-            "trl": "1.14.2",
-            "transformers": "5.17.0",
-            "torch": "2.13.0",
-            "datasets": "4.8.5",
-            "flwr": "1.41.0",
-            "vllm": "0.30.0",
-            "unsloth": "2026.10.7",
-        },
+        "simulation": {"flwr": "1.42.0", **_TRL},
+        "node,learner": {"flwr": "1.42.0", **_TRL},
+        "server": {"flwr": "1.42.0"},
+        "node": {"flwr": "1.42.0"},
+        "simulation,unsloth": {"flwr": "1.42.0", **_UNSLOTH},
+        "learner": _TRL,
+        "learner,vllm": {**_TRL, "transformers": "5.20.2", **_VLLM},
+        "learner,unsloth": _UNSLOTH,
+        "learner,vllm,unsloth": {**_UNSLOTH, **_VLLM},
+        "vllm": _VLLM,
     }
 )
-"""Sets that resolve together. The first is what constraints.txt pins and the tests run on; torch may be any there."""
+"""Extras -> versions that resolve together (`.ci/resolve`). What the first needs is in constraints.txt, and the tests
+run on it; where torch is not named it may be any."""
+MARKS = ("flwr", "trl", "vllm", "unsloth")
+"""An environment is compared with the sets that have the same of these."""
 FASTAPI_OF_FLWR = "0.138"
-ENGINES = ("bitsandbytes", "vllm", "unsloth", "fastapi")
+ENGINES = ("bitsandbytes", "fastapi")
 
 
 def installed(names: tuple[str, ...]) -> dict[str, str]:
@@ -123,21 +109,22 @@ def _package(name: str, has: str) -> Finding:
 
 
 def _missing(found: Mapping[str, str]) -> list[Finding]:
-    absent = [name for name in TRAIN if name not in found]
-    findings = [
-        Finding(n, BROKEN, "not installed", "pip install fedgrpo") for n in BASE if n not in found and n != "flwr"
-    ]
-    if "flwr" not in found and len(absent) == 0:
-        said = "not installed: this environment can run `fedgrpo learner`, and nothing else"
-        findings.append(Finding("flwr", NOTE, said, "pip install 'flwr>=1.41,<1.42' for all other commands"))
-    elif "flwr" not in found:
-        findings.append(Finding("flwr", BROKEN, "not installed", "pip install 'flwr>=1.41,<1.42'"))
-    if len(absent) == len(TRAIN):
-        said = "not installed: a server, a relay and a plan need none of it"
-        findings.append(Finding("training", NOTE, said, "pip install 'fedgrpo[train]' to train or simulate"))
+    absent = [name for name in LEARNER if name not in found]
+    findings = [Finding(n, BROKEN, "not installed", "pip install fedgrpo") for n in BASE if n not in found]
+    if "flwr" not in found:
+        roles = "server, node and simulation need it, a learner does not"
+        remedy = "pip install 'fedgrpo[server]', 'fedgrpo[node]' or 'fedgrpo[simulation]'"
+        findings.append(Finding("flwr", NOTE, f"not installed: {roles}", remedy))
+    if len(absent) == len(LEARNER):
+        said = "not installed: server, node and plan need none of it"
+        remedy = "pip install 'fedgrpo[learner]' to train, 'fedgrpo[simulation]' to simulate"
+        findings.append(Finding("training", NOTE, said, remedy))
+    elif "vllm" in found and "trl" not in found:  # vLLM brings torch and transformers, and its server needs no more
+        said = f"{', '.join(absent)} not installed: a vLLM server needs none of it"
+        findings.append(Finding("training", NOTE, said, "pip install 'fedgrpo[learner,vllm]' to train here"))
     elif absent:
         said = f"{', '.join(absent)} not installed, so nothing can be trained here"
-        findings.append(Finding("training", BROKEN, said, "pip install 'fedgrpo[train]'"))
+        findings.append(Finding("training", BROKEN, said, "pip install 'fedgrpo[learner]'"))
     return findings
 
 
@@ -148,22 +135,27 @@ def _beside_unsloth(found: Mapping[str, str]) -> list[Finding]:
     if not wrong:
         return []
     said = "with unsloth, " + ", ".join(f"{name} must be below {BESIDE_UNSLOTH[name]}" for name in wrong)
-    pins = " ".join(f"{name}=={SETS['unsloth'][name]}" for name in wrong)
+    pins = " ".join(f"{name}=={_UNSLOTH[name]}" for name in wrong)
     return [Finding("unsloth's set", BROKEN, said, f"pip install {pins}, or unsloth in an environment of its own")]
 
 
 def _beside_vllm(found: Mapping[str, str]) -> list[Finding]:
     if not {"vllm", "flwr", "fastapi"} <= found.keys() or as_numbers(found["fastapi"]) >= as_numbers(FASTAPI_OF_FLWR):
         return []
-    said = f"fastapi {found['fastapi']}, as vLLM wants it; flwr 1.41 needs {FASTAPI_OF_FLWR} or newer"
-    todo = f"pip install 'fastapi>={FASTAPI_OF_FLWR}' over vLLM's wish (it runs), or vLLM in an environment of its own"
-    return [Finding("vllm beside flwr", BROKEN, said, f"{todo} (backend.vllm-python)")]
+    said = f"fastapi {found['fastapi']}, as vLLM needs it; flwr needs {FASTAPI_OF_FLWR} or newer"
+    todo = "vLLM in an environment of its own: pip install 'fedgrpo[learner,vllm]' there (learner.python), or "
+    return [Finding("vllm beside flwr", BROKEN, said, f"{todo}'fedgrpo[vllm]' (backend.vllm-python)")]
 
 
 def _set(found: Mapping[str, str]) -> Finding:
-    """Which tested set this environment is, or from which it differs least."""
-    engines = {name for name in ("vllm", "unsloth") if name in found}
-    candidates = {name: pins for name, pins in SETS.items() if engines == {"vllm", "unsloth"} & pins.keys()}
+    """Return which tested set this environment is, or from which it differs least."""
+    here = {mark for mark in MARKS if mark in found}
+    candidates = {name: pins for name, pins in SETS.items() if here == set(MARKS) & pins.keys()}
+    if not here:
+        return Finding("version set", OK, "the base installation")
+    if not candidates:
+        said = f"no tested set has {', '.join(sorted(here))} in one environment"
+        return Finding("version set", NOTE, said, "an environment for each role: docs/install.md")
 
     def differing(name: str) -> list[str]:
         have = ((package, pin, found.get(package)) for package, pin in candidates[name].items())
@@ -172,7 +164,6 @@ def _set(found: Mapping[str, str]) -> Finding:
     nearest = min(candidates, key=lambda name: len(differing(name)))
     if not differing(nearest):
         return Finding("version set", OK, f"the tested set '{nearest}'")
-    if all(name not in found for name in TRAIN):
-        return Finding("version set", OK, "without training; see flwr above")
-    said = f"none of the tested sets; nearest is '{nearest}', but for {', '.join(differing(nearest))}"
-    return Finding("version set", NOTE, said, "pip install -c constraints.txt for the one the tests run on")
+    said = f"not a tested set; nearest is '{nearest}', but for {', '.join(differing(nearest))}"
+    pins = " ".join(f"{name}=={version}" for name, version in candidates[nearest].items())
+    return Finding("version set", NOTE, said, f"pip install {pins}")

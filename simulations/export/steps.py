@@ -101,7 +101,7 @@ def _check(wanted: Wanted) -> None:
     missing = [name for name in HEAVY if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(
-            f"--to {wanted.to} loads the model and needs {', '.join(missing)}: pip install 'fedgrpo[train,export]'. "
+            f"--to {wanted.to} loads the model and needs {', '.join(missing)}: pip install 'fedgrpo[learner,export]'. "
             "--to adapter needs none of it."
         )
     if wanted.to == "gguf" and importlib.util.find_spec("gguf") is None:

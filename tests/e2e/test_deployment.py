@@ -29,7 +29,7 @@ from fedgrpo.server.run.reader import Run
 from fedgrpo.simulations.engine.simulated_clients import client_name, divide
 from pyarrow import parquet
 
-pytestmark = [pytest.mark.e2e, pytest.mark.deployment, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.e2e, pytest.mark.deployment, pytest.mark.timeout(900)]
 CANARY = "CANARY-0815"
 REWARDS = f"""
 from pathlib import Path
@@ -42,6 +42,7 @@ def brief(completions, prompts, trainer_state=None, **columns):
 SPECS = ("gsm8k", "correctness=1,strict-format=0.5", f"{CANARY}-rewards.py,correctness")
 FORMATS = ("jsonl", "csv", "parquet")
 CLIENTS = 3
+ROLES = {"server": "SERVER", "keys": "SERVER", "client": "NODE", "simulate": "SIMULATION"}
 
 
 def settings(**values):
@@ -60,17 +61,25 @@ def settings(**values):
     return RunConfig().with_values({**base, **values})
 
 
+def python(role):
+    """The Python of a role's environment, where `.ci/roles` has made one for each; else this one."""
+    return os.environ.get(f"FEDGRPO_{role}_PYTHON", sys.executable)
+
+
+def command_line(words):
+    return [python(ROLES[words[0]]), "-m", "fedgrpo.common.cli.main", *map(str, words)]
+
+
 def fedgrpo(*words, **more):
-    command = [sys.executable, "-m", "fedgrpo.common.cli.main", *map(str, words)]
+    command = command_line(words)
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=300, **more).stdout
 
 
 @contextmanager
 def running(*words, log):
     """A command in the background; ended as Ctrl-C ends it."""
-    command = [sys.executable, "-m", "fedgrpo.common.cli.main", *map(str, words)]
     with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
+        process = subprocess.Popen(command_line(words), stdout=output, stderr=output, start_new_session=True)
     try:
         yield process
     finally:
@@ -138,6 +147,7 @@ def write_organisation(folder, number, config, superlink):
         "prompt.system": "",
         "rewards.use": SPECS[number],
         "flower.root-certificates": str(folder / "server" / "keys" / "ca.crt"),
+        "learner.python": python("LEARNER"),
         "learner.socket": f"/tmp/fedgrpo-test-{os.getpid()}-{number}.sock",
     }
     file.write_text(toml.to_toml(toml.with_values(OrganisationFile.read(file).settings, values)))

@@ -16,8 +16,8 @@ from fedgrpo.simulations.doctor.gpu import Gpu, parse
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 GOOD = {
-    **{name: low + ".0" for name, (low, _) in versions.BOUNDS.items()},
-    **versions.SETS["base"],
+    **{name: low + ".0" for name, (low, _) in versions.BOUNDS.items() if name not in ("vllm", "unsloth")},
+    **versions.SETS["simulation"],
     "torch": "2.13.0+cpu",
 }
 
@@ -27,7 +27,8 @@ def level(findings, name):
 
 
 def test_the_bounds_are_those_of_pyproject():
-    stated = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["train"]]
+    extras = PROJECT["optional-dependencies"]
+    stated = [*PROJECT["dependencies"], *(need for extra in versions.ROLES for need in extras[extra])]
     ours = set()
     for name, (low, high) in versions.BOUNDS.items():
         refused = "".join(f",!={v}" for n, v in versions.REFUSED if n == name)
@@ -38,13 +39,42 @@ def test_the_bounds_are_those_of_pyproject():
 def test_the_tested_set_is_recognised():
     findings = versions.check_versions(GOOD)
     assert {finding.level for finding in findings} == {OK}
-    assert "'base'" in findings[-1].said
+    assert "'simulation'" in findings[-1].said
+
+
+def test_each_documented_set_is_recognised_in_an_environment_that_has_just_it():
+    for name, pins in versions.SETS.items():
+        base = {package: low + ".0" for package, (low, _) in versions.BOUNDS.items() if package in versions.BASE}
+        learner = {package: GOOD[package] for package in versions.LEARNER if "trl" in pins}
+        findings = versions.check_versions({**base, **learner, **pins})
+        assert findings[-1].level == OK, name
+        assert BROKEN not in {finding.level for finding in findings}, name
+        assert versions.SETS[findings[-1].said.split("'")[1]] == pins
+
+
+def test_the_page_on_installation_shows_the_tested_sets():
+    lines = (ROOT / "docs" / "install.md").read_text().splitlines()
+    start = next(n for n, line in enumerate(lines) if line.startswith("| extras | flwr"))
+    header, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[start : start + 9]]
+    shown = {name: dict(zip(header, cells, strict=True)) for cells in rows for name in cells[0].split("`")[1::2]}
+    for name, pins in versions.SETS.items():
+        if name != "vllm":  # a part of the set below it
+            assert pins.items() <= shown[name].items(), name
+
+
+def test_the_tests_run_on_the_first_set_and_its_extras_exist():
+    pinned = dict(line.strip().split("==") for line in (ROOT / "constraints.txt").read_text().splitlines()[1:])
+    assert versions.SETS["simulation"].items() <= pinned.items()
+    extras = PROJECT["optional-dependencies"]
+    assert all(extra in extras for name in versions.SETS for extra in name.split(","))
 
 
 @pytest.mark.parametrize(
     ("change", "name"),
     [
-        ({"flwr": "1.42.0"}, "flwr"),
+        ({"flwr": "1.40.0"}, "flwr"),
+        ({"flwr": "1.43.0"}, "flwr"),
+        ({"vllm": "0.30.0"}, "vllm"),
         ({"trl": "1.15.0"}, "trl"),
         ({"trl": "1.17.0"}, "trl"),
         ({"transformers": "5.16.9"}, "transformers"),
@@ -65,10 +95,11 @@ def test_missing_packages_matter_by_what_is_there():
     def without(*names):
         return versions.check_versions({name: v for name, v in GOOD.items() if name not in names})
 
-    assert level(without(*versions.TRAIN), "training") == NOTE
+    assert level(without(*versions.LEARNER), "training") == NOTE
     assert level(without("peft"), "training") == BROKEN
     assert level(without("flwr"), "flwr") == NOTE
-    assert level(without("flwr", "torch"), "flwr") == BROKEN
+    assert level(without("flwr", "torch"), "training") == BROKEN
+    assert level(without("flwr", *versions.LEARNER), "version set") == OK
     assert level(without("numpy"), "numpy") == BROKEN
 
 
@@ -76,6 +107,9 @@ def test_an_environment_beside_the_sets_hears_what_differs():
     found = versions.check_versions({**GOOD, "transformers": "5.20.0"})[-1]
     assert found.level == NOTE
     assert "5.20.0 and not 5.23.0" in found.said
+    assert "transformers==5.23.0" in found.to_do
+    found = versions.check_versions({**GOOD, "vllm": "0.33.0"})[-1]
+    assert "flwr, trl, vllm in one environment" in found.said
 
 
 def test_a_gpu_is_told_with_memory_driver_and_bfloat16():
