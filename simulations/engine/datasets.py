@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from ...client.learner.data.problems import Problem, read_jsonl
+from ...common.cli.options import say
 from ...common.errors import ConfigError, DataError
 from ...common.seeds import derived_seed
 from ...common.settings.run_config import RunConfig
@@ -69,6 +70,7 @@ def _gsm8k_rows(split: str, folder: str) -> list[tuple[str, dict[str, str]]]:
         return [(f"{path}, problem {number}", row) for number, row in enumerate(rows, start=1)]
     from datasets import load_dataset  # heavy, and only this path needs it
 
+    say(f"loading {HUB_NAME} ({split}) from the Hub or its cache")
     try:
         loaded = load_dataset(HUB_NAME, "main", split=split)
     except (OSError, ValueError) as error:

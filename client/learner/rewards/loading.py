@@ -98,10 +98,14 @@ def load_rewards(spec: str) -> tuple[Reward, ...]:
     return tuple(rewards)
 
 
-def absolute_paths(spec: str) -> str:
-    """A line like those on top of this file with the paths of Python files made absolute."""
+def absolute_paths(spec: str, folder: Path = Path()) -> str:
+    """Return a line like those on top of this file with the paths of Python files made absolute.
+
+    Args:
+        folder: what the paths are relative to; the working directory unless a file holds the line.
+    """
     parts = [part.strip() for part in spec.split(",")]
-    return ",".join(str(Path(p).expanduser().absolute()) if ".py" in p else p for p in parts)
+    return ",".join(str((folder / Path(p).expanduser()).absolute()) if ".py" in p else p for p in parts)
 
 
 def try_rewards(rewards: Sequence[Reward], row: dict[str, Any]) -> None:
