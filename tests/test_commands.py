@@ -1,10 +1,19 @@
 """The command line as a person meets it: what is wrong is said in one message, before a model is loaded."""
 
 import json
+import logging
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
 
 import pytest
 from fedgrpo.common.cli import main as cli
+from fedgrpo.simulations.engine.runner import SCENARIOS
 from fedgrpo.simulations.engine.simulated_clients import BUILTIN_POLICY
+
+FRAME = re.compile(r"[\s█─-╿]")
 
 GOOD_LINE = '{"question": "1+1?", "answer": "1+1=<<1+1=2>>2\\n#### 2"}\n'
 
@@ -139,3 +148,106 @@ def test_the_model_folder_can_be_a_path(run):
     status, out, _ = run("simulate", "--model", BUILTIN_POLICY, "--list-settings", "--format", "json")
     assert status == 0
     assert json.loads(out)["model.name"] == str(BUILTIN_POLICY)
+
+
+TOOLS = '''def add(a: int, b: int) -> int:
+    """Add.
+
+    Args:
+        a: a number.
+        b: a number.
+    """
+    return a + b
+'''
+
+
+@pytest.fixture
+def scenario_file(tmp_path):
+    """A copy of gsm8k.toml in a folder with its data and rewards beside it, all by relative paths."""
+    place = tmp_path / "experiment"
+    place.mkdir()
+    gsm8k(place / "problems")
+    (place / "mine.py").write_text("def mine(completions, **kwargs):\n    return [1.0] * len(completions)\n")
+    (place / "tools.py").write_text(
+        'def add(a: int, b: int) -> int:\n    """Add.\n\n    Args:\n        a: x\n        b: y\n    """\n'
+    )
+    text = (SCENARIOS / "gsm8k.toml").read_text().replace("Qwen/Qwen2.5-0.5B-Instruct", "builtin")
+    text = text.replace(
+        'rewards = "gsm8k"', 'rewards = "gsm8k,mine.py:mine=0.5"\ndata = "problems"\ntools = "tools.py"'
+    )
+    (place / "mine.toml").write_text(text)
+    return place / "mine.toml"
+
+
+@pytest.mark.parametrize("somewhere", ["", "elsewhere"])
+def test_a_copied_scenario_file_works_from_every_directory(run, tmp_path, monkeypatch, scenario_file, somewhere):
+    elsewhere = tmp_path / somewhere
+    elsewhere.mkdir(exist_ok=True)
+    monkeypatch.chdir(elsewhere)
+    file = os.path.relpath(scenario_file, elsewhere)
+    status, out, _ = run("simulate", file, "--list-settings", "--format", "json")
+    settings, place = json.loads(out), scenario_file.parent
+    assert status == 0
+    assert settings["simulation.data"] == str(place / "problems")
+    assert settings["simulation.rewards"] == f"gsm8k,{place}/mine.py:mine=0.5"
+    assert settings["simulation.tools"] == f"{place}/tools.py"
+    status, out, err = run("partition", file, "--format", "json")
+    assert status == 0, err
+    assert [client["problems"] for client in json.loads(out)["clients"]] == [10] * 4
+
+
+def test_a_copy_of_a_shipped_scenario_is_the_same_scenario(run, tmp_path):
+    (tmp_path / "mine.toml").write_text((SCENARIOS / "builtin.toml").read_text())
+    copied, shipped = (
+        json.loads(run("simulate", name, "--list-settings", "--format", "json")[1]) for name in ("mine.toml", "builtin")
+    )
+    assert {**copied, "output.run": ""} == {**shipped, "output.run": ""}
+
+
+def test_the_hub_library_prints_errors_alone():
+    """Else it prints each of its six tries before our message says what to do."""
+    program = "import fedgrpo.common.cli.main; from huggingface_hub.utils.logging import get_verbosity as v; print(v())"
+    quiet = {key: value for key, value in os.environ.items() if key != "HF_HUB_VERBOSITY"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=quiet, check=True)
+    assert int(done.stdout) == logging.ERROR
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["evaluate", "--model", "Qwen/Qwen2.5-0.5B-Instruct"], "Cannot get the model Qwen/Qwen2.5-0.5B-Instruct"),
+        (["partition", "gsm8k"], "Cannot load openai/gsm8k from the Hub"),
+    ],
+)
+def test_an_unreachable_hub_is_one_message(tmp_path, words, says):
+    command = [sys.executable, "-c", "from fedgrpo.common.cli.main import main; main()", *words]
+    environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=200)
+    assert done.returncode == 1
+    assert says in done.stderr
+    assert "Retrying" not in done.stderr
+    assert "thrown while requesting" not in done.stderr
+    assert len(done.stderr.splitlines()) <= 2
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["doctor", "--offline"],
+        ["plan", "gsm8k", "--gpu", "3GB"],
+        ["partition", "builtin", "--partition", "dirichlet"],
+        ["rewards", "list"],
+        ["rewards", "score", "gsm8k", "--completion", "<answer>42</answer>", "--answer", "42"],
+    ],
+    ids=lambda words: " ".join(words[:2]),
+)
+@pytest.mark.parametrize("columns", [80, 60, 40])
+def test_no_table_loses_a_character_in_a_narrow_terminal(run, monkeypatch, words, columns):
+    monkeypatch.setenv("COLUMNS", "400")
+    unsteady = r"\d" if words[0] == "doctor" else "^$"  # the time, and how full the disk is
+    whole = Counter(re.sub(unsteady, "", FRAME.sub("", run(*words)[1])))
+    monkeypatch.setenv("COLUMNS", str(columns))
+    narrow = run(*words)[1]
+    assert not whole - Counter(FRAME.sub("", narrow))
+    assert "…" not in narrow

@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 import json
 import re
+import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -49,7 +51,7 @@ def new(
 
     [bold]Example[/bold]
 
-      fedgrpo rewards new mine.py && pytest test_mine.py
+      fedgrpo rewards new mine.py && python test_mine.py
     """
     name = file.stem
     if file.suffix != ".py" or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
@@ -66,10 +68,15 @@ def new(
         print(json.dumps({"file": str(file), "test": str(test), "use": use}))
     else:
         print(
-            f"Made {file} and {test}.\n1. Test it: pytest {test}\n"
+            f"Made {file} and {test}.\n1. Test it: {_python()} {test}\n"
             f"2. Try it: fedgrpo rewards score {use} --completion 'so 42' --answer 42\n"
             f'3. Use it: --rewards "correctness,{use}=0.5", or rewards.use in the organisation\'s file.'
         )
+
+
+def _python() -> str:
+    """Return what a shell calls the Python that has fedgrpo."""
+    return "python" if shutil.which("python") == sys.executable else sys.executable
 
 
 @rewards.command("score")

@@ -19,6 +19,7 @@ from .help import with_whole_help
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # else it prints each try before our message says what to do
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # on a CPU it asks for kernels whenever PEFT is imported
 
 

@@ -70,17 +70,16 @@ def _frame_width(table: Table) -> int:
 
 
 def _blocks(table: Table) -> Iterator[RenderableType]:
-    """Yield the rows one below the other: the first cell as a heading, then a line for each of the others."""
+    """Yield the rows one below the other, each value on a line of its own behind its heading."""
     if table.title:
         yield Text(str(table.title), "italic")
-    columns = table.columns
-    for first, *others in zip_longest(*(column.cells for column in columns), fillvalue=""):
-        yield first
+    headings = [_as_text(column.header) for column in table.columns]
+    for cells in zip_longest(*(column.cells for column in table.columns), fillvalue=""):
         lines = Table.grid(padding=(0, 1))
         lines.add_column(style="dim", overflow="fold")
         lines.add_column(overflow="fold")
-        for column, cell in zip(columns[1:], others, strict=True):
-            lines.add_row(Text("  ").append_text(_as_text(column.header)), cell)
+        for number, (heading, cell) in enumerate(zip(headings, cells, strict=True)):
+            lines.add_row(Text("  " if number else "").append_text(heading), cell)
         yield lines
     if table.caption:
         yield Text(str(table.caption), "dim")

@@ -10,6 +10,7 @@ from typing import Any
 
 from ...client.learner.data.problems import Problem
 from ...client.learner.data.tables import Row, read_rows, split_reference, text_of
+from ...common.cli.options import say
 from ...common.errors import ConfigError
 from ...common.seeds import derived_seed
 from ...common.settings.run_config import RunConfig
@@ -63,7 +64,13 @@ def gsm8k_problem(row: Mapping[str, Any], where: str) -> Problem:
 def _gsm8k_rows(split: str, folder: str) -> Iterable[Row]:
     """Yield GSM8K's rows as an organisation's data would be read."""
     if not folder:
-        return read_rows(f"hub:{HUB_NAME}:main:{split}")
+        say(f"loading {HUB_NAME} ({split}) from the Hub or its cache")
+        try:
+            return list(read_rows(f"hub:{HUB_NAME}:main:{split}"))
+        except ConfigError as error:
+            raise ConfigError(
+                f"{error} Without a network, give a folder with train.jsonl and test.jsonl: --data DIR."
+            ) from error
     path = Path(folder).expanduser() / f"{split}.jsonl"
     if not path.is_file():
         raise ConfigError(

@@ -11,7 +11,7 @@ from flwr.app import Context, RecordDict
 
 from ...client.learner.models.backend_check import check_backend
 from ...client.learner.models.model_files import model_folder
-from ...client.learner.rewards import try_rewards
+from ...client.learner.rewards import absolute_paths, try_rewards
 from ...common.errors import ConfigError, RunError
 from ...common.settings.run_config import RunConfig, load_scenario
 from ...common.storage.atomic import write_atomic
@@ -21,14 +21,14 @@ from ...server.run.layout import RunFolder
 from ...server.run.reader import Run
 from .grid import LocalGrid, NodeConfig, Worker
 from .progress import keeping
-from .simulated_clients import SYSTEM_PROMPTS, client_rewards, client_tools, divide
+from .simulated_clients import BUILTIN_POLICIES, SYSTEM_PROMPTS, client_rewards, client_tools, divide
 from .worker import ProcessWorker
 
 SCENARIOS = Path(__file__).parent.parent / "scenarios"
 
 
 def scenario(name: str) -> RunConfig:
-    """A scenario that comes with fedgrpo, by name, or one in a TOML file.
+    """Return a scenario that comes with fedgrpo, by name, or one in a TOML file, whose paths are relative to the file.
 
     Raises:
         ConfigError: there is no such scenario, or it is wrong.
@@ -38,7 +38,23 @@ def scenario(name: str) -> RunConfig:
     if path.suffix != ".toml":
         known = ", ".join(sorted(p.stem for p in SCENARIOS.glob("*.toml")))
         raise ConfigError(f"There is no scenario {name!r}. Known are {known}, or give the path of a .toml file.")
-    return load_scenario(path)
+    config = load_scenario(path)
+    return config if path == shipped else _with_paths_from(Path(os.path.abspath(path)).parent, config)
+
+
+def _with_paths_from(folder: Path, config: RunConfig) -> RunConfig:
+    """Return a scenario file's settings with absolute paths, so that the file works from every directory."""
+    settings, model = config.simulation, folder / Path(config.model.name).expanduser()
+    here = config.model.name not in BUILTIN_POLICIES and model.is_dir()
+    return config.with_values(
+        {
+            "model.name": str(model) if here else config.model.name,
+            "simulation.data": settings.data and str(folder / Path(settings.data).expanduser()),
+            "simulation.rewards": ";".join(absolute_paths(spec, folder) for spec in settings.rewards.split(";")),
+            "simulation.tools": settings.tools and absolute_paths(settings.tools, folder),
+            "simulation.environment": settings.environment and absolute_paths(settings.environment, folder),
+        }
+    )
 
 
 def all_at_once(config: RunConfig) -> RunConfig:

@@ -52,11 +52,16 @@ def test_there_is_an_example_of_each_kind_of_task():
     assert stems == {"triage", "word_problems", "expressions", "extraction", "choice", "citations", "code"}
 
 
-def test_a_new_file_passes_its_test_as_written_and_fails_it_when_spoiled(run, tmp_path):
+WITH_PYTEST = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "test_mine.py"]
+WITHOUT = ["-c", "import sys, runpy; sys.modules['pytest'] = None; runpy.run_path('test_mine.py', run_name='__main__')"]
+
+
+@pytest.mark.parametrize("runner", [WITH_PYTEST, WITHOUT], ids=["pytest", "python alone"])
+def test_a_new_file_passes_its_test_as_written_and_fails_it_when_spoiled(run, tmp_path, runner):
     status, out, _ = run("new", "mine.py", "--format", "json")
     assert status == 0
     assert json.loads(out) == {"file": "mine.py", "test": "test_mine.py", "use": "mine.py:answer_in_last_line"}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_mine.py"]
+    command = [sys.executable, *runner]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stdout
     mine = tmp_path / "mine.py"

@@ -98,10 +98,14 @@ def load_rewards(spec: str) -> tuple[Reward, ...]:
     return tuple(rewards)
 
 
-def absolute_paths(spec: str) -> str:
-    """Return a specification like those at the top of this file with absolute paths of Python files."""
+def absolute_paths(spec: str, folder: Path = Path()) -> str:
+    """Return a specification like those at the top of this file with absolute paths of Python files.
+
+    Args:
+        folder: what the paths are relative to; the working directory unless a file holds the specification.
+    """
     parts = [part.strip() for part in spec.split(",")]
-    return ",".join(str(Path(p).expanduser().absolute()) if ".py" in p else p for p in parts)
+    return ",".join(str((folder / Path(p).expanduser()).absolute()) if ".py" in p else p for p in parts)
 
 
 def try_rewards(rewards: Sequence[Reward], row: dict[str, Any]) -> None:
