@@ -5,7 +5,6 @@ import shlex
 from functools import cache
 
 import pytest
-import typer.main
 from checkout import ROOT
 from fedgrpo.common.cli import main as cli
 
@@ -56,7 +55,7 @@ def test_every_path_in_backticks_exists(page):
 
 @cache
 def application():
-    return typer.main.get_command(cli._application())
+    return cli._application()
 
 
 def commands(text):
