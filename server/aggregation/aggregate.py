@@ -20,30 +20,30 @@ from .server_optimizers import SERVER_OPTIMIZERS
 
 Memory = dict[str, npt.NDArray[np.float64]]
 MASTER = "master"
-"""In the memory: the adapter before it was rounded."""
+"""Key in the memory of the adapter before it was rounded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """What a round comes to."""
+    """Result of aggregating one round."""
 
     adapter: Adapter
     memory: Memory
     error: float
-    """`Products.error` of the fold, before the server's optimizer."""
+    """`Products.error` of the aggregation, before the server's optimizer."""
     shares: dict[str, float]
-    """What each client counted, after a rule that chooses."""
+    """Share of each client, after a rule that selects clients."""
 
 
 def next_adapter(
     current: Adapter, memory: Memory, given: Mapping[str, ClientUpdate], settings: Aggregation, codec: str = "fp32"
 ) -> Step:
-    """The next global adapter: the current one, moved by what the clients gave.
+    """Return the next global adapter: the current one, moved by the clients' updates.
 
     Args:
-        memory: what this function returned the round before; empty before the first.
-        given: by organisation, in any order. Who has no share is not read.
-        codec: to what the adapter is rounded (`compression.down`); the unrounded one is kept in the memory.
+        memory: what this function returned in the round before; empty before the first.
+        given: updates by organisation, in any order. Updates without a share are not read.
+        codec: codec that the adapter is rounded for (`compression.down`); the memory keeps the unrounded one.
     """
     if MASTER in memory:
         current = replace(current, vector=memory[MASTER].astype(np.float32))
@@ -59,10 +59,10 @@ def next_adapter(
 
 
 def step_factors(shares: Mapping[str, float], steps: Mapping[str, int]) -> dict[str, float]:
-    """What normalises deltas where clients took different numbers of steps tau_k.
+    """Return the factors that normalise deltas of clients with different numbers of steps tau_k.
 
-    Who took more would pull the mean towards its own optimum (FedNova, Wang et al. 2020, arXiv:2007.07481, eq. 8, with
-    the mean number of steps as the effective one):
+    A client that took more would pull the mean towards its own optimum (FedNova, Wang et al. 2020, arXiv:2007.07481,
+    eq. 8, with the mean number of steps as the effective one):
 
         factor_k = (sum_j p_j tau_j) / tau_k
     """
@@ -73,12 +73,12 @@ def step_factors(shares: Mapping[str, float], steps: Mapping[str, int]) -> dict[
 
 
 def clip_factors(norms: Mapping[str, float], limit: float) -> dict[str, float]:
-    """What scales longer deltas down to a length."""
+    """Return the factors that scale longer deltas down to a norm."""
     return {name: limit / norm if norm > limit else 1.0 for name, norm in norms.items()}
 
 
 def _chosen(contributions: list[ClientUpdate], settings: Aggregation) -> list[ClientUpdate]:
-    """The contributions with the shares that a robust rule gives them, where it is one that chooses."""
+    """Return the updates with the shares that a robust rule gives them, if it is one that selects clients."""
     if settings.rule not in robust.CHOOSING or not contributions:
         return contributions
     deltas, factors = _alike(contributions), np.array([c.factor for c in contributions])
@@ -88,7 +88,7 @@ def _chosen(contributions: list[ClientUpdate], settings: Aggregation) -> list[Cl
 
 
 def _alike(contributions: Sequence[ClientUpdate]) -> list[Slices]:
-    """The deltas at the largest rank among them. Where ranks differ, all of them are in memory."""
+    """Return the deltas at the largest rank among them. If ranks differ, all of them are in memory."""
     largest = max((c.schema for c in contributions), key=lambda schema: schema.rank)
     if all(c.schema.rank == largest.rank for c in contributions):
         return [c.delta for c in contributions]
@@ -98,7 +98,7 @@ def _alike(contributions: Sequence[ClientUpdate]) -> list[Slices]:
 def _folded(
     current: Adapter, memory: Memory, contributions: Sequence[ClientUpdate], settings: Aggregation
 ) -> tuple[Adapter, Memory, float]:
-    """(the next adapter, the optimizer's memory, the fold's error)."""
+    """Return (the next adapter, the optimizer's memory, the error of the aggregation)."""
     holders = settings.rank_weights == "holders"
     if not METHODS[settings.method].linear:
         rate = settings.server_learning_rate

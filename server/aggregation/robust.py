@@ -1,7 +1,7 @@
-"""Robust rules: what a few hostile clients can do to a round is bounded.
+"""Robust rules, which bound the influence of a few malicious clients on a round.
 
-Each looks at the deltas in float64. Two choose or weigh whole clients, two go by coordinate. None of them stops a
-stealthy backdoor, and where honest clients differ much, each costs some learning.
+Each reads the deltas in float64. Two select or weight whole clients, two work by coordinate. None of them stops a
+stealthy backdoor, and each costs some learning if honest clients differ much.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ NEAR = 1e-9
 
 
 def gram(deltas: Sequence[Slices]) -> Wide:
-    """Inner products of all pairs, shape (K, K), in float64, read in blocks."""
+    """Return the inner products of all pairs, shape (K, K), in float64, read in blocks."""
     found = np.zeros((len(deltas), len(deltas)))
     for start in range(0, deltas[0].size, BLOCK):
         block = np.stack([delta[start : start + BLOCK] for delta in deltas]).astype(np.float64)
@@ -55,7 +55,7 @@ def geometric_median(inner: Wide, weights: Wide, hostile: int) -> Wide:
     """The point whose weighted distances to the deltas sum to the least, as weights of the deltas (RFA, Pillutla et al.
     2022, arXiv:1912.13445): smoothed Weiszfeld steps w_k / max(d_k, nu), nu a billionth of the longest delta.
 
-    Bounded as long as less than half of the weight is hostile. `hostile` is not used.
+    Bounded as long as less than half of the weight is malicious. `hostile` is not used.
     """
     mixture = weights / weights.sum()
     floor = NEAR * float(np.sqrt(np.diag(inner).max())) or NEAR
@@ -84,15 +84,15 @@ def median(block: Wide, hostile: int) -> Wide:
 CHOOSING: Mapping[str, Callable[[Wide, Wide, int], Wide]] = MappingProxyType(
     {"multi-krum": multi_krum, "geometric-median": geometric_median}
 )
-"""Rules that give the clients other weights."""
+"""Rules that change the clients' weights."""
 BY_COORDINATE: Mapping[str, Callable[[Wide, int], Wide]] = MappingProxyType(
     {"trimmed-mean": trimmed_mean, "median": median}
 )
-"""Rules that take the place of the mean. Clients with a weight count alike in them."""
+"""Rules that replace the mean. Clients with a weight count equally in them."""
 
 
 def by_coordinate(rule: str, deltas: Sequence[Slices], factors: Wide, hostile: int) -> Wide:
-    """A rule's move, shape (size,), of the deltas times their factors, read in blocks."""
+    """Return a rule's move, shape (size,), of the deltas times their factors, read in blocks."""
     found = np.empty(deltas[0].size)
     for start in range(0, found.size, BLOCK):
         block = np.stack([delta[start : start + BLOCK] for delta in deltas]) * factors[:, None]

@@ -1,4 +1,4 @@
-"""How much each client counts in a round."""
+"""The share of each client in a round."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from ...common.messages.messages import Update
 
 NEGLIGIBLE = 1e-6
 KEPT_ROUNDS = 5
-"""Rounds of its own mean reward that a client's relative gain is measured against."""
+"""Rounds of a client's mean reward that its relative gain is measured against."""
 
 
 def raw_weight(update: Update, rule: str, history: Sequence[float] = ()) -> float:
-    """A client's weight before cap and floor.
+    """Return a client's weight before cap and floor.
 
     `effective-groups` counts the groups whose rewards differ. Adam gives a client without any such group an update of
-    the same size as the others', so counting examples would let it drown those who learned something.
+    the same size as the others', so counting examples would let it dominate clients that learned something.
 
     `relative-gain` is exp(z) with z, within -1 and 1, the rise of the mean reward over that of the last rounds, in
-    standard deviations of the reward within a group: the same whatever units the rewards have. Without history it is 1.
+    standard deviations of the reward within a group: independent of the units of the rewards. Without history it is 1.
 
     Args:
         history: the client's mean rewards in its last rounds that counted.
@@ -41,12 +41,13 @@ def raw_weight(update: Update, rule: str, history: Sequence[float] = ()) -> floa
 
 
 def shares(weights: Mapping[str, float], max_share: float, min_share: float = 0.0) -> dict[str, float]:
-    """Weights scaled to sum to 1, each within `min_share` and `max_share` (1/K, where K clients cannot satisfy one).
+    """Return weights scaled to sum to 1, each within `min_share` and `max_share` (1/K, where K clients cannot satisfy
+    one).
 
         share_k = min(max(c * w_k, min_share), max_share), with the c for which they sum to 1
 
-    A client without weight has no share, nor has one with less than a millionth of the largest weight. All are
-    zero where every weight is zero.
+    The share of a client without weight, or with less than a millionth of the largest weight, is 0. All are zero if
+    every weight is zero.
     """
     largest = max(weights.values(), default=0.0)
     counted = {name: weights[name] for name in sorted(weights) if weights[name] > NEGLIGIBLE * largest}

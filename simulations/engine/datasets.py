@@ -1,4 +1,4 @@
-"""What simulated clients train and are tested on: the built-in world, or GSM8K."""
+"""Data of simulated clients: the built-in world, or GSM8K."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from ..builtin import world
 HUB_NAME = "openai/gsm8k"
 BUILTIN_PROBLEMS = 1600
 TEST_SEED = 1
-"""Held-out problems are the same for every run, so that runs can be compared."""
+"""Held-out problems are the same in every run, so that runs can be compared."""
 STEP = re.compile(r"<<.*?>>")
 
 
 def load_problems(config: RunConfig) -> tuple[list[Problem], list[Problem]]:
-    """(training problems, held-out problems) of the scenario's dataset.
+    """Return (training problems, held-out problems) of the scenario's dataset.
 
     Raises:
-        ConfigError: the files are absent, or the Hub cannot be reached.
-        DataError: a line is not a problem; file and line are named.
+        ConfigError: the files are missing, or the Hub cannot be reached.
+        DataError: a line is not a problem; names file and line.
     """
     settings = config.simulation
     if settings.dataset == "builtin":
         if settings.data:
             raise ConfigError(
-                f"simulation.data (--data) is {settings.data}, but this scenario makes its problems itself and "
-                "would not read it. Take a scenario with data, as in: fedgrpo simulate gsm8k --data DIR."
+                f"simulation.data (--data) is {settings.data}, but this scenario generates its problems and would "
+                "not read it. Use a scenario with data, as in: fedgrpo simulate gsm8k --data DIR."
             )
         count = settings.problems or BUILTIN_PROBLEMS
         train = world.problems("train", count, config.federation.seed)
@@ -47,9 +47,9 @@ def load_problems(config: RunConfig) -> tuple[list[Problem], list[Problem]]:
 
 
 def gsm8k_problem(row: dict[str, str], where: str) -> Problem:
-    """A GSM8K row as a problem: the reference is what follows `####`; `steps` counts its calculations.
+    """Return a GSM8K row as a problem: the reference is the text after `####`; `steps` counts its calculations.
 
-    The reference is never read from the last `<<...>>`, which differs from it in some five percent of the problems.
+    The reference is never read from the last `<<...>>`, which differs from it in about five percent of the problems.
     """
     working, mark, answer = row["answer"].rpartition("####")
     if not mark or not answer.strip():
@@ -63,7 +63,7 @@ def _gsm8k_rows(split: str, folder: str) -> list[tuple[str, dict[str, str]]]:
         path = Path(folder).expanduser() / f"{split}.jsonl"
         if not path.is_file():
             raise ConfigError(
-                f"There is no {path}. --data (simulation.data) wants a folder with train.jsonl and test.jsonl."
+                f"There is no {path}. --data (simulation.data) must be a folder with train.jsonl and test.jsonl."
             )
         rows = read_jsonl(path, ("question", "answer"))
         return [(f"{path}, problem {number}", row) for number, row in enumerate(rows, start=1)]
@@ -82,5 +82,5 @@ def _gsm8k_rows(split: str, folder: str) -> list[tuple[str, dict[str, str]]]:
 def _take(problems: list[Problem], count: int, seed: int) -> list[Problem]:
     if not count or count >= len(problems):
         return problems
-    chosen = sorted(random.Random(seed).sample(range(len(problems)), count))
-    return [problems[i] for i in chosen]
+    indices = sorted(random.Random(seed).sample(range(len(problems)), count))
+    return [problems[i] for i in indices]

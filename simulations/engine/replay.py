@@ -1,4 +1,4 @@
-"""A run in another process, told again: what it writes to its folder, as the events that a screen shows."""
+"""A run in another process, replayed: the lines in its folder become the events that a live view shows."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from ...server.run import events
 
 
 class Replay:
-    """Emits the events of a run folder, each once."""
+    """Events of a run folder, each emitted once."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._journal = len(read_lines(folder / "journal.jsonl"))
         self._metrics = len(read_lines(folder / "metrics.jsonl"))
-        self._asked = 0
+        self._cohort_size = 0
 
     def catch_up(self) -> None:
         """Emit what was written since the last call."""
         lines: list[Any] = read_lines(self._folder / "journal.jsonl")
         for line in lines[self._journal :]:
             if line["event"] == "PLANNED":
-                self._asked = len(line["cohort"])
+                self._cohort_size = len(line["cohort"])
                 events.emit(events.RoundStarted(line["round"], line["attempt"], tuple(line["cohort"])))
             elif line["event"] == "VOID":
                 events.emit(events.RoundVoid(line["round"], line["attempt"], str(line.get("reason", ""))))
@@ -34,18 +34,18 @@ class Replay:
         metrics: list[Any] = read_lines(self._folder / "metrics.jsonl")
         for line in metrics[self._metrics :]:
             if line["kind"] == "round" and line["round"] not in adapters:
-                break  # the journal's line, which makes it count, comes after
-            self._tell(line, adapters)
+                break  # not committed yet: the journal's line is written after the metrics
+            self._emit(line, adapters)
             self._metrics += 1
 
-    def _tell(self, line: Any, adapters: dict[int, str]) -> None:
+    def _emit(self, line: Any, adapters: dict[int, str]) -> None:
         if line["kind"] == "evaluation":
             events.emit(events.Evaluated(line["round"], line["decoding"], score(Tally(**line["total"]))))
             return
         clients: dict[str, dict[str, float]] = line["clients"]
-        for name, told in clients.items():
-            events.emit(events.UpdateTaken(line["round"], name, told, 0))
+        for name, metrics in clients.items():
+            events.emit(events.UpdateTaken(line["round"], name, metrics, 0))
         moved, digest = line["update_norm"] > 0, adapters[line["round"]]
         size = line["bytes_up"], line["bytes_down"]
-        counts = len(clients), max(self._asked, len(clients))
+        counts = len(clients), max(self._cohort_size, len(clients))
         events.emit(events.RoundCommitted(line["round"], digest, *counts, line["seconds"], *size, moved))
