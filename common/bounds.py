@@ -1,4 +1,4 @@
-"""Bounds of settings, said the same way everywhere: the name, the value, the bound, and why it is there."""
+"""Bounds of settings, with uniform messages: the name, the value, the bound, and the reason."""
 
 from __future__ import annotations
 
@@ -27,6 +27,6 @@ def between(
 
 
 def one_of(name: str, value: str, choices: Sequence[str]) -> None:
-    """Refuse a value that is none of `choices`."""
+    """Refuse a value that is not in `choices`."""
     if value not in choices:
         raise ConfigError(f"{name} is {value!r}, but must be one of: {', '.join(choices)}.")

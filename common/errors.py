@@ -1,30 +1,30 @@
-"""Errors by who can act on them. Anything that is none of these is a bug and propagates."""
+"""Errors, by who can act on them. Any other exception is a bug and propagates."""
 
 from __future__ import annotations
 
 
 class FedGRPOError(Exception):
-    """A message for a person: what was wrong, where, and what to do."""
+    """An error with a message for a person: what is wrong, where, and what to do."""
 
 
 class ConfigError(FedGRPOError):
-    """A setting, path or file is wrong. Raised before a model is loaded."""
+    """A wrong setting, path or file. Raised before a model is loaded."""
 
 
 class DataError(FedGRPOError):
-    """A data file does not hold what it should. Names the file and the line."""
+    """Wrong content of a data file. Names the file and the line."""
 
 
 class RewardError(FedGRPOError):
-    """A reward function raised, or returned something that is no list of finite rewards."""
+    """A reward function that raised, or did not return a list of finite rewards."""
 
 
 class RunError(FedGRPOError):
-    """A run cannot go on. What was committed is safe, and the message says how to resume."""
+    """A run that cannot continue. What was committed is safe, and the message says how to resume."""
 
 
 class ProtocolError(FedGRPOError):
-    """One party sent what the protocol does not allow. Drops that message only; `code` is told to the sender."""
+    """A message that the protocol does not allow. Only that message is dropped; `code` is sent to its sender."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -32,7 +32,8 @@ class ProtocolError(FedGRPOError):
 
 
 class PolicyError(FedGRPOError):
-    """The server asks for what this organisation does not allow. `key` names the setting, and is told to the server."""
+    """A request of the server that this organisation does not allow. `key` names the setting, and is sent to the
+    server."""
 
     def __init__(self, key: str, message: str) -> None:
         super().__init__(message)
@@ -40,16 +41,16 @@ class PolicyError(FedGRPOError):
 
 
 class DivergedError(FedGRPOError):
-    """Training ended with numbers that are none."""
+    """Training that ended with numbers that are not finite."""
 
 
 class SamplerError(FedGRPOError):
-    """The engine that samples completions failed, or cannot be reached. The model that trains is as it was."""
+    """An engine that failed to sample completions, or cannot be reached. The training model is unchanged."""
 
 
 class LearnerGoneError(FedGRPOError):
-    """The learner does not answer on its socket, or did not finish in time."""
+    """A learner that does not answer on its socket, or did not finish in time."""
 
 
 class PeerFailedError(ProtocolError):
-    """The other party failed, was late, or says that it failed: nothing came, and nothing wrong was sent."""
+    """A failure of the other side, which was late or reported an error: nothing arrived, and nothing wrong was sent."""

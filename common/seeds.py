@@ -1,7 +1,7 @@
-"""Seeds: every source of randomness is derived from the run's seed and the names of what it is for.
+"""Seeds: every source of randomness is derived from the run's seed and the names of its purpose.
 
-Nothing hands a generator from round to round, so a resumed run and an uninterrupted one draw the same numbers,
-whichever process does the work.
+Generators are never passed from round to round, so a resumed run and an uninterrupted one draw the same numbers, in
+whichever process the work is done.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 
 
 def derived_seed(seed: int, *names: str | int) -> int:
-    """A 31-bit seed for `names` under the run's `seed`: the head of SHA-256 over both, so names do not collide.
+    """Return a 31-bit seed for `names` under the run's `seed`: the head of SHA-256 over both, so names do not collide.
 
     >>> derived_seed(0, "train", "client-1", 3) == derived_seed(0, "train", "client-1", 3)
     True

@@ -1,1 +1,1 @@
-"""Federations on one machine, and what a researcher does with their results. May import both sides."""
+"""Federations on one machine, and tools for working with their results. May import both sides."""

@@ -61,7 +61,7 @@ def test_every_setting_can_be_listed(run):
         (["simulate", "missing.toml"], "Cannot read the scenario missing.toml: No such file"),
         (
             ["simulate", "gsm8k", "--data", "nowhere", "--model", "builtin"],
-            "wants a folder with train.jsonl and test.jsonl",
+            "must be a folder with train.jsonl and test.jsonl",
         ),
         (["simulate", "--set", "grpo.num-generation=4"], "Did you mean grpo.num-generations?"),
         (["simulate", "--set", "grpo.num-generations=1"], "always 0 in a group of one"),
@@ -83,10 +83,10 @@ def test_every_setting_can_be_listed(run):
         (["simulate", "--set", "evaluation.problems=3"], "3 held-out problems are too few for 4 clients"),
         (
             ["simulate", "gsm8k", "--model", "builtin", "--data", "nowhere"],
-            "wants a folder with train.jsonl and test.jsonl",
+            "must be a folder with train.jsonl and test.jsonl",
         ),
         (["finetune", "--central", "--rounds", "0"], "federation.rounds is 0"),
-        (["simulate", "--data", "nowhere"], "this scenario makes its problems itself"),
+        (["simulate", "--data", "nowhere"], "this scenario generates its problems"),
         (["evaluate", str(BUILTIN_POLICY)], "is a model, not an adapter or a run. Give it as --model"),
         (["evaluate", "nothing"], "neither a run folder nor one of its adapters"),
         (["evaluate"], "Give a run folder, an adapter, or a model"),

@@ -1,7 +1,7 @@
 """The adapter: a schema, and one flat float32 vector laid out by it.
 
-Everything on the wire, in the accumulator and in a checkpoint is that one vector. Tensors exist only where PEFT wants
-them (`peft_files.py`, the learner).
+Messages, aggregation and checkpoints hold that one vector. Tensors exist only where PEFT needs them (`peft_files.py`,
+the learner).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ NORM_BLOCK = 8192
 
 @dataclass(frozen=True)
 class Adapter:
-    """A schema and the vector of its parameters (float32, shape (schema.size,)). Never written to."""
+    """A schema and the vector of its parameters (float32, shape (schema.size,)). Immutable."""
 
     schema: AdapterSchema
     vector: Vector
@@ -30,13 +30,13 @@ class Adapter:
     def __post_init__(self) -> None:
         if self.vector.shape != (self.schema.size,) or self.vector.dtype != np.float32:
             raise ValueError(
-                f"the schema wants float32 of shape ({self.schema.size},), got {self.vector.dtype} {self.vector.shape}"
+                f"the schema needs float32 of shape ({self.schema.size},), got {self.vector.dtype} {self.vector.shape}"
             )
         self.vector.setflags(write=False)
 
     @classmethod
     def initial(cls, schema: AdapterSchema) -> Adapter:
-        """The adapter before the first round, from names, shapes and seed alone: it changes nothing in the model."""
+        """Return the adapter before the first round, from names, shapes and seed: it does not change the model."""
         modules = {module.name: module for module in schema.modules}
         return cls.from_parts(
             schema,
@@ -48,7 +48,7 @@ class Adapter:
 
     @classmethod
     def from_parts(cls, schema: AdapterSchema, parts: Mapping[Key, npt.NDArray[np.floating]]) -> Adapter:
-        """Lay out the factors that the schema holds as one vector.
+        """Concatenate the factors that the schema holds into one vector.
 
         Raises:
             ValueError: a factor is missing or has another shape.
@@ -57,17 +57,17 @@ class Adapter:
         for (name, factor), shape in schema.layout():
             part = parts.get((name, factor))
             if part is None or part.shape != shape:
-                found = "is missing" if part is None else f"has shape {part.shape}"
-                raise ValueError(f"{factor} of {name} {found}, the schema wants {shape}")
+                problem = "is missing" if part is None else f"has shape {part.shape}"
+                raise ValueError(f"{factor} of {name} {problem}, the schema needs {shape}")
             flat.append(np.ascontiguousarray(part, dtype=np.float32).reshape(-1))
         return cls(schema, np.concatenate(flat))
 
     def parts(self) -> dict[Key, Vector]:
-        """The factors in the vector, as views of it."""
+        """Return the factors in the vector, as views of it."""
         return split(self.schema, self.vector)
 
     def lora(self, module: Module) -> tuple[Vector, Vector]:
-        """(A, B) of a layer, whatever the vector holds."""
+        """Return (A, B) of a layer, computed if the vector does not hold them."""
         schema, parts = self.schema, self.parts()
         a = parts[module.name, "A"] if "A" in schema.holds else schema.drawn(module, "A")
         if "B" in schema.holds:
@@ -79,26 +79,26 @@ class Adapter:
         return a, schema.drawn(module, "P") @ core
 
     def change(self, module: Module) -> npt.NDArray[np.float64]:
-        """What the adapter adds to a layer's weight, s B A + W: float64 (out_features, in_features)."""
+        """Return what the adapter adds to a layer's weight, s B A + W: float64, shape (out_features, in_features)."""
         a, b = self.lora(module)
         product = self.schema.scale * (b.astype(np.float64) @ a.astype(np.float64))
         return product + self.parts()[module.name, "W"] if "W" in self.schema.holds else product
 
     def fitted(self, schema: AdapterSchema) -> Adapter:
-        """This adapter at another rank: truncated to its first components, or padded with zeros."""
+        """Return this adapter at another rank: truncated to its first components, or padded with zeros."""
         if schema.sha256 == self.schema.sha256:
             return self
         return Adapter(schema, fit(self.vector, self.schema, schema))
 
     def plus(self, delta: npt.NDArray[np.floating], scale: float = 1.0) -> Adapter:
-        """This adapter moved by `scale * delta`, computed in float64 and rounded once."""
-        moved = self.vector.astype(np.float64) + np.float64(scale) * delta.astype(np.float64)
-        return replace(self, vector=moved.astype(np.float32))
+        """Return this adapter moved by `scale * delta`, computed in float64 and rounded once."""
+        vector = self.vector.astype(np.float64) + np.float64(scale) * delta.astype(np.float64)
+        return replace(self, vector=vector.astype(np.float32))
 
     def minus(self, other: Adapter) -> Vector:
-        """The delta that leads from `other` to this adapter."""
+        """Return the delta from `other` to this adapter."""
         if other.schema.sha256 != self.schema.sha256:
-            raise ValueError("two adapters of different schemas have no difference")
+            raise ValueError("adapters of different schemas cannot be subtracted")
         return self.vector - other.vector
 
     @cached_property
@@ -110,9 +110,10 @@ class Adapter:
 
 
 def l2_norm(vector: Vector) -> float:
-    """Euclidean norm: blocks of 8,192 squares are summed in float32, the blocks in float64 (relative error < 1e-6).
+    """Return the Euclidean norm: blocks of 8,192 squares are summed in float32, the blocks in float64 (relative error <
+    1e-6).
 
-    Not finite where the vector is not. Where squares overflow float32, it is taken in float64 throughout.
+    Not finite if the vector is not. If squares overflow float32, everything is computed in float64.
     """
     blocks = (vector[i : i + NORM_BLOCK] for i in range(0, vector.size, NORM_BLOCK))
     with np.errstate(over="ignore", invalid="ignore"):
@@ -121,6 +122,6 @@ def l2_norm(vector: Vector) -> float:
 
 
 def clip_norm(delta: Vector, limit: float) -> Vector:
-    """Scale `delta` down to L2 norm `limit` where it is longer."""
+    """Return `delta`, scaled down to L2 norm `limit` if it is longer."""
     norm = l2_norm(delta)
     return delta if norm <= limit else (delta.astype(np.float64) * (limit / norm)).astype(np.float32)

@@ -1,7 +1,7 @@
-"""The aggregation methods: what the clients hold and train, which decides how the server may fold it.
+"""The aggregation methods: which factors clients hold and train, which decides how the server can aggregate them.
 
-How an adapter is parameterised and how it is aggregated are one decision: the mean of A and the mean of B, each by
-itself, are not the mean of the products B A. Each method answers that in its own way.
+How an adapter is parameterised and how it is aggregated are one decision: averaging A and B separately does not average
+the products B A. Each method solves that in its own way.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ class Method:
     """One way to parameterise and aggregate adapters."""
 
     holds: tuple[str, ...]
-    """Factors that the global adapter's vector holds, and every task carries. Those it lacks derive from the seed."""
+    """Factors in the global adapter's vector, which every task carries. The others are derived from the seed."""
     trains: tuple[tuple[str, ...], ...]
-    """Factors that the clients train and send: the entries take turns by round."""
+    """Factors that the clients train and send: the entries alternate by round."""
     mixed_ranks: bool
     """Whether clients may train adapters of smaller rank than the federation's."""
     linear: bool
-    """Whether the fold is the mean of the vectors. Outer optimizers and rules by coordinate need that."""
+    """Whether aggregation is the mean of the vectors. Server optimizers and rules by coordinate require it."""
     source: str
     """The paper."""
     summary: str
@@ -51,7 +51,7 @@ class Method:
             )
 
     def trains_in(self, round_number: int) -> tuple[str, ...]:
-        """Factors trained in a round; rounds count from 1."""
+        """Return the factors trained in a round; rounds count from 1."""
         return self.trains[(round_number - 1) % len(self.trains)]
 
 

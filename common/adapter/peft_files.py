@@ -1,4 +1,4 @@
-"""PEFT's file format, read and written with numpy: the files open with `PeftModel.from_pretrained` and in vLLM."""
+"""PEFT's file format, read and written with numpy: `PeftModel.from_pretrained` and vLLM can open the files."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ CONFIG = "adapter_config.json"
 SCHEMA = "adapter_schema.json"
 VECTOR = "adapter_vector.safetensors"
 CLOSE = 1e-4
-"""Factors that were computed agree with the file to this, relative to the largest: machines round differently."""
+"""Tolerance of computed factors against the file, relative to the largest: machines round differently."""
 RANK_TOLERANCE = 1e-6
 
 
 def write_peft(adapter: Adapter, folder: Path, base_model: str) -> None:
-    """Write an adapter as a PEFT folder, plus the schema that says what its vector holds.
+    """Write an adapter as a PEFT folder, with the schema that describes its vector.
 
-    PEFT knows A and B. What the vector holds besides, or instead, is computed into them, and the vector itself is
-    written beside; a residual W becomes further rows of A and columns of B, as many as its rank.
+    PEFT knows A and B only. Other factors of the vector are converted into them, and the vector itself is written to a
+    second file; a residual W becomes further rows of A and columns of B, as many as its rank.
 
     Args:
-        base_model: the name PEFT should load the base model by. A path of this machine does not belong here.
+        base_model: the name by which PEFT loads the base model; not a path of this machine.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors, rank, alpha = _peft_tensors(adapter)
@@ -45,7 +45,8 @@ def read_peft(folder: Path) -> Adapter:
     """Read an adapter that `write_peft` wrote.
 
     Raises:
-        ConfigError: the folder is no such adapter, a file is damaged, or a frozen factor is not the one its seed gives.
+        ConfigError: the folder is not such an adapter, a file is damaged, or a frozen factor differs from the one that
+            its seed generates.
     """
     try:
         schema = AdapterSchema.from_json((folder / SCHEMA).read_text(encoding="utf-8"))
@@ -54,23 +55,25 @@ def read_peft(folder: Path) -> Adapter:
             parts = {(m.name, f): stored.get(_key(m, f)) for m in schema.modules for f in ("A", "B")}
             adapter = Adapter.from_parts(schema, {k: v for k, v in parts.items() if v is not None})
         else:
-            kept: dict[str, Vector] = safetensors.numpy.load_file(folder / VECTOR)  # pyright: ignore[reportUnknownMemberType]
-            adapter = Adapter(schema, kept["vector"])
+            vector_file: dict[str, Vector] = safetensors.numpy.load_file(folder / VECTOR)  # pyright: ignore[reportUnknownMemberType]
+            adapter = Adapter(schema, vector_file["vector"])
     except OSError as error:
-        raise ConfigError(f"{folder} holds no adapter of fedgrpo: {error.strerror} ({error.filename}).") from error
+        raise ConfigError(
+            f"{folder} is not an adapter folder of fedgrpo: {error.strerror} ({error.filename})."
+        ) from error
     except (ValueError, KeyError, safetensors.SafetensorError) as error:
         raise ConfigError(f"The adapter in {folder} is damaged: {error}.") from error
     expected, _, _ = _peft_tensors(adapter)
     tolerance = 0.0 if _is_plain(schema) else CLOSE
     for name, tensor in expected.items():
-        found = stored.get(name)
-        if found is None or found.shape != tensor.shape or _distance(found, tensor) > tolerance:
+        actual = stored.get(name)
+        if actual is None or actual.shape != tensor.shape or _distance(actual, tensor) > tolerance:
             raise ConfigError(f"The adapter in {folder} is damaged: {name} is not what seed and vector give.")
     return adapter
 
 
 def _peft_tensors(adapter: Adapter) -> tuple[dict[str, Vector], int, int]:
-    """(tensors by PEFT's names, their rank, alpha)."""
+    """Return (tensors by PEFT's names, their rank, alpha)."""
     schema = adapter.schema
     factors = {module: adapter.lora(module) for module in schema.modules}
     if "W" not in schema.holds:
@@ -90,7 +93,7 @@ def _peft_tensors(adapter: Adapter) -> tuple[dict[str, Vector], int, int]:
 
 
 def _factored(dense: Vector) -> tuple[Vector, Vector]:
-    """(left, right) with left @ right = dense, of the smallest rank that float32 tells apart."""
+    """Return (left, right) with left @ right = dense, of the smallest rank that float32 can distinguish."""
     left, values, right = np.linalg.svd(dense.astype(np.float64), full_matrices=False)
     rank = int((values > RANK_TOLERANCE * max(values[0], 1e-30)).sum())
     return (left[:, :rank] * values[:rank]).astype(np.float32), right[:rank].astype(np.float32)
@@ -104,9 +107,9 @@ def _named(factors: dict[Module, tuple[Vector, Vector]]) -> dict[str, Vector]:
     }
 
 
-def _distance(found: Vector, expected: Vector) -> float:
-    """Largest difference, relative to the largest value; infinite where one is not finite."""
-    difference = float(np.abs(found - expected).max(initial=0.0))
+def _distance(actual: Vector, expected: Vector) -> float:
+    """Return the largest difference, relative to the largest value; infinite if one is not finite."""
+    difference = float(np.abs(actual - expected).max(initial=0.0))
     if difference == 0.0:
         return 0.0
     ratio = difference / max(float(np.abs(expected).max()), 1e-30)
@@ -114,7 +117,7 @@ def _distance(found: Vector, expected: Vector) -> float:
 
 
 def _is_plain(schema: AdapterSchema) -> bool:
-    """Whether PEFT's own A and B hold all of the vector."""
+    """Return whether PEFT's own A and B hold the whole vector."""
     return set(schema.holds) <= {"A", "B"}
 
 

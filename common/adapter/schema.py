@@ -21,14 +21,14 @@ from .methods import HOLDS
 Vector = npt.NDArray[np.float32]
 Float = TypeVar("Float", npt.NDArray[np.float32], npt.NDArray[np.float64])
 Key = tuple[str, str]
-"""A layer's name, or SHARED, and a factor."""
+"""(layer name or SHARED, factor)."""
 SHARED = "*"
 MAX_WIDTH = 10_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Module:
-    """One adapted linear layer: its PEFT name and the width of what goes in and comes out."""
+    """One adapted linear layer: its PEFT name, and its input and output width."""
 
     name: str
     in_features: int
@@ -37,13 +37,13 @@ class Module:
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterSchema:
-    """Names, shapes and order of an adapter's tensors: all a server needs to know of a model.
+    """Names, shapes and order of an adapter's tensors: everything a server needs to know about a model.
 
     With s = alpha / rank, a layer's weight is
 
         W0 + W + s B A          A (rank, in_features), B (out_features, rank), W (out_features, in_features)
 
-    `holds` says which of these are in the vector. A that is not is drawn from the seed; W that is not is zero. Where
+    `holds` says which of these are in the vector. If A is not, it is drawn from the seed; if W is not, it is zero. If
     the vector holds a core R (rank, rank) per layer, or one v (tiny_size,) for all layers, B is computed:
 
         B = P R                 P (out_features, rank) drawn from the seed
@@ -56,7 +56,7 @@ class AdapterSchema:
     holds: tuple[str, ...]
     seed: int
     tiny_size: int = 0
-    """Numbers in v, where the vector holds it."""
+    """Length of v, if the vector holds it."""
 
     def __post_init__(self) -> None:
         if not self.modules:
@@ -64,9 +64,11 @@ class AdapterSchema:
         at_least("adapter.rank", self.rank, 1, "an adapter of rank 0 has no parameters")
         at_least("adapter.alpha", self.alpha, 1, "the adapter is scaled by alpha / rank")
         if self.holds not in HOLDS:
-            raise ConfigError(f"An adapter's vector holds the factors of some method; {self.holds} is none's.")
+            raise ConfigError(
+                f"An adapter's vector holds {self.holds}, which are not the factors of any aggregation.method."
+            )
         if (self.tiny_size > 0) != ("v" in self.holds):
-            raise ConfigError(f"tiny_size is {self.tiny_size}, and the vector holds {self.holds}: v needs a size.")
+            raise ConfigError(f"tiny_size is {self.tiny_size}, but the vector holds {self.holds}: only v needs a size.")
         names = [module.name for module in self.modules]
         if names != sorted(set(names)):
             raise ConfigError("An adapter's modules must be unique and in alphabetical order.")
@@ -82,16 +84,16 @@ class AdapterSchema:
         return self.size_of(self.holds)
 
     def size_of(self, factors: tuple[str, ...]) -> int:
-        """Number of parameters of some of the factors."""
+        """Return the number of parameters of some of the factors."""
         return sum(math.prod(shape) for (_, factor), shape in self.layout() if factor in factors)
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of the schema: two parties with the same hash mean the same vector."""
+        """Hash of the schema: a server and a client with the same hash mean the same vector."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     def layout(self) -> Iterator[tuple[Key, tuple[int, ...]]]:
-        """((layer, factor), shape) in the order in which the vector holds them."""
+        """Yield ((layer, factor), shape) in the order of the vector."""
         if "v" in self.holds:
             yield (SHARED, "v"), (self.tiny_size,)
             return
@@ -102,15 +104,15 @@ class AdapterSchema:
     @cached_property
     def places(self) -> dict[Key, tuple[int, int, tuple[int, ...]]]:
         """(start, end, shape) of every factor in the vector."""
-        found: dict[Key, tuple[int, int, tuple[int, ...]]] = {}
+        places: dict[Key, tuple[int, int, tuple[int, ...]]] = {}
         start = 0
         for key, shape in self.layout():
-            found[key] = (start, start + math.prod(shape), shape)
+            places[key] = (start, start + math.prod(shape), shape)
             start += math.prod(shape)
-        return found
+        return places
 
     def shape(self, module: Module, factor: str) -> tuple[int, int]:
-        """Shape of one factor of one layer."""
+        """Return the shape of one factor of one layer."""
         match factor:
             case "A":
                 return self.rank, module.in_features
@@ -124,7 +126,8 @@ class AdapterSchema:
                 raise ValueError(f"a layer has no factor {factor!r}")
 
     def at_rank(self, rank: int) -> AdapterSchema:
-        """The same adapter with a smaller rank and the same scale: its factors are the first `rank` rows and columns.
+        """Return the same adapter with a smaller rank and the same scale: its factors are the first `rank` rows and
+        columns.
 
         Raises:
             ConfigError: the rank is larger, or the scale cannot be kept.
@@ -137,7 +140,7 @@ class AdapterSchema:
         return replace(self, rank=rank, alpha=self.alpha * rank // self.rank)
 
     def to_json(self) -> str:
-        """The schema as JSON, in one spelling only."""
+        """Return the schema as canonical JSON."""
         return json.dumps(
             {
                 "modules": [[m.name, m.in_features, m.out_features] for m in self.modules],
@@ -156,8 +159,8 @@ class AdapterSchema:
         """Read what `to_json` wrote.
 
         Raises:
-            ValueError: the text is no such JSON.
-            ConfigError: it describes no possible adapter.
+            ValueError: the text is not such JSON.
+            ConfigError: the adapter it describes is not possible.
         """
         try:
             raw = json.loads(text)
@@ -170,8 +173,8 @@ class AdapterSchema:
             raise ConfigError(f"An adapter's layers must have widths from 1 to {MAX_WIDTH}.")
         return cls(modules=modules, holds=holds, **numbers)
 
-    def drawn(self, module: Module, what: str) -> Vector:
-        """A frozen factor, uniform, from a generator seeded by the run's seed and the layer's name.
+    def drawn(self, module: Module, factor: str) -> Vector:
+        """Return a frozen factor, uniform, from a generator seeded by the run's seed and the layer's name.
 
         A is in +-1/sqrt(in_features) (Kaiming with a = sqrt 5, as PEFT draws it). Rows are drawn in order, so the A of
         rank r is the first r rows of the A of rank R > r: clients of different rank share a subspace. P has variance
@@ -181,18 +184,18 @@ class AdapterSchema:
             "A": ((self.rank, module.in_features), 1.0 / math.sqrt(module.in_features)),
             "P": ((module.out_features, self.rank), math.sqrt(3.0 / self.rank)),
             "Q": ((self.tiny_size, self.rank, self.rank), math.sqrt(3.0 / max(1, self.tiny_size))),
-        }[what]
-        generator = np.random.Generator(np.random.PCG64(derived_seed(self.seed, f"lora-{what}", module.name)))
+        }[factor]
+        generator = np.random.Generator(np.random.PCG64(derived_seed(self.seed, f"lora-{factor}", module.name)))
         return (generator.random(shape, dtype=np.float32) * 2 - 1) * np.float32(bound)
 
 
 def split(schema: AdapterSchema, vector: Float) -> dict[Key, Float]:
-    """A vector's factors, as views of it."""
+    """Return a vector's factors, as views of it."""
     return {key: vector[start:end].reshape(shape) for key, (start, end, shape) in schema.places.items()}
 
 
 def fit(vector: Float, source: AdapterSchema, target: AdapterSchema) -> Float:
-    """A vector laid out for another rank: factors are cut to the first components, or padded with zeros."""
+    """Return a vector laid out for another rank: factors are cut to the first components, or padded with zeros."""
     fitted = cast(Float, np.zeros(target.size, dtype=vector.dtype))
     old, new = split(source, vector), split(target, fitted)
     for key, part in new.items():
@@ -202,14 +205,14 @@ def fit(vector: Float, source: AdapterSchema, target: AdapterSchema) -> Float:
 
 
 def trained_part(schema: AdapterSchema, vector: Vector, factors: tuple[str, ...]) -> Vector:
-    """What of a vector is sent: the factors that were trained, in the vector's order."""
+    """Return the part of a vector that is sent: the factors that were trained, in the vector's order."""
     if factors == schema.holds:
         return vector
     return np.concatenate([p.reshape(-1) for (_, factor), p in split(schema, vector).items() if factor in factors])
 
 
 def whole_vector(schema: AdapterSchema, part: Vector, factors: tuple[str, ...]) -> Vector:
-    """The vector of which `trained_part` was sent; zero elsewhere."""
+    """Return the vector of which `trained_part` was sent, zero elsewhere."""
     if factors == schema.holds:
         return part
     vector, start = np.zeros(schema.size, dtype=np.float32), 0

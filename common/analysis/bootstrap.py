@@ -1,4 +1,4 @@
-"""Paired differences of two arms over seeds and problems, with intervals. Pure: numbers in, numbers out."""
+"""Paired differences of two arms over seeds and problems, with intervals. Pure functions of numbers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 Outcomes = npt.NDArray[np.float64]
-"""(seeds, problems): 1 where an answer is right, 0 where it is wrong, between them where several were averaged."""
+"""Shape (seeds, problems): 1 for a correct answer, 0 for a wrong one, between them for an average of several."""
 
 DRAWS = 10_000
 DRAWS_AT_ONCE = 1_000
@@ -18,7 +18,7 @@ GENERATOR_SEED = 20210831
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """How far one arm is above another; shares, not points."""
+    """The difference between one arm and another; shares, not percentage points."""
 
     mean: float
     low: float
@@ -27,12 +27,12 @@ class Difference:
 
     @property
     def found(self) -> bool:
-        """Whether the interval leaves 0 out."""
+        """Whether the interval excludes 0."""
         return self.low > 0 or self.high < 0
 
 
 def paired_difference(arm: Outcomes, baseline: Outcomes) -> Difference:
-    r"""The mean difference of two arms, with a 95 % interval by the pigeonhole bootstrap.
+    r"""Return the mean difference of two arms, with a 95 % interval by the pigeonhole bootstrap.
 
         d[s, p] = arm[s, p] - baseline[s, p],   mean = sum_sp d[s, p] / (S P)
         draw:  n ~ Multinomial(S, 1/S),  m ~ Multinomial(P, 1/P),  sum_sp n[s] m[p] d[s, p] / (S P)
@@ -52,7 +52,7 @@ def paired_difference(arm: Outcomes, baseline: Outcomes) -> Difference:
         baseline: the same seeds and problems in the same order.
 
     Raises:
-        ValueError: the shapes differ, or there is nothing in them.
+        ValueError: the shapes differ, or the arrays are empty.
     """
     if arm.shape != baseline.shape or arm.ndim != 2 or arm.size == 0:
         raise ValueError(f"outcomes of shapes {arm.shape} and {baseline.shape} cannot be paired")
@@ -68,28 +68,29 @@ def paired_difference(arm: Outcomes, baseline: Outcomes) -> Difference:
 
 
 def best_of(clients: npt.NDArray[np.float64]) -> Outcomes:
-    """For every seed the outcomes of its best client. Chosen on the same problems, so it flatters.
+    """Return, for every seed, the outcomes of its best client. It is chosen on the same problems, so it is biased
+    upwards.
 
     Args:
-        clients: (seeds, clients, problems).
+        clients: shape (seeds, clients, problems).
     """
     best = clients.mean(axis=2).argmax(axis=1)
     return clients[np.arange(len(clients)), best]
 
 
 def worst_of(clients: npt.NDArray[np.float64]) -> Outcomes:
-    """For every seed the outcomes of its worst client."""
+    """Return, for every seed, the outcomes of its worst client."""
     return 1.0 - best_of(1.0 - clients)
 
 
 def _draws(differences: Outcomes) -> npt.NDArray[np.float64]:
-    """The mean difference of each resampling."""
+    """Return the mean difference of each resampling, shape (DRAWS,)."""
     seeds, problems = differences.shape
     rng = np.random.default_rng(GENERATOR_SEED)
-    found: list[npt.NDArray[np.float64]] = []
+    draws: list[npt.NDArray[np.float64]] = []
     for _ in range(DRAWS // DRAWS_AT_ONCE):
         times_seed = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=DRAWS_AT_ONCE)
         times_problem = rng.multinomial(problems, np.full(problems, 1 / problems), size=DRAWS_AT_ONCE)
         of_seed = times_problem.astype(np.float64) @ differences.T / problems
-        found.append((of_seed * times_seed).sum(axis=1) / seeds)
-    return np.concatenate(found)
+        draws.append((of_seed * times_seed).sum(axis=1) / seeds)
+    return np.concatenate(draws)

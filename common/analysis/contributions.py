@@ -1,7 +1,8 @@
-"""The ledger: what each client learned from, weighed and sent, over the rounds, in figures and in words.
+"""Contributions: a summary per client over the rounds, of its groups with and without signal, its weight and its
+traffic.
 
-A group teaches something only if its rewards differ. Where all of its completions are right there is nothing left to
-learn, where none is there is nothing to go by; both look like work on every other gauge.
+A group teaches something only if its rewards differ. If all its completions are correct there is nothing left to learn;
+if none is, there is nothing to reinforce. Neither is visible in loss, tokens or time.
 """
 
 from __future__ import annotations
@@ -12,25 +13,25 @@ from math import isnan, nan
 from statistics import fmean
 from typing import Any, Protocol
 
-ALIKE = "rewarded alike though not alike right"
+ALIKE = "same reward, but not all correct"
 WORTH_SAYING = 0.015
 LITTLE_SIGNAL = 0.1
-"""Below this share of groups whose rewards differ, a client gave no learning signal worth the name."""
+"""Below this share of groups whose rewards differ, a client is reported as giving no learning signal."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contribution:
-    """One client's rounds, summed up. Shares are of its groups; nan where its policy keeps a figure back."""
+    """Summary of one client's rounds. Shares are of its groups; nan if its policy withholds a figure."""
 
     organisation: str
     rounds: int
-    """In which its update counted."""
+    """Rounds in which its update counted."""
     informative: float
     """Groups whose rewards differ."""
     all_right: float
-    """Groups of equal rewards in which every completion is right, by the strict reading."""
+    """Groups of equal rewards in which every completion is correct, by the strict reading."""
     all_wrong: float
-    """... and in which none is."""
+    """Groups of equal rewards in which every completion is wrong."""
     share: float
     """Mean share of the rounds' updates."""
     clipped: int
@@ -42,7 +43,7 @@ class Contribution:
         return in_words(self.organisation, self.informative, self.all_right, self.all_wrong)
 
     def as_json(self) -> dict[str, Any]:
-        """The account as JSON holds it: None for what is not known."""
+        """Return the summary for JSON: None for unknown figures."""
         return {k: None if isinstance(v, float) and isnan(v) else v for k, v in asdict(self).items()}
 
 
@@ -76,7 +77,7 @@ class Part(Protocol):
 
 
 def contributions(rounds: Sequence[Mapping[str, Part]]) -> list[Contribution]:
-    """The accounts of all clients.
+    """Return the summaries of all clients.
 
     Args:
         rounds: each round's clients, by organisation.
@@ -86,7 +87,7 @@ def contributions(rounds: Sequence[Mapping[str, Part]]) -> list[Contribution]:
 
 
 def in_words(organisation: str, informative: float, all_right: float, all_wrong: float) -> str:
-    """What a client's groups taught.
+    """Describe the groups of a client in words.
 
     >>> in_words("client-3", 0.04, 0.96, 0.0)
     'client-3 gave no learning signal: of its groups, 96 % all right'
@@ -94,32 +95,32 @@ def in_words(organisation: str, informative: float, all_right: float, all_wrong:
     'client-1: 40 % of its groups were informative, 50 % all right, 10 % all wrong'
     """
     if isnan(informative):
-        return f"{organisation} does not tell how many of its groups were informative"
+        return f"{organisation} does not report how many of its groups were informative"
     parts = [(all_right, "all right"), (all_wrong, "all wrong"), (1 - informative - all_right - all_wrong, ALIKE)]
     why = [f"{share:.0%} {what}".replace("%", " %") for share, what in parts if share >= WORTH_SAYING]
     if informative < LITTLE_SIGNAL:
-        told = f"{organisation} gave no learning signal: " + ("of its groups, " if why else "")
-        return told + (", ".join(why) or f"{informative:.0%} of its groups differ".replace("%", " %"))
+        sentence = f"{organisation} gave no learning signal: " + ("of its groups, " if why else "")
+        return sentence + (", ".join(why) or f"{informative:.0%} of its groups differ".replace("%", " %"))
     return ", ".join([f"{organisation}: {informative:.0%} of its groups were informative".replace("%", " %"), *why])
 
 
 def signal_of(metrics: Mapping[str, float]) -> tuple[float, float, float]:
-    """(informative, all right, all wrong) of one round's metrics."""
+    """Return (informative, all right, all wrong) of one round's metrics."""
     zero = metrics.get("groups/zero-variance-share", nan)
     return 1 - zero, metrics.get("groups/all-right-share", nan), metrics.get("groups/all-wrong-share", nan)
 
 
-def _contribution(name: str, mine: Sequence[Part]) -> Contribution:
-    signals = [signal_of(part.reported) for part in mine]
+def _contribution(name: str, parts: Sequence[Part]) -> Contribution:
+    signals = [signal_of(part.reported) for part in parts]
     informative, right, wrong = (fmean(column) for column in zip(*signals, strict=True))
     return Contribution(
         organisation=name,
-        rounds=len(mine),
+        rounds=len(parts),
         informative=informative,
         all_right=right,
         all_wrong=wrong,
-        share=fmean(part.share for part in mine),
-        clipped=sum(part.clipped for part in mine),
-        bytes_up=sum(part.bytes_up for part in mine),
-        bytes_down=sum(part.bytes_down for part in mine),
+        share=fmean(part.share for part in parts),
+        clipped=sum(part.clipped for part in parts),
+        bytes_up=sum(part.bytes_up for part in parts),
+        bytes_down=sum(part.bytes_down for part in parts),
     )

@@ -1,4 +1,4 @@
-"""Estimates over several completions per problem, and their intervals. Pure: numbers in, numbers out."""
+"""Estimates over several completions per problem, with intervals. Pure functions of numbers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ NO_ANSWER = -1
 
 
 def pass_at_k(samples: int, right: Ints, k: int) -> Floats:
-    r"""Chance that one of k completions is right, by problem, unbiased (Chen et al. 2021, arXiv:2107.03374, eq. 1).
+    r"""Return, by problem, the unbiased chance that one of k completions is right (Chen et al. 2021, arXiv:2107.03374,
+    eq. 1).
 
         1 - C(n - c, k) / C(n, k) = 1 - prod_{i = n-c+1}^{n} (1 - k / i)
 
@@ -39,15 +40,15 @@ def pass_at_k(samples: int, right: Ints, k: int) -> Floats:
 
 
 def majority_at_k(answers: Ints, right: npt.NDArray[np.bool_], k: int) -> Floats:
-    """Chance that the most frequent answer of k completions is right, by problem: maj@k.
+    """Return, by problem, the chance that the most frequent answer of k completions is right: maj@k.
 
     The mean over 200 draws of k of the n completions, in random order and without repetition, from a fixed seed. Among
     equally frequent answers the one that came first wins. A completion without an answer has no vote; where none has
     one, the vote is wrong.
 
     Args:
-        answers: (problems, n), which answer a completion gives, as a number from 0 on; NO_ANSWER for none.
-        right: (problems, n), whether that answer is right.
+        answers: shape (problems, n): the answer of each completion, numbered from 0; NO_ANSWER for none.
+        right: shape (problems, n): whether that answer is right.
         k: 1 to n.
     """
     rng = np.random.default_rng(VOTE_SEED)
@@ -55,17 +56,17 @@ def majority_at_k(answers: Ints, right: npt.NDArray[np.bool_], k: int) -> Floats
 
 
 def difference_interval(after: Floats, before: Floats) -> tuple[float, float]:
-    """95 % interval of the mean difference over problems that both answered, by bootstrap over the problems.
+    """Return the 95 % interval of the mean difference over problems that both answered, by bootstrap over the problems.
 
     Args:
         after, before: a value for each problem, in the same order.
     """
-    found = paired_difference(after[np.newaxis], before[np.newaxis])
-    return found.low, found.high
+    difference = paired_difference(after[np.newaxis], before[np.newaxis])
+    return difference.low, difference.high
 
 
 def mean_interval(values: Floats) -> tuple[float, float]:
-    """95 % interval of a mean over problems, by bootstrap over the problems."""
+    """Return the 95 % interval of a mean over problems, by bootstrap over the problems."""
     return difference_interval(values, np.zeros_like(values))
 
 
@@ -84,13 +85,13 @@ def _pass(n: int, c: int, k: int) -> float:
 
 
 def _vote(answers: Ints, right: npt.NDArray[np.bool_], k: int, rng: np.random.Generator) -> float:
-    """One problem's."""
+    """Return maj@k of one problem."""
     order = rng.permuted(np.tile(np.arange(len(answers)), (VOTE_DRAWS, 1)), axis=1)[:, :k]
     kinds = np.unique(answers[answers != NO_ANSWER])
     if not len(kinds):
         return 0.0
-    given = answers[order][:, :, np.newaxis] == kinds  # (draws, k, kinds)
-    votes, first = given.sum(axis=1), given.argmax(axis=1)
+    cast_votes = answers[order][:, :, np.newaxis] == kinds  # (draws, k, kinds)
+    votes, first = cast_votes.sum(axis=1), cast_votes.argmax(axis=1)
     wins = (votes - first / (k + 1.0)).argmax(axis=1)
     is_right = np.array([bool(right[answers == kind].any()) for kind in kinds])
     return float((is_right[wins] & (votes.max(axis=1) > 0)).mean())

@@ -1,7 +1,7 @@
-"""Tripwires: signs that a policy is learning to please its rewards instead of answering, told in words while it trains.
+"""Warnings of reward hacking: signs that a policy is learning to please its rewards instead of answering.
 
-Pure: metrics and counts in, warnings out. The server has every client's metrics, as far as their policies let them out;
-an organisation's learner has its own, all of them. What is not reported trips nothing. docs/evaluation.md has the
+Pure: metrics and counts in, warnings out. The server has every client's metrics, as far as their policies release them;
+an organisation's learner has all of its own. A missing metric never causes a warning. docs/evaluation.md describes the
 conditions and what to do; a warning changes nothing in the run.
 """
 
@@ -15,13 +15,13 @@ from statistics import fmean
 from ..messages.messages import Tally
 
 Metrics = Mapping[str, float]
-Told = list[tuple[int, Metrics]]
-"""(round, the metrics of it) of one organisation, in order."""
+History = list[tuple[int, Metrics]]
+"""(round, its metrics) of one organisation, in order."""
 
 HALF = 3
-"""Rounds that are averaged: one round's means are noisy."""
+"""Rounds that are averaged: the means of a single round are noisy."""
 REWARD_RISE = 0.5
-"""Of the spread of rewards within a group, as it was in the first rounds."""
+"""In units of the standard deviation of rewards within a group in the first rounds."""
 EMPTY_REASONING = 0.25
 REPEATED_ANSWER = 0.4
 LOOPS = 0.2
@@ -29,7 +29,7 @@ LENGTH_GROWTH = 1.5
 TRUNCATED, TRUNCATED_RISE = 0.25, 0.15
 ANSWERED_BEFORE, ANSWERED_LEFT = 0.2, 0.5
 QUIET_ROUNDS = 3
-"""A warning is said again only after the condition has not held for longer than this."""
+"""A warning is repeated only after its condition has not held for more rounds than this."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +38,7 @@ class HackingWarning:
 
     tripwire: str
     organisation: str
-    """Whose completions; empty is all of them together."""
+    """Organisation of the completions; empty for all of them together."""
     round: int
     text: str
 
@@ -49,201 +49,205 @@ class HackingWarning:
 
 @dataclass(frozen=True, slots=True)
 class _Span:
-    """Means over some rounds, and over as many later ones."""
+    """Means over some rounds, and over the same number of later ones."""
 
     before: float
-    now: float
+    after: float
     first: int
     last: int
 
 
 @dataclass(slots=True)
 class RewardHackingMonitor:
-    """Follows a run, round by round."""
+    """The state of the conditions over a run, updated round by round."""
 
-    _told: dict[str, Told] = field(default_factory=dict[str, Told])
+    _histories: dict[str, History] = field(default_factory=dict[str, History])
     _held_out: dict[int, Tally] = field(default_factory=dict[int, Tally])
-    _standing: dict[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])
+    _last_held: dict[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])
     """(tripwire, organisation) -> the last round in which its condition held."""
 
     def trained(self, organisation: str, number: int, metrics: Metrics) -> None:
-        """An organisation's metrics of a round. A round that is played again takes the place of what was told of it."""
-        told = self._told.get(organisation, [])
-        if told and told[-1][0] > number:
+        """Record an organisation's metrics of a round. A repeated round replaces the earlier record."""
+        history = self._histories.get(organisation, [])
+        if history and history[-1][0] > number:
             self._forget_after(number)
-        self._told[organisation] = [*((n, m) for n, m in told if n < number), (number, metrics)]
+        self._histories[organisation] = [*((n, m) for n, m in history if n < number), (number, metrics)]
 
     def evaluated(self, number: int, total: Tally) -> None:
-        """Counts over the held-out problems, sampled, with the adapter of a round; 0 is before the first."""
+        """Record counts of held-out problems, sampled, with the adapter of a round; 0 is before the first."""
         if total.problems:
             self._held_out[number] = total
 
     def _forget_after(self, number: int) -> None:
-        """A run that goes back, or another one by the same settings, has none of the later rounds."""
-        self._told = {name: [(n, m) for n, m in told if n <= number] for name, told in self._told.items()}
-        self._told = {name: told for name, told in self._told.items() if told}
+        """Forget the later rounds: the run went back, or another one with the same settings began."""
+        self._histories = {
+            name: [(n, m) for n, m in history if n <= number] for name, history in self._histories.items()
+        }
+        self._histories = {name: history for name, history in self._histories.items() if history}
         self._held_out = {n: total for n, total in self._held_out.items() if n < number}
-        self._standing = {key: n for key, n in self._standing.items() if n <= number}
+        self._last_held = {key: n for key, n in self._last_held.items() if n <= number}
 
     def new_warnings(self) -> list[HackingWarning]:
-        """The warnings that are new since the last call."""
-        number = max((told[-1][0] for told in self._told.values()), default=0)
-        found: list[HackingWarning] = []
-        for tripped in self._holding(number):
-            key = tripped.tripwire, tripped.organisation
-            if key not in self._standing or number - self._standing[key] - 1 > QUIET_ROUNDS:
-                found.append(tripped)
-            self._standing[key] = number
-        return found
+        """Return the warnings that are new since the last call."""
+        number = max((history[-1][0] for history in self._histories.values()), default=0)
+        warnings: list[HackingWarning] = []
+        for warning in self._holding(number):
+            key = warning.tripwire, warning.organisation
+            if key not in self._last_held or number - self._last_held[key] - 1 > QUIET_ROUNDS:
+                warnings.append(warning)
+            self._last_held[key] = number
+        return warnings
 
     def _holding(self, number: int) -> Iterator[HackingWarning]:
-        """Every condition that holds now."""
-        current = {name: told for name, told in sorted(self._told.items()) if told[-1][0] == number}
+        """Yield a warning for every condition that holds in a round."""
+        current = {name: history for name, history in sorted(self._histories.items()) if history[-1][0] == number}
         text = _reward_without_accuracy(list(current.values()), self._held_out, number)
         if text:
             yield HackingWarning(tripwire="reward-without-accuracy", organisation="", round=number, text=text)
-        for name, told in current.items():
+        for name, history in current.items():
             texts = {
-                "length-runaway": _length_runaway(told, self._held_out),
-                "empty-reasoning": _empty_reasoning(told),
-                "repeated-answer": _repeated_answer(told),
-                "loops": _loops(told),
-                "format-collapse": _format_collapse(told),
+                "length-runaway": _length_runaway(history, self._held_out),
+                "empty-reasoning": _empty_reasoning(history),
+                "repeated-answer": _repeated_answer(history),
+                "loops": _loops(history),
+                "format-collapse": _format_collapse(history),
             }
-            for tripwire, said in texts.items():
-                if said:
-                    yield HackingWarning(tripwire=tripwire, organisation=name, round=number, text=said)
+            for tripwire, message in texts.items():
+                if message:
+                    yield HackingWarning(tripwire=tripwire, organisation=name, round=number, text=message)
 
 
-def _reward_without_accuracy(clients: list[Told], held_out: Mapping[int, Tally], number: int) -> str:
-    """Rewards rose by half their spread, averaged over the clients, and held-out accuracy by less than its noise."""
+def _reward_without_accuracy(clients: list[History], held_out: Mapping[int, Tally], number: int) -> str:
+    """Return a message if rewards rose by half their spread, averaged over the clients, and held-out accuracy by less
+    than its noise."""
     if number not in held_out:
-        return ""  # the next evaluation will say
+        return ""  # wait for the next evaluation
     for which in (0, 1):
         spans = [
-            (found[which], unit)
-            for told in clients
-            if (found := _spans(told, "reward/mean")) and (unit := _spread(told))
+            (both[which], unit)
+            for history in clients
+            if (both := _spans(history, "reward/mean")) and (unit := _spread(history))
         ]
         if not spans:
             continue
-        rise = fmean((span.now - span.before) / unit for span, unit in spans)
+        rise = fmean((span.after - span.before) / unit for span, unit in spans)
         first = min(span.first for span, _ in spans)
         flat = _flat(held_out, first, number)
         if rise >= REWARD_RISE and flat:
             return (
                 f"rewards rose by {rise:.1f} of their spread since round {first}, and held-out accuracy did not: "
-                f"{flat}. Something else than right answers may be paid for. See which reward function rose, and read "
-                "completions (report.html, fedgrpo chat)"
+                f"{flat}. Something other than correct answers may be rewarded. See which reward function rose, and "
+                "read completions (report.html, fedgrpo chat)"
             )
     return ""
 
 
-def _length_runaway(told: Told, held_out: Mapping[int, Tally]) -> str:
-    """Far more completions are cut off; or they grew by half, and held-out accuracy is not known to have gained."""
-    for span in _spans(told, "completion/truncated-share"):
-        if span.now >= TRUNCATED and span.now - span.before >= TRUNCATED_RISE:
+def _length_runaway(history: History, held_out: Mapping[int, Tally]) -> str:
+    """Return a message if far more completions are cut off, or if they grew by half without a gain in accuracy."""
+    for span in _spans(history, "completion/truncated-share"):
+        if span.after >= TRUNCATED and span.after - span.before >= TRUNCATED_RISE:
             return (
-                f"{_percent(span.now)} of the completions are cut off at the limit, {_percent(span.before)} in and "
-                f"after round {span.first}. Does a reward pay for length? grpo.mask-truncated-completions leaves them "
+                f"{_percent(span.after)} of the completions are cut off at the limit, {_percent(span.before)} in and "
+                f"after round {span.first}. Does a reward favour length? grpo.mask-truncated-completions leaves them "
                 "out, and grpo.max-completion-length raises the limit"
             )
-    for span in _spans(told, "completion/mean-length"):
-        if span.now < LENGTH_GROWTH * span.before or span.before <= 0:
+    for span in _spans(history, "completion/mean-length"):
+        if span.after < LENGTH_GROWTH * span.before or span.before <= 0:
             continue
         flat = _flat(held_out, span.first, span.last)
         if flat or not held_out:
-            gained = f"and held-out accuracy did not rise: {flat}" if flat else "and no held-out accuracy says it pays"
+            accuracy = f"did not rise: {flat}" if flat else "was not measured"
             return (
-                f"completions grew from {span.before:.0f} to {span.now:.0f} tokens since round {span.first}, {gained}. "
-                "Does a reward pay for length?"
+                f"completions grew from {span.before:.0f} to {span.after:.0f} tokens since round {span.first}, "
+                f"and held-out accuracy {accuracy}. Does a reward favour length?"
             )
     return ""
 
 
-def _empty_reasoning(told: Told) -> str:
-    share = _lately(told, "completion/empty-reasoning-share")
+def _empty_reasoning(history: History) -> str:
+    share = _lately(history, "completion/empty-reasoning-share")
     if share < EMPTY_REASONING:
         return ""
     return (
         f"in {_percent(share)} of the completions there is not a word between the reasoning tags. The tags alone are "
-        "paid for: make the format reward ask for a reasoning, or lower its weight"
+        "rewarded: make the format reward require reasoning, or lower its weight"
     )
 
 
-def _repeated_answer(told: Told) -> str:
-    share = _lately(told, "completion/repeated-answer-share")
+def _repeated_answer(history: History) -> str:
+    share = _lately(history, "completion/repeated-answer-share")
     if share < REPEATED_ANSWER:
         return ""
     return (
-        f"{_percent(share)} of the completions give the same answer to problems to which it is not the answer. Is "
-        "there a reward that one answer always earns?"
+        f"{_percent(share)} of the completions give the same wrong answer to different problems. Is there a "
+        "reward that one answer always earns?"
     )
 
 
-def _loops(told: Told) -> str:
-    share = _lately(told, "completion/loop-share")
+def _loops(history: History) -> str:
+    share = _lately(history, "completion/loop-share")
     if share < LOOPS:
         return ""
     return (
         f"{_percent(share)} of the completions repeat themselves: half of their word sequences occur before. A smaller "
-        "grpo.learning-rate, a KL (grpo.beta) or a repetition penalty among the rewards holds against it"
+        "grpo.learning-rate, a KL term (grpo.beta) or a repetition penalty among the rewards prevents it"
     )
 
 
-def _format_collapse(told: Told) -> str:
-    shares = [share for _, share in _column(told, "completion/answered-share")]
+def _format_collapse(history: History) -> str:
+    shares = [share for _, share in _column(history, "completion/answered-share")]
     means = [fmean(shares[i : i + HALF]) for i in range(len(shares) - HALF + 1)]
     if not means or max(means) < ANSWERED_BEFORE or means[-1] > ANSWERED_LEFT * max(means):
         return ""
     return (
-        f"only {_percent(means[-1])} of the completions have their answer where the format wants it, "
-        f"{_percent(max(means))} had. Does a reward pay more for something that leaves the format?"
+        f"only {_percent(means[-1])} of the completions have their answer in the place that the format asks for, "
+        f"{_percent(max(means))} had. Does a reward favour something that breaks the format?"
     )
 
 
 def _flat(held_out: Mapping[int, Tally], first: int, last: int) -> str:
-    r"""How accuracy stood before round `first` and after `last`, where it rose by less than one standard error.
+    r"""Describe accuracy before round `first` and after `last`, if it rose by less than one standard error.
 
         p1 - p0 < sqrt(p0 (1 - p0) / n0 + p1 (1 - p1) / n1)
 
-    Empty where it rose, or was not measured then.
+    Empty if it rose, or was not measured at both times.
     """
     start = max((number for number in held_out if number < first), default=None)
     if start is None or last not in held_out:
         return ""
-    before, now = held_out[start], held_out[last]
-    p0, p1 = before.correct / before.problems, now.correct / now.problems
-    noise = sqrt(p0 * (1 - p0) / before.problems + p1 * (1 - p1) / now.problems)
-    return "" if p1 > p0 and p1 - p0 >= noise else f"{p0:.1%} → {p1:.1%} of {now.problems}".replace("%", " %")
+    before, after = held_out[start], held_out[last]
+    p0, p1 = before.correct / before.problems, after.correct / after.problems
+    noise = sqrt(p0 * (1 - p0) / before.problems + p1 * (1 - p1) / after.problems)
+    return "" if p1 > p0 and p1 - p0 >= noise else f"{p0:.1%} → {p1:.1%} of {after.problems}".replace("%", " %")
 
 
-def _spans(told: Told, name: str) -> list[_Span]:
-    """The last rounds against the first ones, and against those just before; nothing before there are six."""
-    values = _column(told, name)
+def _spans(history: History, name: str) -> list[_Span]:
+    """Compare the last rounds with the first ones, and with those just before; empty with fewer than six rounds."""
+    values = _column(history, name)
     if len(values) < 2 * HALF:
         return []
     later = values[-HALF:]
-    now = fmean(value for _, value in later)
+    after = fmean(value for _, value in later)
     earlier = values[:HALF], values[-2 * HALF : -HALF]
-    return [_Span(fmean(v for _, v in some), now, some[0][0], later[-1][0]) for some in earlier]
+    return [_Span(fmean(v for _, v in some), after, some[0][0], later[-1][0]) for some in earlier]
 
 
-def _spread(told: Told) -> float:
-    """Standard deviation of the rewards in a group, in the first rounds: the unit of their rise. 0 where not told."""
-    values = [value for _, value in _column(told, "reward/std")[:HALF]]
+def _spread(history: History) -> float:
+    """Return the standard deviation of rewards within a group in the first rounds, the unit of their rise; 0 if
+    unknown."""
+    values = [value for _, value in _column(history, "reward/std")[:HALF]]
     unit = fmean(values) if values else 0.0
     return unit if unit > 1e-6 else 0.0
 
 
-def _lately(told: Told, name: str) -> float:
-    """Mean over the last rounds; 0 where there are not enough of them."""
-    values = [value for _, value in _column(told, name)][-HALF:]
+def _lately(history: History, name: str) -> float:
+    """Return the mean over the last rounds; 0 if there are not enough of them."""
+    values = [value for _, value in _column(history, name)][-HALF:]
     return fmean(values) if len(values) == HALF else 0.0
 
 
-def _column(told: Told, name: str) -> list[tuple[int, float]]:
-    return [(number, metrics[name]) for number, metrics in told if name in metrics]
+def _column(history: History, name: str) -> list[tuple[int, float]]:
+    return [(number, metrics[name]) for number, metrics in history if name in metrics]
 
 
 def _percent(share: float) -> str:

@@ -1,4 +1,4 @@
-"""From counts to accuracies with intervals, and what a climb consists of."""
+"""Accuracies with intervals from counts, and the decomposition of a rise in accuracy."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Score:
 
 
 def points(difference: float) -> str:
-    """A difference of two shares as percentage points.
+    """Return a difference of two shares as text in percentage points.
 
     >>> points(0.647)
     '+64.7 points'
@@ -62,7 +62,7 @@ def fall_in_words(decoding: str, found: Score) -> str:
 
 
 def score(tally: Tally) -> Score:
-    """Accuracies of a tally, with the paired 95 % interval of the gain."""
+    """Return the accuracies of a tally, with the paired 95 % interval of the gain."""
     n = max(tally.problems, 1)
     low, high = paired_interval(tally.problems, tally.gained, tally.lost)
     return Score(
@@ -78,7 +78,7 @@ def score(tally: Tally) -> Score:
 
 
 def paired_interval(n: float, gained: float, lost: float) -> tuple[float, float]:
-    r"""95 % interval of a difference of two paired proportions (Agresti & Min 2005, doi:10.1002/sim.1781).
+    r"""Return the 95 % interval of a difference of two paired proportions (Agresti & Min 2005, doi:10.1002/sim.1781).
 
         d = (b - c) / (n + 2),   se = sqrt((b + c) - (b - c)^2 / (n + 2)) / (n + 2),
         with 1/2 added to each of the four cells of the 2 x 2 table
@@ -99,7 +99,7 @@ def paired_interval(n: float, gained: float, lost: float) -> tuple[float, float]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Climb:
-    """A rise in accuracy split in two parts that sum to it."""
+    """A rise in accuracy split into two parts that sum to it."""
 
     by_mix: float
     """From answering in another style (Kitagawa 1955: change of shares at the mean accuracy of each style)."""

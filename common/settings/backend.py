@@ -1,4 +1,4 @@
-"""How a party loads its model and samples from it: each party's own choice, on its own machine."""
+"""The backend: how an organisation loads its model and samples from it, on its own machine."""
 
 from __future__ import annotations
 
@@ -13,31 +13,32 @@ LOADERS = ("transformers", "unsloth")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backend:
-    """How the model is loaded and completions are sampled. In a scenario: of simulated clients. A real client takes its
-    own file's, and none of the server's."""
+    """How the model is loaded and completions are sampled. In a scenario: for simulated clients. A real client uses its
+    own file's settings, never the server's."""
 
     sampler: str = "transformers"
-    """`transformers`; `vllm`, an engine in this process; `vllm-server`, over HTTP. vLLM gets the adapter alone, anew
-    for each step; the base model is never merged and never sent (docs/decisions/013)."""
+    """`transformers`; `vllm`, an engine in this process; `vllm-server`, over HTTP. vLLM gets only the adapter, a new
+    one for each step; the base model is never merged and never sent (docs/decisions/013)."""
     sampler_correction: str = "ratio"
-    """vLLM's log-probabilities differ from the trainer's. `ratio` takes vLLM's as those of the old policy, so that the
-    clipped ratio makes up for it; `none` leaves it (docs/decisions/014)."""
+    """vLLM's log-probabilities differ from the trainer's. `ratio` uses vLLM's as those of the old policy, so that the
+    clipped ratio corrects the difference; `none` does not correct it (docs/decisions/014)."""
     vllm_url: str = ""
-    """`vllm-server`: a running server, as http://127.0.0.1:8100; prompts go there. Empty starts one, and stops it."""
+    """`vllm-server`: address of a running server, as http://127.0.0.1:8100; prompts are sent there. Empty starts a
+    server, and stops it at the end."""
     vllm_python: str = ""
-    """`vllm-server`: Python of the environment with vLLM, to start one; empty takes this one."""
+    """`vllm-server`: Python of the environment with vLLM, to start a server; empty uses this one."""
     gpu_memory_utilization: float = 0.3
-    """Share of the GPU's memory that vLLM takes."""
+    """Share of the GPU's memory that vLLM uses."""
     loader: str = "transformers"
-    """`transformers`, or `unsloth` (a GPU and an environment of its own)."""
+    """`transformers`, or `unsloth` (needs a GPU and a separate environment)."""
     quantization: str = "none"
-    """Of the base model, as it is loaded: `none`, `8bit` or `4bit` (bitsandbytes; NF4)."""
+    """Quantization of the base model when it is loaded: `none`, `8bit` or `4bit` (bitsandbytes; NF4)."""
     gradient_checkpointing: str = "auto"
-    """Computes activations twice to keep fewer: `on`, `off`, or `auto`, which is on where there is a GPU."""
+    """Recomputes activations to save memory: `on`, `off`, or `auto`, which is on with a GPU."""
     max_lora_rank: int = 0
-    """Largest rank that vLLM makes room for; 0 takes the adapter's."""
+    """Largest rank that vLLM reserves memory for; 0 uses the adapter's."""
     source: str = "hub"
-    """Where a model comes from that is named and is no folder: `hub` (Hugging Face) or `modelscope`."""
+    """Where models are downloaded from: `hub` (Hugging Face) or `modelscope`."""
 
     def __post_init__(self) -> None:
         one_of("backend.sampler", self.sampler, SAMPLERS)
@@ -46,7 +47,7 @@ class Backend:
         one_of("backend.quantization", self.quantization, ("none", "8bit", "4bit"))
         one_of("backend.gradient-checkpointing", self.gradient_checkpointing, ("auto", "on", "off"))
         one_of("backend.source", self.source, ("hub", "modelscope"))
-        at_least("backend.max-lora-rank", self.max_lora_rank, 0, "0 takes the adapter's")
+        at_least("backend.max-lora-rank", self.max_lora_rank, 0, "0 uses the adapter's")
         between(
             "backend.gpu-memory-utilization",
             self.gpu_memory_utilization,

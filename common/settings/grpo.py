@@ -1,4 +1,4 @@
-"""The settings of local GRPO. Their names are TRL's, and mean what TRL says; what is ours says so."""
+"""The settings of local GRPO. Names and meanings are TRL's, except where a docstring says "ours"."""
 
 from __future__ import annotations
 
@@ -23,30 +23,30 @@ class GRPO:
     gradient_accumulation_steps: int = 1
     """Passes per optimizer step: a step sees batch size x this many completions."""
     max_completion_length: int = 256
-    """Tokens sampled at most."""
+    """Maximum number of sampled tokens."""
     max_prompt_length: int = 512
     """Prompts with more tokens are left out of the shard, and counted (ours: TRL never shortens a prompt)."""
     learning_rate: float = 1e-5
     lr_scheduler_type: str = "constant"
-    """Runs over the whole federation's steps; it does not restart each round."""
+    """Covers the whole federation's steps; it does not restart each round."""
     warmup_ratio: float = 0.0
     """Share of the federation's steps over which the learning rate rises."""
     beta: float = 0.0
     """Weight of the KL term; 0 loads no reference."""
     kl_reference: str = "none"
-    """What the KL is measured from: `base` model, the round's `global` adapter, or `none` (beta = 0)."""
+    """The reference of the KL term: `base` model, the round's `global` adapter, or `none` (beta = 0)."""
     epsilon: float = 0.2
     """Clip of the probability ratio: from 1 - epsilon ..."""
     epsilon_high: float = 0.2
-    """... to 1 + epsilon-high. Not tied to epsilon: set both."""
+    """... to 1 + epsilon-high. Independent of epsilon: set both."""
     loss_type: str = "dapo"
     scale_rewards: str = "group"
     importance_sampling_level: str = "token"
     multi_objective_aggregation: str = "sum_then_normalize"
     num_iterations: int = 1
     off_policy_mask_threshold: float = 0.0
-    """Leaves out completions below the group's mean that have drifted further from the sampler than this, in nats per
-    token (DeepSeek-V3.2, arXiv:2512.02556); 0 leaves out none."""
+    """Excludes completions below the group's mean that have drifted further from the sampler than this, in nats per
+    token (DeepSeek-V3.2, arXiv:2512.02556); 0 excludes none."""
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
@@ -59,7 +59,7 @@ class GRPO:
 
     @property
     def prompts_per_step(self) -> int:
-        """Different prompts whose groups make one optimizer step."""
+        """Number of different prompts whose groups form one optimizer step."""
         return self.per_device_train_batch_size * self.gradient_accumulation_steps // self.num_generations
 
     def __post_init__(self) -> None:
@@ -84,7 +84,7 @@ class GRPO:
 
     def _check_kl(self) -> None:
         one_of("grpo.kl-reference", self.kl_reference, ("base", "global", "none"))
-        at_least("grpo.beta", self.beta, 0.0, "a negative weight would reward drifting away")
+        at_least("grpo.beta", self.beta, 0.0, "a negative weight would reward drift from the reference")
         if (self.beta > 0) == (self.kl_reference == "none"):
             raise ConfigError(
                 f"grpo.beta is {self.beta} and grpo.kl-reference is {self.kl_reference}. A KL term needs both a "
@@ -108,7 +108,7 @@ class GRPO:
             open_low=True,
         )
         between("grpo.top-p", self.top_p, 0.0, 1.0, "it is a share of the probability mass", open_low=True)
-        at_least("grpo.top-k", self.top_k, 0, "0 switches it off")
+        at_least("grpo.top-k", self.top_k, 0, "0 turns it off")
 
     def _check_objective(self) -> None:
         between(
@@ -133,7 +133,7 @@ class GRPO:
             self.multi_objective_aggregation,
             ("sum_then_normalize", "normalize_then_sum"),
         )
-        at_least("grpo.off-policy-mask-threshold", self.off_policy_mask_threshold, 0.0, "0 leaves out none")
+        at_least("grpo.off-policy-mask-threshold", self.off_policy_mask_threshold, 0.0, "0 excludes none")
         between("grpo.num-iterations", self.num_iterations, 1, 1000, "each batch is used at least once")
 
     def _check_optimizer(self) -> None:

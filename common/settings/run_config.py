@@ -1,4 +1,8 @@
-"""RunConfig: all settings of a run, to and from Flower's flat dictionary and scenario TOML."""
+"""RunConfig: all settings of a run, to and from Flower's flat dictionary and scenario TOML.
+
+Each section is a class of its own module: meaning and unit of a setting in its docstring, its default beside it, its
+bounds in `__post_init__`. In TOML and on Flower's `--run-config` a setting is written `section.name-in-kebab-case`.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +19,16 @@ from ..adapter.compression import CODECS
 from ..adapter.methods import METHODS
 from ..aggregation.robust import RULES
 from ..errors import ConfigError
-from . import federation as settings
 from . import toml
 from .aggregation import Aggregation, Compression, Gate, Intake, updates_needed
 from .backend import Backend
+from .evaluation import Evaluation
+from .federation import Federation
 from .grpo import GRPO
+from .model import Lora, Model
+from .output import Output
+from .simulation import Simulation
+from .training import Train
 
 Value = int | float | str | bool
 HINT = " `fedgrpo simulate --list-settings` prints them all."
@@ -27,33 +36,31 @@ HINT = " `fedgrpo simulate --list-settings` prints them all."
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunConfig:
-    """Every setting of a run. Frozen: two parties with the same `sha256` run the same experiment."""
+    """All settings of a run. Frozen: a server and clients with the same `sha256` run the same experiment."""
 
-    federation: settings.Federation = field(default_factory=settings.Federation)
-    model: settings.Model = field(default_factory=settings.Model)
-    adapter: settings.Lora = field(default_factory=settings.Lora)
+    federation: Federation = field(default_factory=Federation)
+    model: Model = field(default_factory=Model)
+    adapter: Lora = field(default_factory=Lora)
     grpo: GRPO = field(default_factory=GRPO)
-    train: settings.Train = field(default_factory=settings.Train)
+    train: Train = field(default_factory=Train)
     aggregation: Aggregation = field(default_factory=Aggregation)
     intake: Intake = field(default_factory=Intake)
     compression: Compression = field(default_factory=Compression)
     gate: Gate = field(default_factory=Gate)
-    evaluation: settings.Evaluation = field(default_factory=settings.Evaluation)
+    evaluation: Evaluation = field(default_factory=Evaluation)
     backend: Backend = field(default_factory=Backend)
-    simulation: settings.Simulation = field(default_factory=settings.Simulation)
-    output: settings.Output = field(default_factory=settings.Output)
+    simulation: Simulation = field(default_factory=Simulation)
+    output: Output = field(default_factory=Output)
 
     def __post_init__(self) -> None:
         method = METHODS[self.aggregation.method]
         if "W" in method.holds and self.grpo.kl_reference == "base":
             raise ConfigError(
-                f"grpo.kl-reference is base, and aggregation.method {self.aggregation.method} changes the base's "
-                "weights every round. Measure the KL from global, or take another method."
+                f"grpo.kl-reference is base, but aggregation.method {self.aggregation.method} changes the base's "
+                "weights every round. Use kl-reference global, or another method."
             )
         if self.gate.max_kl > 0 and self.grpo.beta == 0:
-            raise ConfigError(
-                "gate.max-kl needs a KL to look at, and grpo.beta is 0. Set grpo.beta, or gate.max-kl = 0."
-            )
+            raise ConfigError("gate.max-kl needs a KL term, but grpo.beta is 0. Set grpo.beta, or gate.max-kl = 0.")
         self._check_aggregation()
         self._check_backend()
 
@@ -68,7 +75,7 @@ class RunConfig:
         if 0 < backend.max_lora_rank < self.adapter.rank:
             raise ConfigError(
                 f"backend.max-lora-rank is {backend.max_lora_rank}, less than adapter.rank = {self.adapter.rank}. "
-                "Set it to 0, which takes the adapter's."
+                "Set it to 0, which uses the adapter's."
             )
 
     def _check_aggregation(self) -> None:
@@ -82,8 +89,8 @@ class RunConfig:
         needed = updates_needed(self.aggregation.rule, self.aggregation.hostile)
         if 0 < cohort < needed:
             raise ConfigError(
-                f"aggregation.rule {self.aggregation.rule} needs {needed} updates to stand {self.aggregation.hostile} "
-                f"hostile clients, and federation.clients-per-round is {cohort}."
+                f"aggregation.rule {self.aggregation.rule} needs {needed} updates to tolerate "
+                f"{self.aggregation.hostile} malicious clients, but federation.clients-per-round is {cohort}."
             )
         if self.mixed_ranks_refused and any(
             rank not in ("0", str(self.adapter.rank)) for rank in self.simulation.ranks.split(";")
@@ -105,7 +112,7 @@ class RunConfig:
 
     @property
     def total_steps(self) -> int:
-        """Optimizer steps of one client over the whole federation: the learning-rate schedule's length."""
+        """Optimizer steps of one client over the whole federation: the length of the learning-rate schedule."""
         return self.federation.rounds * self.train.steps_per_round
 
     @property
@@ -114,24 +121,25 @@ class RunConfig:
         return self.prompts_in(self.train.steps_per_round)
 
     def prompts_in(self, steps: int) -> int:
-        """Prompts that some optimizer steps use: each batch of completions serves `num_iterations` of them."""
+        """Return the number of prompts for some optimizer steps: each batch of completions serves `num_iterations` of
+        them."""
         return math.ceil(steps / self.grpo.num_iterations) * self.grpo.prompts_per_step
 
     @property
     def sha256(self) -> str:
-        """Hash over all settings that decide the result: not where it is written, nor by how many processes."""
-        same = {k: v for k, v in self.flat().items() if not k.startswith("output.") and k != "simulation.workers"}
-        return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()
+        """Hash over all settings that decide the result: not the output folder, nor the number of processes."""
+        relevant = {k: v for k, v in self.flat().items() if not k.startswith("output.") and k != "simulation.workers"}
+        return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()
 
     def flat(self) -> dict[str, Value]:
-        """`{"section.name-in-kebab-case": value}`, in the order of definition."""
+        """Return `{"section.name-in-kebab-case": value}`, in the order of definition."""
         return cast(dict[str, Value], toml.flat(self))
 
     def with_values(self, values: Mapping[str, object]) -> RunConfig:
-        """This configuration with some settings replaced.
+        """Return this configuration with some settings replaced.
 
         Args:
-            values: flat kebab keys; an `int` is taken where a setting is a `float`.
+            values: flat kebab keys; an `int` is accepted for a `float` setting.
 
         Raises:
             ConfigError: a key that does not exist (the nearest is named), a wrong type, a value out of bounds.
@@ -139,7 +147,7 @@ class RunConfig:
         return toml.with_values(self, values, HINT)
 
     def to_toml(self) -> str:
-        """The settings as a scenario file that `load_scenario` reads back to an equal configuration."""
+        """Return the settings as a scenario file that `load_scenario` reads back to an equal configuration."""
         return toml.to_toml(self)
 
 
@@ -147,7 +155,7 @@ def load_scenario(path: Path) -> RunConfig:
     """Read a scenario TOML over the defaults.
 
     Raises:
-        ConfigError: the file is absent, is no TOML, or a setting in it is wrong; the file is named.
+        ConfigError: the file is missing or not TOML, or a setting in it is wrong; names the file.
     """
     values = toml.read_toml(path, "scenario")
     try:
@@ -157,7 +165,7 @@ def load_scenario(path: Path) -> RunConfig:
 
 
 def parse_override(text: str) -> tuple[str, Value]:
-    """Split `section.key=value`; the value is read as TOML, and as a plain string where it is no TOML value.
+    """Split `section.key=value`; the value is read as TOML, or as a plain string if it is not a TOML value.
 
     >>> parse_override("grpo.beta=0.04"), parse_override("model.name=Qwen/Qwen2.5-0.5B-Instruct")
     (('grpo.beta', 0.04), ('model.name', 'Qwen/Qwen2.5-0.5B-Instruct'))

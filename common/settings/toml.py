@@ -1,7 +1,7 @@
 """Settings in sections: frozen dataclasses to and from TOML and flat `section.name-in-kebab-case` keys.
 
 A settings object is a dataclass whose fields are sections, which are dataclasses whose fields are settings. Its type
-says which keys exist, its defaults say of what type each is, and `__post_init__` of a section holds the bounds.
+defines the keys, its defaults define the type of each setting, and `__post_init__` of a section checks the bounds.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ KINDS = types.MappingProxyType(
 
 
 def flat(settings: Any) -> dict[str, Setting]:
-    """`{"section.name-in-kebab-case": value}`, in the order of definition."""
+    """Return `{"section.name-in-kebab-case": value}`, in the order of definition."""
     return {
         f"{_kebab(section.name)}.{_kebab(setting.name)}": getattr(getattr(settings, section.name), setting.name)
         for section in fields(settings)
@@ -35,11 +35,11 @@ def flat(settings: Any) -> dict[str, Setting]:
 
 
 def with_values(settings: Settings, values: Mapping[str, object], hint: str = "") -> Settings:
-    """`settings` with some of them replaced.
+    """Return `settings` with some of them replaced.
 
     Args:
-        values: flat kebab keys; an `int` is taken where a setting is a `float`.
-        hint: ends the message about a key that is like no other.
+        values: flat kebab keys; an `int` is accepted for a `float` setting.
+        hint: end of the message about an unknown key without a similar one.
 
     Raises:
         ConfigError: a key that does not exist (the nearest is named), a wrong type, a value out of bounds.
@@ -55,7 +55,7 @@ def with_values(settings: Settings, values: Mapping[str, object], hint: str = ""
 
 
 def to_toml(settings: Any) -> str:
-    """The settings as TOML that `read_toml` reads back to equal values."""
+    """Return the settings as TOML that `read_toml` reads back to equal values."""
     lines: list[str] = []
     for section in fields(settings):
         lines += [f"[{_kebab(section.name)}]"]
@@ -65,41 +65,41 @@ def to_toml(settings: Any) -> str:
     return "\n".join(lines)
 
 
-def read_toml(path: Path, what: str) -> dict[str, object]:
-    """The flat keys and values of a TOML file of sections.
+def read_toml(path: Path, kind: str) -> dict[str, object]:
+    """Read the flat keys and values of a TOML file with sections.
 
     Raises:
-        ConfigError: the file is absent or no TOML, or a key stands outside a section; the file is named.
+        ConfigError: the file is missing or not TOML, or a key is outside a section; names the file.
     """
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"Cannot read the {what} {path}: {error.strerror}.") from error
+        raise ConfigError(f"Cannot read the {kind} {path}: {error.strerror}.") from error
     except (ValueError, OverflowError, RecursionError) as error:
         raise ConfigError(f"{path} is not TOML: {error}.") from error
-    found: dict[str, object] = {}
+    values: dict[str, object] = {}
     for section, table in tables.items():
         if not isinstance(table, dict):
-            raise ConfigError(f"{path}: {section} stands outside a section. Put it below a [section] header.")
-        found |= {f"{section}.{key}": value for key, value in cast(dict[str, object], table).items()}
-    return found
+            raise ConfigError(f"{path}: {section} is outside a section. Put it below a [section] header.")
+        values |= {f"{section}.{key}": value for key, value in cast(dict[str, object], table).items()}
+    return values
 
 
 def _coerced(key: str, value: object, default: Setting) -> Setting:
-    wanted = type(default)
-    if wanted is float and type(value) is int and abs(value) <= LARGEST_INT:
+    kind = type(default)
+    if kind is float and type(value) is int and abs(value) <= LARGEST_INT:
         return float(value)
-    if wanted is tuple and isinstance(value, (list, tuple)):
+    if kind is tuple and isinstance(value, (list, tuple)):
         items = cast(tuple[object, ...], tuple(value))  # pyright: ignore[reportUnknownArgumentType]
         texts = tuple(item for item in items if isinstance(item, str) and _is_text(item))
         if len(texts) == len(items):
             return texts
     if isinstance(value, int) and abs(value) > LARGEST_INT:
-        raise ConfigError(f"{key} is beyond 2^53, which nothing here needs.")
-    if type(value) is not wanted:  # pyright: ignore[reportUnknownArgumentType]
-        raise ConfigError(f"{key} is {value!r}, but must be {KINDS[wanted]}.")
+        raise ConfigError(f"{key} is {value}, but whole numbers must be at most 2^53.")
+    if type(value) is not kind:  # pyright: ignore[reportUnknownArgumentType]
+        raise ConfigError(f"{key} is {value!r}, but must be {KINDS[kind]}.")
     if isinstance(value, str) and not _is_text(value):
-        raise ConfigError(f"{key} holds characters that are no text.")
+        raise ConfigError(f"{key} contains characters that are not valid text.")
     return cast(Setting, value)
 
 
@@ -112,7 +112,7 @@ def _is_text(value: str) -> bool:
 
 
 def _toml(value: Setting) -> str:
-    """A value as TOML writes it: as JSON does, but for characters beyond the basic plane and DEL."""
+    """Return a value in TOML's syntax: that of JSON, except for DEL."""
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
@@ -122,7 +122,7 @@ def _kebab(name: str) -> str:
 
 def _unknown(key: str, known: Mapping[str, Setting], hint: str) -> str:
     close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
-    if not close:  # perhaps the right name in the wrong section
+    if not close:  # maybe the right name in the wrong section
         tail = key.rpartition(".")[2]
         close = [name for name in known if name.rpartition(".")[2] == tail][:1]
     return f"There is no setting {key}.{f' Did you mean {close[0]}?' if close else hint}"

@@ -1,4 +1,4 @@
-"""Append-only JSON Lines: every line is on the disk before the call returns, and a torn line never hides others."""
+"""Append-only JSON Lines: every line is on disk before the call returns, and an incomplete line never hides others."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ Entry = dict[str, object]
 
 
 def append_line(path: Path, line: Mapping[str, object]) -> None:
-    """`append_lines` of one."""
+    """Append one line, as `append_lines` does."""
     append_lines(path, [line])
 
 
 def append_lines(path: Path, lines: Iterable[Mapping[str, object]]) -> None:
-    """Append JSON lines and flush them to the disk. A torn line of an earlier crash is cut off first.
+    """Append JSON lines and flush them to disk. An incomplete line of an earlier crash is removed first.
 
     Raises:
-        OSError: the disk is full; what stood in the file before still stands.
+        OSError: the disk is full; the earlier content of the file is kept.
     """
     with path.open("ab+", buffering=0) as file:
         end = file.seek(0, os.SEEK_END)
@@ -33,7 +33,7 @@ def append_lines(path: Path, lines: Iterable[Mapping[str, object]]) -> None:
             file.truncate(end)
         try:
             data = b"".join(as_line(line) for line in lines)
-            while data:  # an unbuffered write may be short, and says so by nothing but its count
+            while data:  # an unbuffered write may be partial; only its return value shows it
                 data = data[file.write(data) :]
             os.fsync(file.fileno())
         except OSError:
@@ -43,10 +43,10 @@ def append_lines(path: Path, lines: Iterable[Mapping[str, object]]) -> None:
 
 
 def read_lines(path: Path) -> list[Entry]:
-    """All whole JSON lines of a file; a torn last line, which a crash can leave, is passed over.
+    """Return all complete JSON lines of a file; an incomplete last line, which a crash can leave, is ignored.
 
     Raises:
-        RunError: another line is no JSON object. Nothing of fedgrpo's writes such a line.
+        RunError: another line is not a JSON object. fedgrpo never writes such a line.
     """
     return [entry for _, entry in numbered_lines(path)]
 
@@ -65,10 +65,10 @@ def _entry(path: Path, number: int, line: bytes) -> Entry:
     except (ValueError, RecursionError) as error:
         raise RunError(f"{path}, line {number} is damaged: it is not JSON.") from error
     if not isinstance(entry, dict):
-        raise RunError(f"{path}, line {number} is damaged: it is no JSON object.")
+        raise RunError(f"{path}, line {number} is damaged: it is not a JSON object.")
     return cast(Entry, entry)
 
 
 def as_line(line: Mapping[str, object]) -> bytes:
-    """A JSON object as one line."""
+    """Return a JSON object as one line."""
     return json.dumps(line, separators=(",", ":")).encode() + b"\n"

@@ -1,1 +1,1 @@
-"""TensorBoard, W&B, trackio and MLflow behind one interface. Which metrics they are given is decided by either side."""
+"""TensorBoard, W&B, trackio and MLflow behind one interface. Server and client decide which metrics they log."""

@@ -1,8 +1,8 @@
-"""The only file that knows TensorBoard, W&B, trackio and MLflow. Each is imported where it is first used.
+"""The only file that knows TensorBoard, W&B, trackio and MLflow. Each is imported on first use.
 
-Every opener takes a `Place` and the id of an earlier process's run, and returns the run's id and the two things that
-are done with it. What a library would send besides the figures (host name, command line, code, installed packages,
-console, usage statistics) is switched off as far as it can be.
+Every opener takes a `Place` and the run id of an earlier process, and returns the run id with two functions, to log and
+to close. Everything that a library would send in addition to the figures (host name, command line, code, installed
+packages, console, usage statistics) is turned off as far as possible.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ Figures = Mapping[str, float]
 SPACES = "huggingface.co"
 NOT_FOR_MLFLOW = re.compile(r"[^A-Za-z0-9_\-. :/]")
 MLFLOW_BATCH = 1000
-"""Figures that MLflow takes in one request."""
+"""Figures that MLflow accepts in one request."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where one tracker writes, and under what name."""
+    """The destination of one tracker, and the name of its run."""
 
     folder: Path
-    """For files, this tracker's alone."""
+    """Folder for the files of this tracker only."""
     project: str
     run: str
-    """Name of the run, and in W&B and trackio its identity."""
+    """Name of the run; W&B and trackio identify the run by it."""
     axis: str
-    """What a step is: `round` or `step`."""
+    """Unit of a step: `round` or `step`."""
     url: str = ""
-    """Where data is sent; empty keeps it in the folder."""
+    """Address that data is sent to; empty keeps it in the folder."""
     settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """What the run was made with."""
+    """Settings of the run, stored with it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A tracker's run that is open."""
+    """An open run of a tracker."""
 
     id: str
     log: Callable[[int, Figures], None]
@@ -53,9 +53,9 @@ class Opened:
 
 
 def open_tensorboard(place: Place, known: str) -> Opened:
-    """Event files, through tensorboardX, which needs no torch and no TensorFlow."""
-    own = f".{time.time_ns()}"  # a file is named after the second: one of the same second would be written over
-    writer: Any = import_module("tensorboardX").SummaryWriter(str(place.folder), filename_suffix=own)
+    """Open event files through tensorboardX, which needs neither torch nor TensorFlow."""
+    suffix = f".{time.time_ns()}"  # names have a resolution of one second; a second file would overwrite the first
+    writer: Any = import_module("tensorboardX").SummaryWriter(str(place.folder), filename_suffix=suffix)
 
     def log(step: int, figures: Figures) -> None:
         for name, value in figures.items():
@@ -66,7 +66,7 @@ def open_tensorboard(place: Place, known: str) -> Opened:
 
 
 def open_wandb(place: Place, known: str) -> Opened:
-    """W&B: offline, or to the server at `place.url`. A step is an axis of its own, so no row waits for the next."""
+    """Open a W&B run, offline or on the server at `place.url`. Steps are a separate axis, so rows are sent at once."""
     os.environ["WANDB_ERROR_REPORTING"] = "false"
     wandb: Any = import_module("wandb")
 
@@ -86,22 +86,22 @@ def open_wandb(place: Place, known: str) -> Opened:
         x_disable_machine_info=True,
         x_save_requirements=False,
     )
-    same = known or re.sub(r"[^A-Za-z0-9_-]", "-", place.run)
+    run_id = known or re.sub(r"[^A-Za-z0-9_-]", "-", place.run)
     run = wandb.init(
         project=place.project,
         name=place.run,
-        id=same,
+        id=run_id,
         resume="allow",
         reinit="create_new",
         config=dict(place.settings),
         settings=settings,
     )
     run.define_metric("*", step_metric=place.axis)
-    return Opened(same, lambda step, figures: run.log({place.axis: step, **figures}), run.finish)
+    return Opened(run_id, lambda step, figures: run.log({place.axis: step, **figures}), run.finish)
 
 
 def open_trackio(place: Place, known: str) -> Opened:
-    """trackio: its own local store (TRACKIO_DIR), a private Space of the Hub, or a server of one's own."""
+    """Open a trackio run: in its local store (TRACKIO_DIR), a private Space of the Hub, or another server."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     trackio: Any = import_module("trackio")
 
@@ -129,23 +129,23 @@ def open_trackio(place: Place, known: str) -> Opened:
 
 
 def open_mlflow(place: Place, known: str) -> Opened:
-    """MLflow: a database in the folder, or the tracking server at `place.url`."""
+    """Open an MLflow run: in a database in the folder, or on the tracking server at `place.url`."""
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     mlflow, entities = import_module("mlflow"), import_module("mlflow.entities")
     client: Any = mlflow.MlflowClient(tracking_uri=place.url or f"sqlite:///{place.folder / 'mlflow.db'}")
     if not known:
-        found = client.get_experiment_by_name(place.project)
+        existing = client.get_experiment_by_name(place.project)
         artifacts = None if place.url else (place.folder / "artifacts").as_uri()
-        experiment = found.experiment_id if found else client.create_experiment(place.project, artifacts)
+        experiment = existing.experiment_id if existing else client.create_experiment(place.project, artifacts)
         known = client.create_run(experiment, run_name=place.run).info.run_id
         for name, value in place.settings.items():
             client.log_param(known, name, value)
     client.update_run(known, status="RUNNING")
 
     def log(step: int, figures: Figures) -> None:
-        now = int(time.time() * 1000)
+        time_ms = int(time.time() * 1000)
         rows: list[Any] = [
-            entities.Metric(NOT_FOR_MLFLOW.sub("_", name), value, now, step) for name, value in figures.items()
+            entities.Metric(NOT_FOR_MLFLOW.sub("_", name), value, time_ms, step) for name, value in figures.items()
         ]
         for first in range(0, len(rows), MLFLOW_BATCH):
             client.log_batch(known, metrics=rows[first : first + MLFLOW_BATCH], synchronous=True)

@@ -1,4 +1,4 @@
-"""Which trackers a party uses and where they send: the one setting of each side, read the same way on both."""
+"""The setting that names trackers and their addresses, with the same syntax on server and client."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ..errors import ConfigError
 LIBRARIES = {"tensorboard": "tensorboardX", "wandb": "wandb", "trackio": "trackio", "mlflow": "mlflow"}
 """Tracker -> the module it needs."""
 SENDS_ELSEWHERE = {"trackio": ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL", "TRACKIO_WEBHOOK_URL")}
-"""Variables by which a library would send data where no setting says so, and which it cannot be told to pass over."""
+"""Environment variables that make a library send data elsewhere, and that it cannot be made to ignore."""
 
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """One tracker, and where it sends."""
+    """One tracker, and the address it sends to."""
 
     name: str
     url: str = ""
@@ -26,7 +26,7 @@ class Use:
 
     @property
     def host(self) -> str:
-        """The host that data goes to; empty where it stays here."""
+        """The host that data goes to; empty if it stays on this machine."""
         return urlsplit(self.url).hostname or ""
 
     def __str__(self) -> str:
@@ -42,17 +42,17 @@ def read_uses(key: str, text: str) -> tuple[Use, ...]:
         key: the setting's name, for messages.
 
     Raises:
-        ConfigError: there is no such tracker, one stands twice, or an address is none.
+        ConfigError: a tracker is unknown or named twice, or an address is invalid.
     """
     uses = tuple(_read_use(key, part.strip()) for part in text.split(",") if part.strip())
-    twice = [use.name for i, use in enumerate(uses) if use.name in {other.name for other in uses[:i]}]
-    if twice:
-        raise ConfigError(f"{key} names {twice[0]} twice. Each tracker has one place to write to.")
+    duplicates = [use.name for i, use in enumerate(uses) if use.name in {other.name for other in uses[:i]}]
+    if duplicates:
+        raise ConfigError(f"{key} names {duplicates[0]} twice. Each tracker writes to one place only.")
     return uses
 
 
 def check_uses(key: str, uses: tuple[Use, ...], environment: Mapping[str, str] = os.environ) -> None:
-    """Find, before any work, what would keep a tracker from working.
+    """Check, before any work, that every tracker can run.
 
     Raises:
         ConfigError: a library or a token is missing, or the environment would send data elsewhere.
@@ -61,19 +61,19 @@ def check_uses(key: str, uses: tuple[Use, ...], environment: Mapping[str, str] =
         library = LIBRARIES[use.name]
         if find_spec(library) is None:
             raise ConfigError(
-                f"{key} names {use.name}, which needs {library}, and that is not installed here. "
+                f"{key} names {use.name}, which needs {library}, but that is not installed here. "
                 "Install the extra: pip install 'fedgrpo[trackers]'."
             )
         elsewhere = [name for name in SENDS_ELSEWHERE.get(use.name, ()) if environment.get(name)]
         if elsewhere:
             raise ConfigError(
-                f"{elsewhere[0]} is set, by which {use.name} would send data where {key} does not say so. "
-                f"Unset it, and write {use.name}=URL where it is to be sent."
+                f"{elsewhere[0]} is set, so {use.name} would send data to an address that {key} does not name. "
+                f"Unset it, and set {key} to {use.name}=URL instead."
             )
         if use.name == "wandb" and use.url and not environment.get("WANDB_API_KEY"):
             raise ConfigError(
                 f"{key} sends to {use.host}, which needs WANDB_API_KEY in the environment. "
-                "Set it, or write wandb alone: that keeps the run in files, for `wandb sync` later."
+                "Set it, or write wandb without an address: that keeps the run in files, for `wandb sync` later."
             )
 
 
@@ -84,13 +84,15 @@ def _read_use(key: str, part: str) -> Use:
     if not url:
         return Use(name)
     if name == "tensorboard":
-        raise ConfigError(f"{key} gives tensorboard an address, but it writes files only. Write tensorboard alone.")
+        raise ConfigError(
+            f"{key} gives tensorboard an address, but it writes files only. Write tensorboard without one."
+        )
     try:
         address = urlsplit(url)
-        sound = address.scheme in ("http", "https") and address.hostname
+        valid = address.scheme in ("http", "https") and address.hostname
     except ValueError:
-        address, sound = urlsplit(""), False
-    if not sound or address.username or address.password or address.query or address.fragment:
+        address, valid = urlsplit(""), False
+    if not valid or address.username or address.password or address.query or address.fragment:
         raise ConfigError(
             f"{key} gives {name} an address that is not of the form https://HOST/PATH. "
             "Keys and tokens belong in the environment, never here."

@@ -1,7 +1,7 @@
-"""A party's trackers, each in a thread of its own: whoever logs never waits, and none of them ends a run.
+"""The trackers of a server or client, each in its own thread: logging never waits, and a tracker never ends a run.
 
-What a tracker was given is noted beside its files, `NAME.json` in the trackers' folder: its run's id, and how far it
-came with each series. So a resumed run goes on in the same tracker's run, and no point is given twice.
+A file beside each tracker's files, `NAME.json` in the trackers' folder, records its run id and the last step of each
+series. So a resumed run continues the same tracker run, and no point is logged twice.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from .names import Use
 
 LOGGER = logging.getLogger("fedgrpo.trackers")
 MOST_WAITING = 10_000
-"""Points that may wait for a tracker. One that is so far behind is left out."""
+"""Points that may wait for a tracker. A tracker that falls further behind is dropped."""
 CLOSE_S = 15.0
-"""Seconds that the end of a run waits for all its trackers together."""
+"""Seconds to wait at the end of a run, for all trackers together."""
 SECRETS = ("WANDB_API_KEY", "MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_PASSWORD", "HF_TOKEN", "TRACKIO_WRITE_TOKEN")
 
 
@@ -40,23 +40,23 @@ class Point:
 
 
 class Trackers:
-    """The trackers that a party uses. None of its methods raises, and none waits, but for `close`."""
+    """All trackers of a server or client. The methods never raise, and only `close` waits."""
 
     def __init__(self, uses: Sequence[Use], place: Place) -> None:
-        """Start them.
+        """Start the trackers.
 
         Args:
-            place: its folder is that of all of them; each gets one of its own in it.
+            place: its folder is for all of them; each gets a subfolder.
         """
         self._all = [_Tracker(use.name, replace(place, folder=place.folder / use.name, url=use.url)) for use in uses]
 
     def log(self, point: Point) -> None:
-        """Give every tracker a point, unless it has had this step of the series, or a later one, already."""
+        """Give every tracker a point, unless it already has this or a later step of the series."""
         for tracker in self._all:
             tracker.give(point)
 
     def end(self) -> None:
-        """Tell the trackers that nothing more comes, and do not wait for them."""
+        """End the trackers without waiting for them."""
         for tracker in self._all:
             tracker.end()
 
@@ -70,11 +70,11 @@ class Trackers:
 
 @dataclass(eq=False)
 class _Tracker:
-    """One tracker: a queue, a thread that empties it into the library, and a note of what it was given."""
+    """One tracker: a queue, a thread that passes points to the library, and a record of what was logged."""
 
     name: str
     place: Place
-    given: dict[str, int] = field(default_factory=dict[str, int])
+    logged: dict[str, int] = field(default_factory=dict[str, int])
     """Series -> last step."""
     failed: bool = False
 
@@ -95,7 +95,7 @@ class _Tracker:
         self._thread.join(seconds)
         if self._thread.is_alive() and not self.failed:
             self.failed = True
-            LOGGER.warning("%s has not finished after %.0f s, and is not waited for.", self.name, CLOSE_S)
+            LOGGER.warning("%s has not finished after %.0f s; continuing without waiting for it.", self.name, CLOSE_S)
 
     def _put(self, point: Point | None) -> None:
         try:
@@ -104,7 +104,7 @@ class _Tracker:
             self._leave_out(f"{MOST_WAITING} points wait for it")
 
     def _work(self) -> None:
-        # Whatever a tracker's library may raise, training goes on: this is the shell that stands between them.
+        # Training continues whatever a tracker's library raises, so this catches every exception.
         try:
             self.place.folder.mkdir(parents=True, exist_ok=True)
             opened = self._opened()
@@ -118,20 +118,20 @@ class _Tracker:
         known = ""
         if self._note.exists():
             note: dict[str, Any] = json.loads(self._note.read_bytes())
-            known, self.given = str(note["run"]), dict(note["given"])
+            known, self.logged = str(note["run"]), dict(note["given"])
         opened = OPENERS[self.name](self.place, known)
         self._write(opened.id)
         return opened
 
     def _log(self, opened: Opened, point: Point) -> None:
-        if point.step <= self.given.get(point.series, -1):
+        if point.step <= self.logged.get(point.series, -1):
             return
         opened.log(point.step, point.figures)
-        self.given[point.series] = point.step
+        self.logged[point.series] = point.step
         self._write(opened.id)
 
     def _write(self, run: str) -> None:
-        write_atomic(self._note, json.dumps({"run": run, "given": self.given}).encode())
+        write_atomic(self._note, json.dumps({"run": run, "given": self.logged}).encode())
 
     def _leave_out(self, reason: str) -> None:
         if not self.failed:
@@ -140,7 +140,7 @@ class _Tracker:
 
 
 def without_secrets(text: str, environment: Mapping[str, str] = os.environ) -> str:
-    """A text in which no token of the environment stands."""
+    """Return a text with every token of the environment replaced by its variable's name."""
     for name in SECRETS:
         if secret := environment.get(name):
             text = text.replace(secret, f"({name})")
@@ -148,9 +148,9 @@ def without_secrets(text: str, environment: Mapping[str, str] = os.environ) -> s
 
 
 def last_step(folder: Path, series: str) -> int:
-    """The last step of a series that any tracker in the folder was given; 0 where none was."""
+    """Return the last step of a series that any tracker in the folder has logged; 0 if there is none."""
     steps = [0]
     for note in folder.glob("*.json"):
-        with contextlib.suppress(OSError, ValueError, LookupError, TypeError):  # its tracker says that it is damaged
+        with contextlib.suppress(OSError, ValueError, LookupError, TypeError):  # its tracker reports a damaged file
             steps.append(int(json.loads(note.read_bytes())["given"].get(series, 0)))
     return max(steps)

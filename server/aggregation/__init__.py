@@ -1,4 +1,4 @@
-"""From many updates to one: weights, robust rules, each method's aggregation, the server's optimizer.
+"""From many updates to one: weights, robust rules, the aggregation of each method, the server's optimizer.
 
 Pure functions; no files, no Flower.
 """

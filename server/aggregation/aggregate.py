@@ -23,7 +23,7 @@ from .state import Memory, State
 from .weights import KEPT_ROUNDS, shares
 
 MASTER = "master"
-"""In the memory: the adapter before it was rounded."""
+"""Key in the memory of the adapter before it was rounded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,9 +65,9 @@ class Step:
     adapter: Adapter
     memory: Memory
     error: float
-    """`Products.error` of the fold, before the server's optimizer."""
+    """`Products.error` of the aggregation, before the server's optimizer."""
     shares: dict[str, float]
-    """What each client counted, after a rule that chooses."""
+    """Share of each client, after a rule that selects clients."""
 
 
 def aggregate(state: State, updates: Mapping[str, ReceivedUpdate], settings: RunConfig) -> tuple[State, Diagnostics]:
@@ -139,12 +139,12 @@ def clip_limit(intake: Intake, median_norm: float) -> float:
 def next_adapter(
     current: Adapter, memory: Memory, given: Mapping[str, ClientUpdate], settings: Aggregation, codec: str = "fp32"
 ) -> Step:
-    """The next global adapter: the current one, moved by what the clients gave.
+    """Return the next global adapter: the current one, moved by the clients' updates.
 
     Args:
-        memory: what this function returned the round before; empty before the first.
-        given: by organisation, in any order. Who has no share is not read.
-        codec: to what the adapter is rounded (`compression.down`); the unrounded one is kept in the memory.
+        memory: what this function returned in the round before; empty before the first.
+        given: updates by organisation, in any order. Updates without a share are not read.
+        codec: codec that the adapter is rounded for (`compression.down`); the memory keeps the unrounded one.
     """
     if MASTER in memory:
         current = replace(current, vector=memory[MASTER].astype(np.float32))
@@ -160,10 +160,10 @@ def next_adapter(
 
 
 def step_factors(shares: Mapping[str, float], steps: Mapping[str, int]) -> dict[str, float]:
-    """What normalises deltas where clients took different numbers of steps tau_k.
+    """Return the factors that normalise deltas of clients with different numbers of steps tau_k.
 
-    Who took more would pull the mean towards its own optimum (FedNova, Wang et al. 2020, arXiv:2007.07481, eq. 8, with
-    the mean number of steps as the effective one):
+    A client that took more would pull the mean towards its own optimum (FedNova, Wang et al. 2020, arXiv:2007.07481,
+    eq. 8, with the mean number of steps as the effective one):
 
         factor_k = (sum_j p_j tau_j) / tau_k
     """
@@ -174,7 +174,7 @@ def step_factors(shares: Mapping[str, float], steps: Mapping[str, int]) -> dict[
 
 
 def clip_factors(norms: Mapping[str, float], limit: float) -> dict[str, float]:
-    """What scales longer deltas down to a length."""
+    """Return the factors that scale longer deltas down to a norm."""
     return {name: limit / norm if norm > limit else 1.0 for name, norm in norms.items()}
 
 
@@ -190,7 +190,7 @@ def _chosen(contributions: list[ClientUpdate], settings: Aggregation) -> list[Cl
 
 
 def _alike(contributions: Sequence[ClientUpdate]) -> list[Slices]:
-    """The deltas at the largest rank among them. Where ranks differ, all of them are in memory."""
+    """Return the deltas at the largest rank among them. If ranks differ, all of them are in memory."""
     largest = max((c.schema for c in contributions), key=lambda schema: schema.rank)
     if all(c.schema.rank == largest.rank for c in contributions):
         return [c.delta for c in contributions]
@@ -200,7 +200,7 @@ def _alike(contributions: Sequence[ClientUpdate]) -> list[Slices]:
 def _folded(
     current: Adapter, memory: Memory, contributions: Sequence[ClientUpdate], settings: Aggregation
 ) -> tuple[Adapter, Memory, float]:
-    """(the next adapter, the optimizer's memory, the fold's error)."""
+    """Return (the next adapter, the optimizer's memory, the error of the aggregation)."""
     holders = settings.rank_weights == "holders"
     if not METHODS[settings.method].linear:
         rate = settings.server_learning_rate

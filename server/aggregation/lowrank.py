@@ -17,7 +17,7 @@ Matrix = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """L R, as its two factors: left (out, n), right (n, in), float64."""
+    """A product L R, as its two factors: left (out, n), right (n, in), float64."""
 
     left: Matrix
     right: Matrix
@@ -29,16 +29,16 @@ class Product:
         return float(np.linalg.norm(left @ right.T))
 
     def plus(self, other: Product, factor: float = 1.0) -> Product:
-        """L R + factor * (the other's L R)."""
+        """Return L R + factor * (the other's L R)."""
         left = np.concatenate([self.left, factor * other.left], axis=1)
         return Product(left, np.concatenate([self.right, other.right]))
 
     def dense(self) -> Matrix:
-        """L R itself."""
+        """Return L R as a dense matrix."""
         return self.left @ self.right
 
     def truncated(self, rank: int) -> tuple[Matrix, Matrix, Matrix]:
-        """(U, S, V'), the best approximation of a rank: shapes (out, k), (k,), (k, in), k at most `rank`."""
+        """Return (U, S, V'), the best approximation of a rank: shapes (out, k), (k,), (k, in), k at most `rank`."""
         q_left, t_left = np.linalg.qr(self.left)
         q_right, t_right = np.linalg.qr(self.right.T)
         u, s, vt = np.linalg.svd(t_left @ t_right.T, full_matrices=False)

@@ -1,12 +1,13 @@
-"""The fold of each method: from the current global adapter and the clients' deltas to the next adapter.
+"""The aggregation of each method: from the current global adapter and the clients' deltas to the next adapter.
 
 With w_k a client's coefficient (its share, where all took as many steps), client k's product moved from B A to B_k A_k,
-and what every fold is after is
+and the target of every aggregation is
 
     W + B A + sum_k w_k (B_k A_k - B A)
 
-A client of rank r < R was given the first r components, and moved those. With `rank-weights = holders` the w_k of
-component i are scaled to what all clients' sum to: what only some can train is not diluted by those who cannot
+A client of rank r < R gets the first r components, and moves those. With `rank-weights = holders` the w_k of component
+i
+are scaled to the sum over all clients: a component that only some clients can train is not diluted by the others
 (raFLoRA, rank-partitioned weights).
 """
 
@@ -28,13 +29,13 @@ Aggregator = Callable[[Adapter, Sequence[ClientUpdate], bool], Adapter]
 BLOCK, AT_ONCE = 1 << 16, 8
 """Coordinates and vectors summed at a time: few enough for a processor's cache."""
 ROW_NORM = 3**-0.5
-"""Norm of a row of A when training begins (uniform in +-1/sqrt(in)); the SVD's rows are given the same."""
+"""Norm of a row of A when training begins (uniform in +-1/sqrt(in)); the SVD's rows are scaled to it."""
 
 
 def mean_delta(current: Adapter, given: Sequence[ClientUpdate], holders: bool) -> Wide:
     """sum_k w_k delta_k in float64, deltas of smaller rank padded with zeros (McMahan et al. 2017, arXiv:1602.05629).
 
-    Sums in the order given, which is that of the organisations' names: it does not depend on who replied first.
+    Sums in the order of `given`, which is that of the organisations' names, so the order of replies does not matter.
     """
     schema = current.schema
     if all(c.schema.sha256 == schema.sha256 for c in given):
@@ -43,14 +44,14 @@ def mean_delta(current: Adapter, given: Sequence[ClientUpdate], holders: bool) -
     for c, weights in zip(given, component_weights(schema, given, holders), strict=True):
         fitted = c.fitted(schema).astype(np.float64)
         for (_, factor), part in split(schema, fitted).items():
-            if factor in ("A", "B"):  # W is nobody's
+            if factor in ("A", "B"):  # W is not trained by any client
                 part *= weights if factor == "B" else weights[:, None]
         total += fitted
     return total
 
 
 def _weighted_sum(weights: Sequence[float], vectors: Sequence[Slices]) -> Wide:
-    """sum_k w_k x_k in float64, a block of coordinates and some vectors at a time: that much is converted, in cache."""
+    """Return sum_k w_k x_k in float64, computed in blocks of coordinates and vectors that fit in the cache."""
     total = np.zeros(vectors[0].size)
     wide = np.empty((AT_ONCE, BLOCK))
     for first in range(0, len(vectors), AT_ONCE):
@@ -72,8 +73,8 @@ def fold_mean(current: Adapter, given: Sequence[ClientUpdate], holders: bool) ->
 def fold_svd(current: Adapter, given: Sequence[ClientUpdate], holders: bool) -> Adapter:
     """The best approximation, of the adapter's rank, of the mean product (FlexLoRA, Bai et al. 2024, arXiv:2402.11505).
 
-    Components come in order of their singular values, so a client of smaller rank is given the largest. A's rows have
-    the norm they have before training, also where the singular value is 0: such a component can still be trained.
+    Components are in order of their singular values, so a client of smaller rank gets the largest. A's rows have the
+    norm they have before training, even if the singular value is 0: such a component can still be trained.
     """
     products, schema = Products(current, given, component_weights(current.schema, given, holders)), current.schema
     parts: dict[Key, Wide] = {}
@@ -81,7 +82,7 @@ def fold_svd(current: Adapter, given: Sequence[ClientUpdate], holders: bool) -> 
         u, s, vt = products.total(module).truncated(schema.rank)
         a, b = np.zeros(schema.shape(module, "A")), np.zeros(schema.shape(module, "B"))
         a[: len(s)], b[:, : len(s)] = vt * ROW_NORM, u * (s / ROW_NORM)
-        if len(s) < schema.rank:  # rows at right angles to these, so that every component can still be trained
+        if len(s) < schema.rank:  # orthogonal rows, so that every component can still be trained
             whole, _ = np.linalg.qr(np.concatenate([vt, current.lora(module)[0].astype(np.float64)]).T)
             spare = whole.T[len(s) : schema.rank]
             a[len(s) : len(s) + len(spare)] = spare * ROW_NORM
@@ -96,7 +97,7 @@ def fold_fedex(current: Adapter, given: Sequence[ClientUpdate], holders: bool) -
 
 
 def fold_flora(current: Adapter, given: Sequence[ClientUpdate], holders: bool) -> Adapter:
-    """All of the mean product goes into W, and A and B begin anew (FLoRA: stacked factors, merged into the base)."""
+    """All of the mean product goes into W, and A and B are reset (FLoRA: stacked factors, merged into the base)."""
     anew = Adapter.initial(current.schema)
     parts = {**anew.parts(), **{key: part for key, part in current.parts().items() if key[1] == "W"}}
     anew = Adapter.from_parts(current.schema, parts)
@@ -104,7 +105,8 @@ def fold_flora(current: Adapter, given: Sequence[ClientUpdate], holders: bool) -
 
 
 def _with_rest_in_residual(adapter: Adapter, products: Products) -> Adapter:
-    """`adapter` with a W that makes the whole exactly what the fold is after. Dense: out x in numbers per layer."""
+    """Return `adapter` with a W that makes the whole exactly the target of the aggregation. Dense: out x in numbers per
+    layer."""
     parts: dict[Key, npt.NDArray[np.floating]] = dict(adapter.parts())
     for module in adapter.schema.modules:
         a, b = (factor.astype(np.float64) for factor in adapter.lora(module))

@@ -1,4 +1,5 @@
-"""The clients' products B_k A_k as sums of factors: what an exact fold is after, and how far a fold is from it."""
+"""The clients' products B_k A_k as sums of factors: the target of the aggregation, and the error of an aggregation
+against it."""
 
 from __future__ import annotations
 
@@ -19,15 +20,15 @@ CANCELS = 1e-12
 
 
 class Slices(Protocol):
-    """What gives float32 by slices."""
+    """A float32 vector that is read by slices."""
 
     @property
     def size(self) -> int:
-        """How many there are."""
+        """Length of the vector."""
         ...
 
     def __getitem__(self, part: slice, /) -> Vector:
-        """Some of them."""
+        """Return a slice of the vector."""
         ...
 
 
@@ -61,7 +62,7 @@ class ClientUpdate:
 
 
 def component_weights(schema: AdapterSchema, given: Sequence[ClientUpdate], holders: bool) -> Wide:
-    """w_k of each component, shape (K, rank): zero where a client's rank does not reach it."""
+    """Return w_k of each component, shape (K, rank): zero beyond a client's rank."""
     weights = np.zeros((len(given), schema.rank))
     for row, c in zip(weights, given, strict=True):
         row[: c.schema.rank] = c.coefficient
@@ -81,7 +82,7 @@ class Products:
     weights: Wide
 
     def move(self, module: Module) -> Product:
-        """sum_k w_k (B_k A_k - B A) of one layer. Where one factor alone was trained, the other is not repeated."""
+        """Return sum_k w_k (B_k A_k - B A) of one layer. If only one factor was trained, the other is not repeated."""
         a, b = (factor.astype(np.float64) for factor in self.current.lora(module))
         trained = self._trained
         if "A" not in trained:  # sum_k w_k dB_k, times A
@@ -91,7 +92,7 @@ class Products:
         return self._stacked(module, -self.weights.sum(axis=0))
 
     def total(self, module: Module) -> Product:
-        """B A + sum_k w_k (B_k A_k - B A) of one layer, without the components that cancel."""
+        """Return B A + sum_k w_k (B_k A_k - B A) of one layer, without the components that cancel."""
         kept = 1 - self.weights.sum(axis=0)
         kept[np.abs(kept) < CANCELS] = 0.0
         stacked = self._stacked(module, kept)
@@ -101,11 +102,11 @@ class Products:
         return Product(stacked.left[:, used], stacked.right[used])
 
     def error(self, following: Adapter) -> float:
-        """How far a fold is from what it is after, relative to the length of that.
+        """Return the distance of an aggregation from its target, relative to the length of the target's move.
 
             || dW - sum_k w_k dW_k || / || sum_k w_k dW_k ||,   over all layers
 
-        0 where no client moved.
+        0 if no client moved.
         """
         scale, wrong, whole = self.current.schema.scale, 0.0, 0.0
         for module in self.current.schema.modules:
@@ -122,7 +123,7 @@ class Products:
         return (wrong / whole) ** 0.5 if whole else 0.0
 
     def _stacked(self, module: Module, kept: Wide) -> Product:
-        """Every client's product beside `kept` of each component of the current one."""
+        """Return every client's product beside `kept` of each component of the current one."""
         a, b = (factor.astype(np.float64) for factor in self.current.lora(module))
         lefts, rights = [b * kept], [a]
         for c, weights in zip(self.given, self.weights, strict=True):
@@ -133,7 +134,7 @@ class Products:
 
     @cached_property
     def _trained(self) -> set[str]:
-        """Which of A and B any client moved: of those that the vector does not hold, B is computed and moved."""
+        """Which of A and B any client moved; if the vector holds neither, B is computed and moved."""
         holds = set(self.current.schema.holds)
         if not holds & {"A", "B"}:
             return {"B"}

@@ -1,5 +1,6 @@
-"""The server's optimizers: the mean delta is a gradient, and each makes a step of it (FedOpt, Reddi et al. 2021,
-arXiv:2003.00295). Pairs of pure functions, `init` and `apply`; what they remember is part of the checkpoint.
+"""The server's optimizers, which treat the mean delta as a gradient (FedOpt, Reddi et al. 2021, arXiv:2003.00295).
+
+Pairs of pure functions, `init` and `apply`; their memory is part of the checkpoint.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ Wide = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Optimizer:
-    """One rule."""
+    """One server optimizer."""
 
     init: Callable[[int], Memory]
-    """What it remembers before the first round, for so many numbers."""
+    """Returns the memory before the first round, for vectors of a size."""
     apply: Callable[[Wide, Memory, Aggregation], tuple[Wide, Memory]]
-    """(step, what it remembers now) from the mean delta."""
+    """Returns (step, new memory) for a mean delta."""
 
 
 def _sgd(move: Wide, memory: Memory, settings: Aggregation) -> tuple[Wide, Memory]:

@@ -11,7 +11,7 @@ from ...common.messages.messages import Update
 
 NEGLIGIBLE = 1e-6
 KEPT_ROUNDS = 5
-"""Rounds of its own mean reward that a client's relative gain is measured against."""
+"""Rounds of a client's mean reward that its relative gain is measured against."""
 
 
 def raw_weight(update: Update, rule: str, history: Sequence[float] = ()) -> float:
@@ -39,12 +39,13 @@ def raw_weight(update: Update, rule: str, history: Sequence[float] = ()) -> floa
 
 
 def shares(weights: Mapping[str, float], max_share: float, min_share: float = 0.0) -> dict[str, float]:
-    """Weights scaled to sum to 1, each within `min_share` and `max_share` (1/K, where K clients cannot satisfy one).
+    """Return weights scaled to sum to 1, each within `min_share` and `max_share` (1/K, where K clients cannot satisfy
+    one).
 
         share_k = min(max(c * w_k, min_share), max_share), with the c for which they sum to 1
 
-    A client without weight has no share, nor has one with less than a millionth of the largest weight. All are
-    zero where every weight is zero.
+    The share of a client without weight, or with less than a millionth of the largest weight, is 0. All are zero if
+    every weight is zero.
     """
     largest = max(weights.values(), default=0.0)
     counted = {name: weights[name] for name in sorted(weights) if weights[name] > NEGLIGIBLE * largest}

@@ -1,1 +1,1 @@
-"""Running a federation on this machine: the in-process grid, workers, loopback processes, partitioning, faults."""
+"""Running a federation on this machine: the in-process grid, workers, real local processes, partitioning, faults."""

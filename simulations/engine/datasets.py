@@ -1,4 +1,4 @@
-"""What simulated clients train and are tested on: the built-in world, or GSM8K."""
+"""Data of simulated clients: the built-in world, or GSM8K."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ HUB_NAME = "openai/gsm8k"
 GSM8K_MARK = "####"
 BUILTIN_PROBLEMS = 1600
 TEST_SEED = 1
-"""Held-out problems are the same for every run, so that runs can be compared."""
+"""Held-out problems are the same in every run, so that runs can be compared."""
 STEP = re.compile(r"<<.*?>>")
 
 
 def load_problems(config: RunConfig) -> tuple[list[Problem], list[Problem]]:
-    """(training problems, held-out problems) of the scenario's dataset.
+    """Return (training problems, held-out problems) of the scenario's dataset.
 
     Raises:
-        ConfigError: the files are absent, or the Hub cannot be reached.
-        DataError: a line is not a problem; file and line are named.
+        ConfigError: the files are missing, or the Hub cannot be reached.
+        DataError: a line is not a problem; names file and line.
     """
     settings = config.simulation
     if settings.dataset == "builtin":
         if settings.data:
             raise ConfigError(
-                f"simulation.data (--data) is {settings.data}, but this scenario makes its problems itself and "
-                "would not read it. Take a scenario with data, as in: fedgrpo simulate gsm8k --data DIR."
+                f"simulation.data (--data) is {settings.data}, but this scenario generates its problems and would "
+                "not read it. Use a scenario with data, as in: fedgrpo simulate gsm8k --data DIR."
             )
         count = settings.problems or BUILTIN_PROBLEMS
         train = world.problems("train", count, config.federation.seed)
@@ -54,7 +54,7 @@ def load_problems(config: RunConfig) -> tuple[list[Problem], list[Problem]]:
 def gsm8k_problem(row: Mapping[str, Any], where: str) -> Problem:
     """Return a GSM8K row as a problem: the reference is what follows `####`; `steps` counts its calculations.
 
-    The reference is never read from the last `<<...>>`, which differs from it in some five percent of the problems.
+    The reference is never read from the last `<<...>>`, which differs from it in about five percent of the problems.
     """
     working, reference = split_reference(where, text_of(where, row, "answer"), GSM8K_MARK)
     steps = len(STEP.findall(working)) or len(working.strip().splitlines()) or 1
@@ -82,5 +82,5 @@ def _gsm8k_rows(split: str, folder: str) -> Iterable[Row]:
 def _take(problems: list[Problem], count: int, seed: int) -> list[Problem]:
     if not count or count >= len(problems):
         return problems
-    chosen = sorted(random.Random(seed).sample(range(len(problems)), count))
-    return [problems[i] for i in chosen]
+    indices = sorted(random.Random(seed).sample(range(len(problems)), count))
+    return [problems[i] for i in indices]

@@ -1,4 +1,4 @@
-"""Simulated clients that are not as they should be: without signal, slow, or hostile. No part of a real client."""
+"""Simulated faulty and malicious clients: without signal, slow, or poisoning. Never part of a real client."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ POISONERS = ("sign-flip", "scale", "inverted-reward")
 
 @dataclass(frozen=True, slots=True)
 class FaultyLearner:
-    """A learner with a fault: a `Learner`."""
+    """A `Learner` with a fault."""
 
     inner: Learner
     fault: str
 
     def capabilities(self) -> Capabilities:
-        """Who we are, as if nothing were wrong."""
+        """Return the capabilities, as if there were no fault."""
         return self.inner.capabilities()
 
     def train(self, task: TrainTask) -> Update:
-        """Train a round, and spoil it."""
+        """Train a round, and apply the fault."""
         start = time.monotonic()
         update = self.inner.train(task)
         match self.fault:
@@ -50,13 +50,13 @@ class FaultyLearner:
                 raise ConfigError(f"There is no fault {other} (simulation.faults).")
 
     def evaluate(self, task: EvaluateTask) -> Evaluation:
-        """Answer the held-out problems. A poisoner tells the reward gate the opposite of what it found."""
-        found = self.inner.evaluate(task)
-        return replace(found, total=_opposite(found.total)) if self.fault in POISONERS else found
+        """Answer the held-out problems. A poisoner reports the opposite of the result to the reward gate."""
+        evaluation = self.inner.evaluate(task)
+        return replace(evaluation, total=_opposite(evaluation.total)) if self.fault in POISONERS else evaluation
 
 
 def spoiled(rewards: tuple[Reward, ...], fault: str) -> tuple[Reward, ...]:
-    """The rewards of a client with a fault of its rewards; the same ones where it has another."""
+    """Return the rewards of a client with a fault in its rewards; unchanged for other faults."""
     match fault:
         case "inverted-reward":
             return tuple(replace(reward, weight=-reward.weight) for reward in rewards)
@@ -70,9 +70,9 @@ def spoiled(rewards: tuple[Reward, ...], fault: str) -> tuple[Reward, ...]:
 
 def _saturated(function: Callable[..., Any]) -> Callable[..., Any]:
     def nearly_constant(prompts: Any, completions: Any, **columns: Any) -> list[float | None]:
-        found = function(prompts=prompts, completions=completions, **columns)
+        values = function(prompts=prompts, completions=completions, **columns)
         informative = [zlib.crc32(repr(p).encode()) % SATURATED_BUT_ONE_IN == 0 for p in prompts]
-        return [value if counts else 1.0 for value, counts in zip(found, informative, strict=True)]
+        return [value if counts else 1.0 for value, counts in zip(values, informative, strict=True)]
 
     return nearly_constant
 

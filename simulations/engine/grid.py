@@ -1,7 +1,7 @@
-"""An in-process Flower grid: real ServerApp, real ClientApp, messages serialised as on the wire, no network.
+"""An in-process Flower grid: real ServerApp, real ClientApp, serialised messages, no network.
 
-Each simulated node belongs to one lane, and a lane does one message at a time, as a SuperNode does. A lane is this
-process (`LocalWorker`, for tests and one core) or a worker process of its own (`worker.ProcessWorker`).
+Each simulated node belongs to one worker, and a worker handles one message at a time, as a SuperNode does. A worker is
+this process (`LocalWorker`, for tests and one core) or a separate process (`worker.ProcessWorker`).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ NodeConfig = dict[str, int | float | str | bool]
 
 @dataclass(frozen=True, slots=True)
 class SerializedMessage:
-    """A serialised message: what would cross the network, plus the id that the SuperLink keeps beside it."""
+    """A serialised message as it would cross the network, with the id that the SuperLink stores beside it."""
 
     message_id: str
     root: str
@@ -47,7 +47,7 @@ class SerializedMessage:
         return cls(message_id, message.object_id, objects, metadata.dst_node_id, metadata.created_at + metadata.ttl)
 
     def open(self) -> Message:
-        """The message again, sharing nothing with the one that was packed."""
+        """Return the message, which shares nothing with the one that was packed."""
         message = inflate_object_from_contents(self.root, dict(self.objects))
         assert isinstance(message, Message)
         set_message_id(message, self.message_id)
@@ -55,19 +55,19 @@ class SerializedMessage:
 
 
 class Worker(Protocol):
-    """Does messages of some nodes, one at a time."""
+    """Something that answers the messages of some nodes, one at a time."""
 
     def answer(self, serialized: SerializedMessage) -> SerializedMessage:
-        """The reply to a message; a failure of the client is a reply too."""
+        """Return the reply to a message; a failure of the client is a reply too."""
         ...
 
     def close(self) -> None:
-        """Free what the lane holds."""
+        """Free what the worker holds."""
         ...
 
 
 class LocalWorker:
-    """Runs the ClientApp in this process."""
+    """A worker in this process, on a ClientApp."""
 
     def __init__(
         self, app: ClientApp, node_configs: Mapping[int, NodeConfig], run_config: Mapping[str, object]
@@ -79,7 +79,7 @@ class LocalWorker:
         }
 
     def answer(self, serialized: SerializedMessage) -> SerializedMessage:
-        """Have the ClientApp answer."""
+        """Let the ClientApp answer a message."""
         message = serialized.open()
         if time.time() > serialized.expires_at:
             return SerializedMessage.pack(Message(Error(EXPIRED, "the message expired"), reply_to=message), "")
@@ -90,14 +90,18 @@ class LocalWorker:
         return SerializedMessage.pack(reply, uuid.uuid4().hex)
 
     def close(self) -> None:
-        """Nothing to free."""
+        """Do nothing: there is nothing to free."""
 
 
 class LocalGrid(Grid):
-    """Carries messages between the ServerApp and the lanes."""
+    """The transport of messages between the ServerApp and the workers."""
 
     def __init__(self, workers: Mapping[int, Worker]) -> None:
-        """`workers` maps each node id to the lane that does its messages; several nodes may share one."""
+        """Start a thread per worker.
+
+        Args:
+            workers: node id -> the worker that answers its messages; several nodes may share one.
+        """
         identify_process()
         self._workers = dict(workers)
         distinct: Sequence[Worker] = list({id(worker): worker for worker in workers.values()}.values())
@@ -106,7 +110,7 @@ class LocalGrid(Grid):
         self._waiting: dict[str, Future[SerializedMessage]] = {}
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        """Hand messages to their lanes."""
+        """Pass messages to their workers, and return their ids."""
         ids: list[str] = []
         for message in messages:
             message_id = uuid.uuid4().hex
@@ -118,12 +122,12 @@ class LocalGrid(Grid):
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        """Replies that have come; each is given out once."""
-        done = [i for i in message_ids if i in self._waiting and self._waiting[i].done()]
-        return [self._waiting.pop(i).result().open() for i in done]
+        """Return the replies that have arrived; each is returned once."""
+        ready = [i for i in message_ids if i in self._waiting and self._waiting[i].done()]
+        return [self._waiting.pop(i).result().open() for i in ready]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
-        """Push, and wait for the replies."""
+        """Send messages, and wait for the replies."""
         waiting = self.push_messages(messages)
         end = time.monotonic() + (timeout if timeout is not None else float("inf"))
         replies: list[Message] = []
@@ -135,15 +139,15 @@ class LocalGrid(Grid):
     def create_message(
         self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
     ) -> Message:
-        """A message to a node."""
+        """Create a message to a node."""
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> list[int]:
-        """All simulated nodes."""
+        """Return the ids of all simulated nodes."""
         return sorted(self._workers)
 
     def set_run(self, run: Run) -> None:
-        """Flower asks for this; a simulation has no run record."""
+        """Store the run record, as Flower's interface asks; a simulation has none."""
         self._run = run
 
     @property
@@ -152,8 +156,8 @@ class LocalGrid(Grid):
         return self._run
 
     def close(self) -> None:
-        """End the lanes. Work under way is not waited for."""
+        """End the workers without waiting for messages in progress."""
         for pool in self._pools.values():
-            pool.shutdown(wait=False, cancel_futures=True)  # first: else a lane would go on with what is queued
+            pool.shutdown(wait=False, cancel_futures=True)  # first, or a worker would continue with queued messages
         for worker in self._distinct:
             worker.close()

@@ -1,4 +1,4 @@
-"""Dividing a dataset among clients. Every problem goes to exactly one of them."""
+"""Partitioning of a dataset over clients. Every problem goes to exactly one of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MAX_DRAWS = 200
 
 
 def partition(problems: Sequence[Problem], config: RunConfig) -> list[list[Problem]]:
-    """The clients' shards, as `simulation.partition` says.
+    """Return the clients' shards, as `simulation.partition` says.
 
     - iid: shuffled and dealt.
     - dirichlet: each label's problems divided by a draw from Dirichlet(alpha) (Hsu et al. 2019, arXiv:1909.06335).
@@ -23,17 +23,17 @@ def partition(problems: Sequence[Problem], config: RunConfig) -> list[list[Probl
     - size: shuffled, shard sizes drawn from Dirichlet(alpha).
     - difficulty: sorted by the number of steps, client 0 gets the easiest.
 
-    A draw that leaves a client too little for one step is drawn again.
+    A draw that leaves a client too little for one step is repeated.
 
     Raises:
-        ConfigError: there are too few problems for so many clients, or no such label.
+        ConfigError: there are too few problems for the clients, or the label does not exist.
     """
     settings, seed = config.simulation, derived_seed(config.federation.seed, "partition")
     clients, least = settings.clients, config.grpo.prompts_per_step
     if len(problems) < clients * least:
         raise ConfigError(
             f"{len(problems)} problems are too few for {clients} clients: each needs at least {least} for one step "
-            "(batch size / num-generations). Take fewer clients or more problems."
+            "(batch size / num-generations). Use fewer clients or more problems."
         )
     rng = np.random.default_rng(seed)
     match settings.partition:
@@ -67,11 +67,11 @@ def _labels(problems: Sequence[Problem], name: str) -> list[str]:
 
 def _by_label(labels: Sequence[str], clients: int, least: int) -> list[list[int]]:
     values = sorted(set(labels))
-    parts = [[i for i, own in enumerate(labels) if values.index(own) % clients == k] for k in range(clients)]
+    parts = [[i for i, label in enumerate(labels) if values.index(label) % clients == k] for k in range(clients)]
     if min(map(len, parts)) < least:
         raise ConfigError(
-            f"simulation.partition = label gives each value to one client, and there are {len(values)} values for "
-            f"{clients} clients with at least {least} problems each. Take fewer clients, or another label."
+            f"simulation.partition = label gives each value to one client, but there are {len(values)} values for "
+            f"{clients} clients with at least {least} problems each. Use fewer clients, or another label."
         )
     return parts
 
@@ -82,10 +82,10 @@ def _dirichlet(
     for _ in range(MAX_DRAWS):
         parts: list[list[int]] = [[] for _ in range(clients)]
         for label in sorted(set(labels)):
-            members = rng.permutation([i for i, own in enumerate(labels) if own == label])
+            members = rng.permutation([i for i, value in enumerate(labels) if value == label])
             cuts = np.cumsum(rng.dirichlet([alpha] * clients))[:-1] * len(members)
-            for part, found in zip(parts, np.split(members, cuts.round().astype(int)), strict=True):
-                part += found.tolist()
+            for part, piece in zip(parts, np.split(members, cuts.round().astype(int)), strict=True):
+                part += piece.tolist()
         if min(map(len, parts)) >= least:
             return [rng.permutation(part).tolist() for part in parts]
     raise _too_uneven(alpha, clients, least)
@@ -103,5 +103,5 @@ def _sizes(count: int, alpha: float, clients: int, least: int, rng: np.random.Ge
 def _too_uneven(alpha: float, clients: int, least: int) -> ConfigError:
     return ConfigError(
         f"In {MAX_DRAWS} draws, simulation.partition-alpha = {alpha:g} never gave each of {clients} clients at least "
-        f"{least} problems. Raise alpha, or take fewer clients."
+        f"{least} problems. Raise alpha, or use fewer clients."
     )

@@ -1,6 +1,6 @@
-"""What a simulated client tells the person who runs the simulation: steps, a few completions, and what was right.
+"""Progress and sample logging for simulated clients: steps, a few completions, and which answers are correct.
 
-Goes out through `logging` and, from a worker process, through the pipe to the parent. A real client tells nobody.
+Records go through `logging` and, from a worker process, through the pipe to the parent. A real client sends none.
 """
 
 from __future__ import annotations
@@ -28,19 +28,23 @@ if TYPE_CHECKING:
 LOGGER = logging.getLogger("fedgrpo.client.progress")
 SAMPLES_PER_CLIENT = 3
 KEYS = {SAMPLES: ("round", "attempt", "client", "question"), ANSWERS: ("round", "attempt", "decoding", "client")}
-"""File of a run folder -> what makes a line of it another one."""
+"""File of a run folder -> fields that identify a line in it."""
 
 
 class Reporter(Watcher):
-    """Logs the steps and the answers of one simulated organisation."""
+    """A watcher that logs the steps and answers of one simulated organisation."""
 
     def __init__(self, organisation: str, held_out: Sequence[int]) -> None:
-        """`held_out`: where its problems stand among the scenario's held-out ones."""
+        """Report for an organisation.
+
+        Args:
+            held_out: positions of its problems among the scenario's held-out problems.
+        """
         self._organisation = organisation
         self._held_out = held_out
 
     def step(self, number: int, figures: Mapping[str, float]) -> None:
-        """A record with `organisation`, `step` and `reward`."""
+        """Log a record with `organisation`, `step` and `reward`."""
         reward = figures.get("reward", 0.0)
         LOGGER.info("", extra={"organisation": self._organisation, "step": number, "reward": reward})
 
@@ -49,19 +53,19 @@ class Reporter(Watcher):
         LOGGER.info("", extra={"organisation": self._organisation, "batch": number, "batches": batches})
 
     def answers(
-        self, task: EvaluateTask, problems: Sequence[Problem], base: Sequence[Answered], now: Sequence[Answered]
+        self, task: EvaluateTask, problems: Sequence[Problem], base: Sequence[Answered], current: Sequence[Answered]
     ) -> None:
-        """Records with `kept`, lines for files: which answers are right, and some completions.
+        """Log records with `kept`, lines for files: which answers are correct, and some completions.
 
-        The completions are always those of the first problems: none is chosen.
+        The completions are always those of the first problems, without selection.
         """
         who = {"round": task.round, "attempt": task.attempt, "client": self._organisation}
         decoding = "sampled" if task.temperature else "greedy"
-        right = "".join(str(int(answer.strict)) for answer in now)
+        right = "".join(str(int(answer.strict)) for answer in current)
         _keep(ANSWERS, {**who, "decoding": decoding, "right": right, "problems": list(self._held_out)})
         if task.temperature == 0:
             return
-        for problem, before, after in list(zip(problems, base, now, strict=True))[:SAMPLES_PER_CLIENT]:
+        for problem, before, after in list(zip(problems, base, current, strict=True))[:SAMPLES_PER_CLIENT]:
             sample = {
                 **who,
                 "question": problem.question,
@@ -75,7 +79,7 @@ class Reporter(Watcher):
 
 
 class KeptLines(logging.Handler):
-    """Collects in a run folder's files what the clients tell, each line once."""
+    """A log handler that appends the clients' lines to a run folder's files, each line once."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
@@ -89,15 +93,16 @@ class KeptLines(logging.Handler):
             return
         line: Entry = json.loads(text)
         if name not in self._seen:
-            self._seen[name] = {_key(name, old) for old in self._those_that_stand(name)}
+            self._seen[name] = {_key(name, old) for old in self._complete_lines(name)}
         if _key(name, line) not in self._seen[name]:
             self._seen[name].add(_key(name, line))
             append_line(self._folder / name, line)
 
-    def _those_that_stand(self, name: str) -> list[Entry]:
-        """The lines an earlier process left, without answers whose evaluation did not come to its end.
+    def _complete_lines(self, name: str) -> list[Entry]:
+        """Return the lines of an earlier process, without answers of an incomplete evaluation, and remove those from
+        the file.
 
-        Such an evaluation is done again, and on a GPU may have other answers than the ones that stand here.
+        Such an evaluation is repeated, and on a GPU its answers may differ from the earlier ones.
         """
         path = self._folder / name
         lines = read_lines(path)
@@ -113,7 +118,7 @@ class KeptLines(logging.Handler):
 
 @contextmanager
 def keeping(folder: Path) -> Generator[None]:
-    """Write down what simulated clients tell while the block runs."""
+    """Write the lines of simulated clients to the run folder inside a `with` block."""
     handler = KeptLines(folder)
     LOGGER.addHandler(handler)
     try:
@@ -128,7 +133,7 @@ def is_progress(record: logging.LogRecord) -> bool:
 
 
 def is_kept(record: logging.LogRecord) -> bool:
-    """Whether a record is a line for a file, and nothing to show."""
+    """Return whether a record is a line for a file, not for display."""
     return hasattr(record, "kept")
 
 

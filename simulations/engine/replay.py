@@ -1,4 +1,4 @@
-"""A run in another process, told again: what it writes to its folder, as the events that a screen shows."""
+"""A run in another process, replayed: the lines in its folder become the events that a live view shows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ...server.run.metrics import EvaluationMetrics, RoundMetrics, read_metrics
 
 
 class Replay:
-    """Emits the events of a run folder, each once."""
+    """Events of a run folder, each emitted once."""
 
     def __init__(self, folder: Path) -> None:
         self._files = RunFolder(folder)

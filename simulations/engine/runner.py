@@ -1,4 +1,4 @@
-"""One simulated federation: checks first, then workers, then the real ServerApp."""
+"""One simulated federation: first the checks, then the workers, then the real ServerApp."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ SCENARIOS = Path(__file__).parent.parent / "scenarios"
 
 
 def scenario(name: str) -> RunConfig:
-    """Return a scenario that comes with fedgrpo, by name, or one in a TOML file, whose paths are relative to the file.
+    """Load a scenario that comes with fedgrpo, by name, or one from a TOML file, whose paths are relative to the file.
 
     Raises:
-        ConfigError: there is no such scenario, or it is wrong.
+        ConfigError: the scenario does not exist, or a setting in it is wrong.
     """
     shipped = SCENARIOS / f"{name}.toml"
     path = shipped if shipped.is_file() else Path(name)
@@ -58,9 +58,9 @@ def _with_paths_from(folder: Path, config: RunConfig) -> RunConfig:
 
 
 def all_at_once(config: RunConfig) -> RunConfig:
-    """The settings with a federation that begins when every simulated client that takes part has joined.
+    """Return the settings with a federation that starts when every simulated client that takes part has joined.
 
-    All of them are on this machine; which of them loads fastest must not decide the first round.
+    All of them are on this machine, so loading speed must not decide who takes part in the first round.
     """
     clients = len(config.simulation.taking_part)
     fewest = min(config.federation.min_clients, clients)
@@ -68,16 +68,16 @@ def all_at_once(config: RunConfig) -> RunConfig:
 
 
 def resumed(folder: Path) -> RunConfig:
-    """The settings of an earlier run, set to go on in its folder."""
+    """Return the settings of an earlier run, set to resume in its folder."""
     config = Run.read(folder).config
     return config.with_values({"output.dir": str(folder.resolve().parent), "output.run": folder.resolve().name})
 
 
 def check(config: RunConfig) -> None:
-    """Find what would fail later, before a model is loaded: libraries, model folder, data, division, every reward.
+    """Check everything that would fail later, before a model is loaded: libraries, model, data, partition, rewards.
 
     Raises:
-        FedGRPOError: something is wrong; says what and where.
+        FedGRPOError: something is wrong; names it and its place.
     """
     missing = [name for name in ("torch", "trl", "peft", "datasets", "matplotlib", "jinja2") if not find_spec(name)]
     if missing:
@@ -95,7 +95,7 @@ def check(config: RunConfig) -> None:
 
 
 def same_inputs(config: RunConfig) -> None:
-    """Hold a resumed run to the data and rewards it began with: other ones would make another run of it.
+    """Check that a resumed run has the data and rewards it started with: others would make it a different run.
 
     Raises:
         ConfigError: they have changed since.
@@ -111,11 +111,11 @@ def same_inputs(config: RunConfig) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(path, digest.hexdigest().encode())
         except OSError as error:
-            raise ConfigError(f"Cannot make the run folder {path.parent}: {error.strerror}.") from error
+            raise ConfigError(f"Cannot create the run folder {path.parent}: {error.strerror}.") from error
     elif path.read_text() != digest.hexdigest():
         raise ConfigError(
-            f"The data or a reward file has changed since {path.parent} began, so going on would mix two experiments. "
-            f"Put them back, or start a new run. (If a repaired reward file is what changed, remove {path.name}.)"
+            f"The data or a reward file has changed since {path.parent} began, so resuming would mix two experiments. "
+            f"Restore them, or start a new run. (If a repaired reward file is what changed, remove {path.name}.)"
         )
 
 
@@ -136,7 +136,7 @@ def run_simulation(config: RunConfig) -> Run:
             app(grid, Context(1, 1, {}, RecordDict(), config.flat()))
     except RunError as error:
         if RunFolder(folder).begun:
-            raise type(error)(f"{error}\nGo on with: fedgrpo simulate --resume {folder}") from error
+            raise type(error)(f"{error}\nResume it with: fedgrpo simulate --resume {folder}") from error
         raise
     finally:
         grid.close()
@@ -144,7 +144,8 @@ def run_simulation(config: RunConfig) -> Run:
 
 
 def make_workers(config: RunConfig) -> dict[int, Worker]:
-    """Node id -> worker process. Client k has node id k + 2 (1 is Flower's server); workers take turns."""
+    """Return node id -> worker process. Client k has node id k + 2 (1 is Flower's server); workers are assigned in
+    turn."""
     clients, numbers = config.simulation.clients, config.simulation.taking_part
     count = min(config.simulation.workers or _workers(config), len(numbers))
     nodes: list[dict[int, NodeConfig]] = [{} for _ in range(count)]
@@ -155,12 +156,12 @@ def make_workers(config: RunConfig) -> dict[int, Worker]:
 
 
 def _workers(config: RunConfig) -> int:
-    """One where vLLM samples, whose engine serves all clients; else as many as the machine has room for."""
+    """Return one if vLLM samples, whose engine serves all clients; else as many as the machine supports."""
     return 1 if config.backend.uses_vllm else default_workers()
 
 
 def default_workers() -> int:
-    """One worker per core; one in all where there is a GPU, whose memory holds one base model."""
+    """Return one worker per core; with a GPU only one, because its memory holds one base model."""
     if Path("/proc/driver/nvidia/version").exists():
         return 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""Simulated clients: each takes its part of the scenario's dataset, and all in a process share one resident model."""
+"""Simulated clients: each has its shard of the scenario's dataset, and all in a process share one loaded model."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 BUILTIN_POLICY = Path(__file__).parent.parent / "builtin" / "policy"
 SPLIT_POLICY = Path(__file__).parent.parent / "builtin" / "policy_split"
 BUILTIN_POLICIES = {"builtin": BUILTIN_POLICY, "builtin-split": SPLIT_POLICY}
-"""Shipped with the package; `builtin/recipes.py` says what each was taught."""
+"""Included in the package; `builtin/demonstrations.py` describes the training of each."""
 
 
 def simulated_learner(node_config: dict[str, Value], config: RunConfig) -> Learner:
-    """The learner of the client that `partition-id` in a node's configuration numbers (entry point of the relay)."""
+    """Return the learner of the client with a node's `partition-id` (entry point of the relay)."""
     from ...client.learner.training.local_learner import ClientData, LocalLearner
     from .progress import Reporter
 
@@ -46,43 +46,43 @@ def simulated_learner(node_config: dict[str, Value], config: RunConfig) -> Learn
         raise ConfigError(f"simulation.only is {config.simulation.only}: client {number} takes no part in this run.")
     name, fault = client_name(number), config.simulation.fault_of.get(number, "")
     shards, held_out = divide(config)
-    mine = answered_by(number, config, len(held_out))
+    held_out_indices = answered_by(number, config, len(held_out))
     data = ClientData(
         organisation=name,
         shard=shards[number],
-        held_out=[held_out[i] for i in mine],
+        held_out=[held_out[i] for i in held_out_indices],
         rewards=spoiled(client_rewards(config)[number], fault),
         system_prompt=SYSTEM_PROMPTS[config.simulation.system_prompt],
     )
 
-    learner = LocalLearner(_loaded_model(config, client_rank(config, number)), data, Reporter(name, mine))
+    learner = LocalLearner(_loaded_model(config, client_rank(config, number)), data, Reporter(name, held_out_indices))
     return CompressingLearner(FaultyLearner(learner, fault) if fault else learner, config, _own_folder(config, name))
 
 
 def _own_folder(config: RunConfig, name: str) -> Path:
-    """Where a simulated client keeps what is its own."""
+    """Return the folder for a simulated client's own files."""
     run = config.output.run
     base = Path(config.output.dir).expanduser() / run if run else Path(gettempdir()) / "fedgrpo-clients"
     return base / "clients" / name
 
 
 def client_name(number: int) -> str:
-    """Name of a simulated organisation."""
+    """Return the name of a simulated organisation."""
     return f"client-{number}"
 
 
 def answered_by(number: int, config: RunConfig, problems: int) -> range:
-    """Which of the held-out problems a client answers: they are dealt in turn, and one that is alone has them all."""
+    """Return the indices of the held-out problems that a client answers: dealt in turn, or all for a single client."""
     alone = config.simulation.only >= 0
     return range(problems) if alone else range(number, problems, config.simulation.clients)
 
 
 @lru_cache(maxsize=1)
 def divide(config: RunConfig) -> tuple[list[list[Problem]], list[Problem]]:
-    """(each client's shard, all held-out problems).
+    """Partition the dataset, and return (each client's shard, all held-out problems).
 
     Raises:
-        ConfigError: a client would have nothing to train on or to answer.
+        ConfigError: a client would have too few problems to train on, or none to answer.
     """
     train, test = load_problems(config)
     if len(test) < config.simulation.clients:
@@ -94,19 +94,19 @@ def divide(config: RunConfig) -> tuple[list[list[Problem]], list[Problem]]:
 
 
 def client_rewards(config: RunConfig) -> list[tuple[Reward, ...]]:
-    """Each client's reward set, and the environment's own reward."""
-    specs, own = config.simulation.rewards.split(";"), client_tools(config).rewards()
-    return [load_rewards(specs[k % len(specs)]) + own for k in range(config.simulation.clients)]
+    """Return each client's reward set, including the environment's reward."""
+    specs, environment = config.simulation.rewards.split(";"), client_tools(config).rewards()
+    return [load_rewards(specs[k % len(specs)]) + environment for k in range(config.simulation.clients)]
 
 
 def client_tools(config: RunConfig) -> ToolBox:
-    """What the policy may use at every simulated client."""
+    """Load the tools of the policy, which are the same for every simulated client."""
     settings = config.simulation
     return load_tools(settings.tools, settings.environment, settings.tool_turns)
 
 
 def client_rank(config: RunConfig, number: int) -> int:
-    """The rank of a simulated client's adapter; 0 is the federation's."""
+    """Return the rank of a simulated client's adapter; 0 is the federation's."""
     ranks = [int(rank) for rank in config.simulation.ranks.split(";")]
     return ranks[number % len(ranks)]
 

@@ -1,7 +1,7 @@
 """The whole deployment on this machine: `fedgrpo simulate --engine superlink`.
 
-Each simulated client becomes an organisation with a folder, data files, a policy that allows this run and no other, and
-a registered key; SuperLink, gateway, SuperNodes and learners are the processes they are in production, with TLS between
+Each simulated client becomes an organisation with a folder, data files, a policy that allows exactly this run, and a
+registered key. SuperLink, gateway, SuperNodes and learners are the same processes as in production, with TLS between
 them. The result equals the in-process simulation's: same seeds, same shards, same names.
 """
 
@@ -51,14 +51,14 @@ LOGGER = logging.getLogger("fedgrpo.loopback")
 
 
 def run_loopback(config: RunConfig) -> Run:
-    """Play the federation with real processes, and return what it left in its folder.
+    """Run the federation with real processes, and return its run folder as a `Run`.
 
     Raises:
-        RunError: it could not be played to the end; what was committed is safe.
+        RunError: the run could not finish; what was committed is safe.
     """
     if config.simulation.faults:
         raise ConfigError(
-            "simulation.faults are faults of simulated learners, and these are real. Use --engine processes."
+            "simulation.faults need simulated learners, but this engine runs real ones. Use --engine processes."
         )
     folder = run_folder(config)
     base = RunFolder(folder).loopback
@@ -90,7 +90,7 @@ def run_loopback(config: RunConfig) -> Run:
 
 
 def _server(base: Path, run_folders: Path) -> ServerFolder:
-    """The operator's folder; a run that goes on has one, and gets ports that are free now."""
+    """Create or open the operator's folder; a resumed run has one, and gets ports that are free now."""
     path = base / "server"
     gateway_port, superlink_port = free_ports(2)
     settings = ServerSettings(
@@ -151,7 +151,7 @@ def _organisations(base: Path, server: ServerFolder, config: RunConfig, sockets:
 
 
 def _just_this_run(config: RunConfig) -> Policy:
-    """A policy that allows what these settings need, and nothing more."""
+    """Return a policy that allows what these settings need, and nothing else."""
     grpo, evaluation = config.grpo, config.evaluation
     per_step = grpo.per_device_train_batch_size * grpo.gradient_accumulation_steps
     return Policy(
@@ -196,7 +196,7 @@ def _write_problems(path: Path, problems: list[Problem]) -> None:
 def _running(
     name: str, work: Callable[[threading.Event, Callable[[str], None]], None], failures: list[Exception]
 ) -> Generator[threading.Event]:
-    """Run a set of services in a thread while the block runs; yields an event that is set when they are ready."""
+    """Run a set of services in a thread inside a `with` block; yields an event that is set when they are ready."""
     stop, ready = threading.Event(), threading.Event()
 
     def tell(line: str) -> None:

@@ -1,4 +1,4 @@
-"""Worker processes: each holds one resident model and does the messages of its share of the clients."""
+"""Worker processes: each loads one model and answers the messages of its share of the clients."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GRACE_S = 2.0
 
 
 class ProcessWorker:
-    """A lane in a process of its own. A worker that dies costs the message it had, and is started again."""
+    """A worker in a separate process. If it dies, the current message fails, and it is started again."""
 
     def __init__(self, node_configs: Mapping[int, NodeConfig], run_config: Mapping[str, object]) -> None:
         self._arguments = (dict(node_configs), dict(run_config))
@@ -28,7 +28,7 @@ class ProcessWorker:
         self._start()
 
     def answer(self, serialized: SerializedMessage) -> SerializedMessage:
-        """Have the worker answer; log records it sends meanwhile are logged here."""
+        """Let the worker answer a message; log records that it sends meanwhile are logged here."""
         item = self._exchange(serialized)
         while isinstance(item, dict):
             logging.getLogger(item["name"]).handle(logging.makeLogRecord(item))
@@ -43,12 +43,13 @@ class ProcessWorker:
         )
 
     def close(self) -> None:
-        """End the worker: an idle one by itself, one at work by a signal."""
+        """End the worker: an idle one by a message, a busy one by a signal."""
         self._closed = True
         self._end()
 
     def _exchange(self, serialized: SerializedMessage | None) -> Any:
-        """Send a parcel, if there is one, and receive what comes next: a parcel, a log record, None from the dead."""
+        """Send a message, if there is one, and receive the next item: a message, a log record, or None if the worker
+        died."""
         try:
             if serialized is not None:
                 self._pipe.send(serialized)
@@ -77,7 +78,7 @@ class ProcessWorker:
 
 
 class _SendRecords(logging.Handler):
-    """Sends log records to the parent as plain dictionaries."""
+    """A log handler that sends records to the parent as plain dictionaries."""
 
     def __init__(self, pipe: Connection) -> None:
         super().__init__()
@@ -95,8 +96,8 @@ class _SendRecords(logging.Handler):
 
 
 def _work(pipe: Connection, node_configs: Mapping[int, NodeConfig], run_config: Mapping[str, object]) -> None:
-    """A worker's whole life: answer until the parent goes away."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides what ends
+    """Run a worker: answer messages until the parent is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the parent decides who ends
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     logger = logging.getLogger("fedgrpo")

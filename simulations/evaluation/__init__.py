@@ -1,1 +1,1 @@
-"""Held-out problems put to a model, or to a base model and its adapter: measured, saved, talked to."""
+"""Evaluation of a base model and an adapter on held-out problems: measuring, saving, chatting."""

@@ -1,1 +1,1 @@
-"""A trained adapter made into what others load: a PEFT folder, a merged model, a GGUF file; and its model card."""
+"""Export of a trained adapter as a PEFT folder, a merged model or a GGUF file, with a model card."""

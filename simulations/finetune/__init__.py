@@ -1,1 +1,1 @@
-"""Full fine-tuning on one machine (`fedgrpo finetune`): nothing is sent, so nothing here is federated."""
+"""Full fine-tuning on one machine (`fedgrpo finetune`), without a federation: nothing is sent."""

@@ -1,1 +1,1 @@
-"""What a scenario needs, before anything is spent: memory by part, bytes, work, hours."""
+"""Estimates of what a scenario needs before it runs: memory by part, traffic, computation, hours."""

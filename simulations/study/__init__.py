@@ -1,1 +1,1 @@
-"""`fedgrpo study`: arms over seeds, played as ordinary runs, compared on the same held-out problems."""
+"""`fedgrpo study`: arms over seeds, run as ordinary runs, compared on the same held-out problems."""

@@ -95,7 +95,7 @@ def test_longer_reasoning_that_pays_is_no_runaway():
 def test_completions_that_grow_where_no_counts_leave():
     found, said = play({"completion/mean-length": GROWING})
     assert found == [("length-runaway", "clinic", 6)]
-    assert "no held-out accuracy says it pays" in said[0]
+    assert "held-out accuracy was not measured" in said[0]
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_shares_of_the_last_three_rounds(metric, tripwire, just, short):
 def test_answers_that_leave_the_format():
     found, said = play({"completion/answered-share": [0.2, 0.6, 0.8, 0.8, 0.8, 0.5, 0.3, 0.2]})
     assert found == [("format-collapse", "clinic", 8)]
-    assert "only 33 % of the completions have their answer where the format wants it, 80 % had" in said[0]
+    assert "only 33 % of the completions have their answer in the place that the format asks for, 80 % had" in said[0]
     assert play({"completion/answered-share": [0.8, 0.8, 0.8, 0.5, 0.5, 0.5]})[0] == []
     assert play({"completion/answered-share": [0.1, 0.1, 0.1, 0.0, 0.0, 0.0]})[0] == []  # it never had one
 

@@ -1,0 +1,27 @@
+"""The settings of a client's local work in a round, except those of GRPO itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..bounds import at_least
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Train:
+    """Local work of a client in a round."""
+
+    steps_per_round: int = 4
+    """Optimizer steps of each client per round. Adam's moments start at zero every round (docs/decisions/003)."""
+    seconds_per_round: float = 0.0
+    """Time budget: a client stops before a step that would not fit, and after steps-per-round at the latest. Fast and
+    slow clients then finish together, and deltas are normalised by their steps. 0 does not limit the time. Not
+    bit-reproducible."""
+    prox: float = 0.0
+    """FedProx (Li et al. 2020, arXiv:1812.06127): adds prox / 2 times the squared distance of the trained factors from
+    the round's global adapter to the loss."""
+
+    def __post_init__(self) -> None:
+        at_least("train.steps-per-round", self.steps_per_round, 1, "a round without a step has no update")
+        at_least("train.seconds-per-round", self.seconds_per_round, 0.0, "0 does not limit the time")
+        at_least("train.prox", self.prox, 0.0, "it is the weight of a penalty; 0 turns it off")
