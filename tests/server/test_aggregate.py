@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from checkout import ROOT
 from fedgrpo.common.adapter.adapter import Adapter, l2_norm
+from fedgrpo.common.adapter.compression import rounded
 from fedgrpo.common.adapter.schema import Module
-from fedgrpo.common.messages.compression import rounded
 from fedgrpo.common.messages.messages import run_schema
 from fedgrpo.common.settings.run_config import RunConfig
 from fedgrpo.server.aggregation.aggregate import ReceivedUpdate, aggregate, clip_limit

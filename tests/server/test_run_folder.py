@@ -9,7 +9,8 @@ import pytest
 from checkout import ROOT
 from federation import play, settings
 from fedgrpo.common.errors import ConfigError, RunError
-from fedgrpo.common.messages.messages import TRAIN_METRICS, Tally
+from fedgrpo.common.messages.messages import Tally
+from fedgrpo.common.messages.metric_names import TRAIN_METRICS
 from fedgrpo.common.storage.jsonl import read_lines
 from fedgrpo.server.federation.evaluation import due
 from fedgrpo.server.operator.follow import JournalLines
