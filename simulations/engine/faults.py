@@ -52,7 +52,9 @@ class FaultyLearner:
     def evaluate(self, task: EvaluateTask) -> Evaluation:
         """Answer the held-out problems. A poisoner reports the opposite of the result to the reward gate."""
         evaluation = self.inner.evaluate(task)
-        return replace(evaluation, total=_opposite(evaluation.total)) if self.fault in POISONERS else evaluation
+        if self.fault not in POISONERS:
+            return evaluation
+        return Evaluation.of(_opposite(evaluation.total), evaluation.classes)
 
 
 def spoiled(rewards: tuple[Reward, ...], fault: str) -> tuple[Reward, ...]:
