@@ -72,7 +72,7 @@ def commands(text):
 def check_call(words):
     """Whether the command exists, and has the options; values are not looked at."""
     command, rest = application(), list(words)
-    while hasattr(command, "commands") and rest and not rest[0].startswith("-"):
+    while hasattr(command, "commands") and rest and not rest[0].startswith(("-", "...")):
         name = rest.pop(0)
         assert name in command.commands, f"fedgrpo {' '.join(words)}: there is no command {name}"
         command = command.commands[name]
