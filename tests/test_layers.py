@@ -133,11 +133,12 @@ def test_the_light_side_starts_without_heavy_libraries(module):
 
 
 def test_the_learner_needs_no_flower():
-    """Its environment may be one in which flwr cannot be installed: current vLLM wants another FastAPI."""
+    """Its extra does not bring it, since vLLM needs another FastAPI."""
     code = (
         "import sys; sys.modules['flwr'] = None\n"
         "import fedgrpo.common.cli.main as cli; cli._application()\n"
         "import fedgrpo.client.learner.service.daemon, fedgrpo.client.learner.training.local_learner\n"
+        "import fedgrpo.client.commands.check\n"
         "print('fine')"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -1,5 +1,6 @@
 """What a role's environment leaves out is said in one sentence that names the extra, never with a traceback."""
 
+import json
 import os
 import subprocess
 import sys
@@ -31,7 +32,7 @@ def fedgrpo_without(libraries, *words, cwd):
         (("server", "init", "federation"), "flwr", "server"),
         (("keys", "register", "federation", "a.key.pub"), "flwr", "server"),
         (("client", "egress", "clinic.toml"), "flwr", "node"),
-        (("client", "check", "clinic.toml"), "trl", "learner"),
+        (("client", "check", "clinic.toml"), "torch", "learner"),
         (("sft", "shown.jsonl", "--model", "builtin", "--out", "made"), "torch", "learner"),
         (("evaluate", "--model", "builtin", "--problems", "shown.jsonl"), "torch", "learner"),
     ],
@@ -47,6 +48,19 @@ def test_a_command_that_needs_another_extra_says_which(tmp_path, words, without,
     said = f"needs {without}, which is not installed here. Install the extra: pip install 'fedgrpo[{extra}]'."
     assert said in done.stderr.replace("\n", " ")
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.deployment
+def test_a_check_in_a_learner_without_flower_tries_all_but_the_messages(tmp_path):
+    rows = ({"question": f"{n} + {n}?", "answer": str(2 * n)} for n in range(200))
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert fedgrpo_without([], "client", "init", "a.toml", "--data", "train.jsonl", cwd=tmp_path).returncode == 0
+    words = ("client", "check", "a.toml", "--samples", "1", "--format", "json")
+    done = fedgrpo_without(["flwr"], *words, cwd=tmp_path)
+    checked = json.loads(done.stdout.splitlines()[-1])
+    assert "not tried: flwr is not installed" in checked["steps"]["messages"]
+    assert {"data", "rewards", "base model", "machine", "adapter", "policy"} <= checked["steps"].keys()
+    assert (len(checked["rewards"]), checked["leaving"]) == (1, {})
 
 
 def test_the_sentence_is_not_for_bugs():

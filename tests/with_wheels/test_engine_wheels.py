@@ -123,15 +123,12 @@ def test_environment_variables_are_ones_it_reads(vllm):
 def test_the_server_starts_as_we_start_it(vllm):
     path = server_process.MODULE.replace(".", "/") + ".py"
     assert 'if __name__ == "__main__":' in vllm.files[path]
-    serve = vllm.class_of("ServeSubcommand", "vllm/entrypoints/cli/serve.py")
+    assert "DeprecationWarning" not in vllm.files[path]
     words = server_process._options(SERVING, Path("socket"))
-    assert words[:2] == ["serve", "model"]
-    assert 'name = "serve"' in ast.unparse(serve).replace("'", '"')
-    assert "args.model = args.model_tag" in ast.unparse(serve)
     flags = {word[2:].replace("-", "_") for word in words if word.startswith("--")}
     (arguments,) = {p for p, text in vllm.files.items() if "class FrontendArgs(" in text}
     known = {*vllm.fields("EngineArgs", "vllm/engine/arg_utils.py"), *vllm.fields("FrontendArgs", arguments)}
-    assert len(flags) == 10
+    assert len(flags) == 11
     assert flags <= known, flags - known
 
 

@@ -25,7 +25,7 @@ ENVIRONMENT = {
     "DO_NOT_TRACK": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
 }
-MODULE = "vllm.entrypoints.cli.main"  # what the command `vllm` runs; it may not be on the PATH of that environment
+MODULE = "vllm.entrypoints.launchers.api_server.entry"  # the command `vllm` is not on every PATH
 _RUNNING: dict[tuple[str, Serving], ServerProcess] = {}
 """At most one server per process, as there is one model."""
 
@@ -104,6 +104,7 @@ class ServerProcess:
 
 def _options(serving: Serving, socket: Path) -> list[str]:
     options = {
+        "model": serving.model,
         "uds": socket,
         "dtype": serving.dtype,
         "max-model-len": serving.max_tokens,
@@ -114,4 +115,4 @@ def _options(serving: Serving, socket: Path) -> list[str]:
         **({} if serving.quantization == "none" else {"quantization": serving.quantization}),
     }
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    return ["serve", str(serving.model), "--enable-lora", *words, *(["--enforce-eager"] if serving.on_cpu else [])]
+    return ["--enable-lora", *words, *(["--enforce-eager"] if serving.on_cpu else [])]
