@@ -1,4 +1,4 @@
-"""Full fine-tuning of a scenario at one site, from its settings to a model folder."""
+"""Full fine-tuning of a scenario on one client, from its settings to a model folder."""
 
 from __future__ import annotations
 
@@ -34,33 +34,33 @@ METRICS, SETTINGS, MODEL = "metrics.jsonl", "config.resolved.toml", "model"
 
 @dataclass(frozen=True, slots=True)
 class Finetuned:
-    """What a run came to."""
+    """Result of a run."""
 
     folder: Path
     sha256: str
-    """Of the model folder in it."""
+    """Hash of the model folder."""
     steps: int
     scores: dict[str, Score]
-    """By decoding, against the model it began with, on the same problems."""
+    """Scores by decoding, against the initial model on the same problems."""
     rewards: tuple[float, float]
-    """Of the first and of the last step."""
+    """Mean rewards of the first and of the last step."""
     seconds: float
-    """Of this process; a resumed run counts what it did itself."""
+    """Seconds of this process; a resumed run counts only its own."""
 
     def as_json(self) -> dict[str, Any]:
-        """What `finetune --format json` prints last."""
-        found, greedy = self.scores["sampled"], self.scores["greedy"]
+        """Return the result as `finetune --format json` prints it."""
+        sampled, greedy = self.scores["sampled"], self.scores["greedy"]
         return {
             "run_dir": str(self.folder),
             "model": str(self.folder / MODEL),
             "sha256": self.sha256,
             "steps": self.steps,
             "accuracy": {
-                "before": found.base,
-                "after": found.strict,
-                "gain": found.gain,
-                "interval": [found.gain_low, found.gain_high],
-                "problems": found.problems,
+                "before": sampled.base,
+                "after": sampled.strict,
+                "gain": sampled.gain,
+                "interval": [sampled.gain_low, sampled.gain_high],
+                "problems": sampled.problems,
                 "greedy": {"before": greedy.base, "after": greedy.strict},
             },
             "reward": {"first": self.rewards[0], "last": self.rewards[1]},
@@ -69,13 +69,13 @@ class Finetuned:
 
 
 def settings_of(folder: Path) -> RunConfig:
-    """The settings of a run that was stopped.
+    """Return the settings of a run that was stopped.
 
     Raises:
-        ConfigError: the folder holds none, or one that is finished.
+        ConfigError: the folder does not hold a run, or the run is finished.
     """
     if not (folder / SETTINGS).is_file() or (folder / "journal.jsonl").exists():
-        raise ConfigError(f"{folder} holds no run of fedgrpo finetune.")
+        raise ConfigError(f"{folder} is not a run folder of fedgrpo finetune.")
     if (folder / MODEL).exists():
         raise ConfigError(f"{folder} is finished: its model is in {folder / MODEL}.")
     config = load_scenario(folder / SETTINGS)
@@ -83,11 +83,11 @@ def settings_of(folder: Path) -> RunConfig:
 
 
 def finetune(config: RunConfig, say: Watch) -> Finetuned:
-    """Train all weights as the settings say, or go on where the run was stopped; accuracy before and after.
+    """Train all weights as the settings say, or resume a stopped run; measures accuracy before and after.
 
     Raises:
         ConfigError: more than one client, or a setting that needs an adapter.
-        RewardError, DataError: as in a simulation.
+        RewardError, DataError: a reward function failed, or the data are wrong.
     """
     from ...client.learner.training.full import check_full
 
@@ -98,27 +98,27 @@ def finetune(config: RunConfig, say: Watch) -> Finetuned:
     runner.same_inputs(config)
     with Store(folder).locked():
         write_atomic(folder / SETTINGS, config.to_toml().encode())
-        return _play(config, folder, say, started)
+        return _run(config, folder, say, started)
 
 
 def _check_own(folder: Path, config: RunConfig) -> None:
-    """Refuse a folder that holds another run: its settings and metrics would be written over.
+    """Refuse a folder that holds another run, whose settings and metrics would be overwritten.
 
     Raises:
-        ConfigError: it holds a federated run, a finished one, or one of other settings.
+        ConfigError: it holds a federated run, a finished one, or one with other settings.
     """
     if not (folder / SETTINGS).is_file():
         return
-    before, now = settings_of(folder).flat(), config.flat()
-    other = sorted(key for key in now if before[key] != now[key] and not key.startswith("output."))
+    before, current = settings_of(folder).flat(), config.flat()
+    other = sorted(key for key in current if before[key] != current[key] and not key.startswith("output."))
     if other:
         raise ConfigError(
-            f"{folder} holds a run whose {other[0]} is {before[other[0]]}, not {now[other[0]]}. Give --resume to go on "
-            "with it as it was, or another --run."
+            f"{folder} holds a run whose {other[0]} is {before[other[0]]}, not {current[other[0]]}. Use --resume to "
+            "continue it with its settings, or another --run."
         )
 
 
-def _play(config: RunConfig, folder: Path, say: Watch, started: float) -> Finetuned:
+def _run(config: RunConfig, folder: Path, say: Watch, started: float) -> Finetuned:
     from ...client.learner.models.base_model import Base
     from ...client.learner.training.full import FullTrainer
     from ...client.learner.training.local_learner import prepare_process
@@ -131,7 +131,7 @@ def _play(config: RunConfig, folder: Path, say: Watch, started: float) -> Finetu
     trainer = FullTrainer(base, config, rows, client_rewards(config)[0], folder / "checkpoints")
     say(f"{config.total_steps} steps over all {base.model.num_parameters():,} weights; answering held-out problems")
     before = _answers(base, trainer, held_out, config)
-    lines = _those_before(folder / METRICS, trainer.steps_done)
+    lines = _completed_lines(folder / METRICS, trainer.steps_done)
 
     def step(number: int, metrics: dict[str, float]) -> None:
         lines.append({"kind": "step", "step": number, **metrics})
@@ -139,18 +139,18 @@ def _play(config: RunConfig, folder: Path, say: Watch, started: float) -> Finetu
         say(f"step {number} of {config.total_steps}: reward {metrics.get('reward', nan):.3f}")
 
     trainer.train(step)
-    found = _counted(before, _answers(base, trainer, held_out, config), held_out, config)
-    for decoding, counts in found.items():
+    evaluations = _counted(before, _answers(base, trainer, held_out, config), held_out, config)
+    for decoding, counts in evaluations.items():
         append_line(folder / METRICS, {"kind": "evaluation", "decoding": decoding, **asdict(counts)})
     rewards = [float(str(line["reward"])) for line in lines if "reward" in line]
-    scores = {decoding: score(counts.total) for decoding, counts in found.items()}
+    scores = {decoding: score(counts.total) for decoding, counts in evaluations.items()}
     sha256 = trainer.save(folder / MODEL)
     ends = (rewards[0], rewards[-1])
     return Finetuned(folder, sha256, config.total_steps, scores, ends, time.perf_counter() - started)
 
 
 def _rows(base: Base, shard: list[Problem], config: RunConfig) -> list[dict[str, Any]]:
-    """All prompts of the run in order; those that are too long are left out, as for any client."""
+    """Return all prompts of the run in order; those that are too long are left out, as for any client."""
     from ...client.learner.training.evaluate import prompt_texts
 
     system, limit = SYSTEM_PROMPTS[config.simulation.system_prompt], config.grpo.max_prompt_length
@@ -186,11 +186,11 @@ def _counted(
     from ...client.learner.training.evaluate import count
 
     columns = config.evaluation.class_columns
-    return {decoding: count(held_out, now, before[decoding], columns) for decoding, now in after.items()}
+    return {decoding: count(held_out, current, before[decoding], columns) for decoding, current in after.items()}
 
 
-def _those_before(path: Path, step: int) -> list[Entry]:
-    """The lines of the steps that a checkpoint holds; what a stopped run did after it is done again."""
+def _completed_lines(path: Path, step: int) -> list[Entry]:
+    """Return the lines of the steps that a checkpoint holds, and remove the later ones, which will be repeated."""
     lines = [line for line in read_lines(path) if line["kind"] == "step" and int(str(line["step"])) <= step]
     write_atomic(path, b"".join(as_line(line) for line in lines))
     return lines
