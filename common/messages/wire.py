@@ -1,7 +1,7 @@
 """What crosses the network, as Flower records: one flat array, and a few named numbers and strings.
 
 An array travels as raw little-endian float32, or packed (`codecs.py`), with a type tag of ours: the receiver knows
-size and codec beforehand, so no parser ever meets a hostile array header (SECURITY section 1).
+size and codec beforehand, so no parser ever meets a hostile array header (docs/security.md).
 """
 
 from __future__ import annotations

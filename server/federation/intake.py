@@ -1,6 +1,6 @@
 """What the server believes of a reply: everything is checked, and a failure costs that reply only.
 
-Order and reasons: SECURITY section 1. Codes are told to the sender; the reasons stay in the server's log.
+Order and reasons: docs/security.md. Codes are told to the sender; the reasons stay in the server's log.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Bytes that travel, from the adapter's schema and its codecs: the same messages a run packs, without their numbers."""
+"""Traffic in bytes, from the adapter's schema and its codecs: the messages of a run, packed without their numbers."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ CHUNK, FRAME, SEPARATOR = 5 * 1024 * 1024, 78, 3
 """Flower sends an array in chunks. Each has a frame with its length in digits, and its hash in the array's list."""
 WIDTHS = {"fp32": 4, "bf16": 2}
 EXACT = tuple(WIDTHS)
-"""Codecs whose bytes do not depend on the numbers."""
+"""Codecs whose size does not depend on the numbers."""
 NOTHING: Vector = np.zeros(0, dtype=np.float32)
 
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """Bytes over the whole run, of all clients, without transport framing; round by round where that differs."""
+    """Bytes over the whole run, of all clients, without transport framing; by round if rounds differ."""
 
     up: tuple[int, ...]
-    """Of each round's updates."""
+    """Bytes of each round's updates."""
     down: tuple[int, ...]
-    """Of each round's tasks."""
+    """Bytes of each round's tasks."""
     evaluation_down: int
-    """Of the adapters sent to be evaluated."""
+    """Bytes of the adapters sent for evaluation."""
     exact: bool
     """Else they are the most there can be: `int8`, `int4` and `top-k` are shorter where the numbers are alike."""
 
 
 def traffic(config: RunConfig, shape: Shape) -> Traffic:
-    """What the run's rounds and evaluations send.
+    """Compute the bytes that the run's rounds and evaluations send.
 
     Every client of the cohort replies at the first try. With a cohort smaller than the federation, and clients of
     different ranks, it is what clients send on average.
@@ -61,8 +61,8 @@ def traffic(config: RunConfig, shape: Shape) -> Traffic:
 
 
 def evaluations(config: RunConfig) -> int:
-    """Times all held-out problems are answered: greedy and sampled before and after, sampled in between, and for the
-    gate once a round."""
+    """Return how often all held-out problems are answered: greedy and sampled before and after, sampled in between, and
+    once a round for the gate."""
     rounds, every = config.federation.rounds, config.evaluation.every
     between = len([n for n in range(1, rounds) if every and n % every == 0])
     if not config.gate.enabled:
@@ -72,8 +72,8 @@ def evaluations(config: RunConfig) -> int:
 
 def _task_bytes(config: RunConfig, schema: AdapterSchema) -> int:
     codec = config.compression.down
-    told = {"position": 0, "counted-round": 0, "counted-attempt": 0, "last-refusal": ""}
-    content = wire.pack({**_echo(config, schema), **told}, array=wire.packed(NOTHING, codec))
+    header = {"position": 0, "counted-round": 0, "counted-attempt": 0, "last-refusal": ""}
+    content = wire.pack({**_echo(config, schema), **header}, array=wire.packed(NOTHING, codec))
     return _with_numbers(
         content, schema.size, most_bytes(schema.size, codec) if codec not in EXACT else WIDTHS[codec] * schema.size
     )
@@ -90,14 +90,14 @@ def _update_bytes(config: RunConfig, number: int, schema: AdapterSchema, factors
 
 
 def _with_numbers(content: RecordDict, size: int, payload: int) -> int:
-    """Bytes of a message, given one without its array's numbers, how many they are, and the bytes of these."""
+    """Return the bytes of a message, from the message without its array's numbers, their count, and their bytes."""
     chunks = [min(CHUNK, payload - start) for start in range(0, payload, CHUNK)]
     frames = sum(FRAME + len(str(chunk)) for chunk in chunks) + SEPARATOR * (len(chunks) - 1)
     return wire.wire_bytes(content) + payload + frames + len(str(size)) - 1
 
 
 def _echo(config: RunConfig, schema: AdapterSchema) -> dict[str, str | int]:
-    """What names the run and the attempt in each message, in words as long as a run's."""
+    """Return the fields that identify run and attempt in each message, with the lengths of a real run."""
     name, nonce = f"fed-{'0' * 8}", "0" * 16
     echo: dict[str, str | int] = {"federation": name, "round": 1, "attempt": 1, "nonce": nonce}
     return {**echo, "schema-sha256": schema.sha256, "config-sha256": config.sha256}
