@@ -116,7 +116,7 @@ class RewardHackingMonitor:
 
 
 def _reward_without_accuracy(clients: list[History], held_out: Mapping[int, Tally], number: int) -> str:
-    """Return a message if rewards rose by half their spread, averaged over clients, but accuracy did not beat its noise."""
+    """Return a message if rewards rose by half their spread over the clients, and accuracy by less than its noise."""
     if number not in held_out:
         return ""  # wait for the next evaluation
     for which in (0, 1):
