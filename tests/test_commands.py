@@ -93,7 +93,7 @@ def test_every_setting_can_be_listed(run):
         (["evaluate", "--model", "builtin", "--problems", "nowhere.jsonl"], "There is no data file"),
         (
             ["evaluate", "--model", "builtin", "--system", "xlm"],
-            "'xlm' is none of none, xml, think, hash, and no text file",
+            "'xlm' is neither one of none, xml, think, hash nor a text file",
         ),
         (["evaluate", "--model", "builtin", "--rewards", "corectness"], "Did you mean correctness?"),
         (["evaluate", "--model", "builtin", "--samples", "4", "--pass-at", "1,8"], "from 1 to --samples, which is 4"),

@@ -1,6 +1,6 @@
 """What the server may ask of this organisation: checked before anything is trained, and refused by the key's name.
 
-The policy stands in the organisation's file and denies by default (SECURITY section 2). A refusal tells the server
+The policy stands in the organisation's file and denies by default (docs/security.md). A refusal tells the server
 which of its settings was refused; the organisation's limit stays here, in the log.
 """
 

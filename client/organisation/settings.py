@@ -176,7 +176,7 @@ class Flower:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """What the server may ask for, and what may leave. Everything not allowed here is refused (SECURITY section 2)."""
+    """What the server may ask for, and what may leave. Everything not allowed here is refused (docs/security.md)."""
 
     privacy: str = "masked"
     """`none` lets the delta itself leave, clipped; `masked` allows secure aggregation only (not in this version)."""

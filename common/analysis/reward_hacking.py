@@ -80,10 +80,8 @@ class RewardHackingMonitor:
 
     def _forget_after(self, number: int) -> None:
         """Forget the later rounds: the run went back, or another one with the same settings began."""
-        self._histories = {
-            name: [(n, m) for n, m in history if n <= number] for name, history in self._histories.items()
-        }
-        self._histories = {name: history for name, history in self._histories.items() if history}
+        kept = {name: [(n, m) for n, m in history if n <= number] for name, history in self._histories.items()}
+        self._histories = {name: history for name, history in kept.items() if history}
         self._held_out = {n: total for n, total in self._held_out.items() if n < number}
         self._last_held = {key: n for key, n in self._last_held.items() if n <= number}
 
@@ -118,8 +116,7 @@ class RewardHackingMonitor:
 
 
 def _reward_without_accuracy(clients: list[History], held_out: Mapping[int, Tally], number: int) -> str:
-    """Return a message if rewards rose by half their spread, averaged over the clients, and held-out accuracy by less
-    than its noise."""
+    """Return a message if rewards rose by half their spread over the clients, and accuracy by less than its noise."""
     if number not in held_out:
         return ""  # wait for the next evaluation
     for which in (0, 1):
@@ -233,8 +230,7 @@ def _spans(history: History, name: str) -> list[_Span]:
 
 
 def _spread(history: History) -> float:
-    """Return the standard deviation of rewards within a group in the first rounds, the unit of their rise; 0 if
-    unknown."""
+    """Return the standard deviation of rewards within a group in the first rounds, or 0 if unknown."""
     values = [value for _, value in _column(history, "reward/std")[:HALF]]
     unit = fmean(values) if values else 0.0
     return unit if unit > 1e-6 else 0.0

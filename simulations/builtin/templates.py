@@ -1,4 +1,4 @@
-"""Forty word problems with blanks: per topic three of one step, three of two steps, two of three.
+"""Templates of forty word problems: per topic three of one step, three of two steps, two of three.
 
 `{x} {y} {z} {w}` are small numbers (factors), `{a} {b} {c}` larger ones (addends), `{n} {m}` names, `{o}` things.
 A plan lists the steps; `_` is the result of the step before, `1` and `2` those of the first and second.

@@ -1,8 +1,8 @@
-"""Generated grade-school problems whose answers and working are known.
+"""Generated grade-school problems with known answers and solutions.
 
-Splits are disjoint by the numbers a problem is made of: no combination of numbers in `test` occurs in `train` or in
-the cold start, whatever the template. Shares of operators and steps are designed: numbers are drawn again inside a
-template until every result is a positive number below 50.
+Splits are disjoint by the numbers of a problem: no combination of numbers in `test` occurs in `train` or in the cold
+start, in any template. Shares of operators and steps are designed: numbers are redrawn within a template until every
+result is a positive number below 50.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .templates import DISTRACTORS, NAMES, TEMPLATES, THINGS
 
 TOPICS = tuple(TEMPLATES)
 SPLITS = {"test": (0,), "validation": (1,), "cold": (2, 3, 4), "train": (5, 6, 7, 8, 9)}
-"""Each split owns some of ten buckets of number combinations."""
+"""Each split has some of ten buckets of number combinations."""
 STEP_SHARES = {1: 0.25, 2: 0.45, 3: 0.30}
 DISTRACTOR_SHARE = 0.2
 RESULT_BELOW = 50
@@ -26,7 +26,7 @@ OPERATORS = {"+": "plus", "-": "minus", "*": "times"}
 
 @dataclass(frozen=True, slots=True)
 class Worked:
-    """A problem with its working: `(left, operator, right, result)` per step."""
+    """A problem with its solution: `(left, operator, right, result)` per step."""
 
     question: str
     topic: str
@@ -39,29 +39,29 @@ class Worked:
         return str(self.steps[-1][3])
 
     def problem(self) -> Problem:
-        """The problem as a client trains on it. `operator` is that of the last step."""
+        """Return the problem as a client trains on it. `operator` is that of the last step."""
         labels = {"topic": self.topic, "operator": OPERATORS[self.steps[-1][1]], "steps": str(len(self.steps))}
         return Problem(self.question, self.answer, labels)
 
 
 def problems(split: str, count: int, seed: int) -> list[Worked]:
-    """`count` problems of a split; the same ones for the same seed."""
+    """Return `count` problems of a split; the same ones for the same seed."""
     rng = random.Random(f"{split}/{seed}")
     return [_draw(rng, split) for _ in range(count)]
 
 
 def calculate(left: int, operator: str, right: int) -> int:
-    """One step."""
+    """Return the result of one step."""
     return left + right if operator == "+" else left - right if operator == "-" else left * right
 
 
 def _draw(rng: random.Random, split: str) -> Worked:
     while True:
         topic = rng.choice(TOPICS)
-        wanted = rng.choices(list(STEP_SHARES), list(STEP_SHARES.values()))[0]
-        number = rng.choice([i for i, (_, plan) in enumerate(TEMPLATES[topic]) if len(plan.split()) == wanted])
+        step_count = rng.choices(list(STEP_SHARES), list(STEP_SHARES.values()))[0]
+        number = rng.choice([i for i, (_, plan) in enumerate(TEMPLATES[topic]) if len(plan.split()) == step_count])
         text, plan = TEMPLATES[topic][number]
-        for _ in range(REDRAW_TEMPLATE_AFTER):  # some templates have few combinations in a split, or none
+        for _ in range(REDRAW_TEMPLATE_AFTER):  # some templates have few or no combinations in a split
             numbers = {k: rng.randint(2, 9) for k in "xyzw"} | {k: rng.randint(5, 15) for k in "abc"}
             used = {k: v for k, v in numbers.items() if f"{{{k}}}" in text}
             steps = _work(plan, numbers)

@@ -1,4 +1,4 @@
-"""One completion of one problem, judged."""
+"""The record of one completion with its verdict."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ BASE, ADAPTER = "base", "adapter"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """One completion of one problem, judged."""
+    """One completion of one problem, with its verdict."""
 
     decoding: str
     """`greedy` or `sampled`."""

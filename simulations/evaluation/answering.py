@@ -1,4 +1,4 @@
-"""Answering every problem, with the base model and with the adapter, by batches. What is saved is not asked again."""
+"""Answering of every problem in batches, with the base model and with the adapter. Saved answers are reused."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Protocol:
-    """How completions are drawn: part of the result."""
+    """How completions are drawn, which is part of the result."""
 
     samples: int
     """Completions of each problem at `temperature`."""
     temperature: float
     greedy: bool
-    """Whether each problem is answered greedily besides."""
+    """Whether each problem is also answered greedily."""
     max_tokens: int
     seed: int
     batch_size: int
-    """Completions drawn at once. The random numbers of a completion depend on its batch."""
+    """Completions per batch. The random numbers of a completion depend on its batch."""
     sampler: str
     dtype: str
-    """Of the base model as it was loaded: `model.dtype`."""
+    """Type of the base model's weights: `model.dtype`."""
     quantization: str
-    """Of the base model: `backend.quantization`."""
+    """Quantization of the base model: `backend.quantization`."""
 
 
 @dataclass(frozen=True, slots=True)
 class DecodingPass:
-    """One way in which all problems are answered."""
+    """One pass over all problems, with one model and one decoding."""
 
     decoding: str
     model: str
@@ -52,7 +52,7 @@ class DecodingPass:
 
 
 def protocol(config: RunConfig, samples: int, temperature: float | None, greedy: bool, seed: int | None) -> Protocol:
-    """The settings of an evaluation: the run's, where the command line names no other."""
+    """Return the settings of an evaluation: the command line's, else the run's."""
     return Protocol(
         samples=samples,
         temperature=config.evaluation.temperature if temperature is None else temperature,
@@ -67,7 +67,7 @@ def protocol(config: RunConfig, samples: int, temperature: float | None, greedy:
 
 
 def decoding_passes(how: Protocol, with_adapter: bool) -> list[DecodingPass]:
-    """Everything that is to be answered."""
+    """Return all passes of an evaluation."""
     greedy = [("greedy", 1, 0.0)] if how.greedy else []
     decodings = [*greedy, *([("sampled", how.samples, how.temperature)] if how.samples else [])]
     models = [BASE, ADAPTER] if with_adapter else [BASE]
@@ -82,19 +82,19 @@ def answer_all(
     record: Record,
     on_batch: Callable[[int, bool], None],
 ) -> list[Answer]:
-    """Every answer of the plan; those that the record holds are not asked again.
+    """Return every answer of the plan; saved ones are read from the record.
 
     Args:
-        on_batch: told after each batch: its completions, and whether they were sampled now.
+        on_batch: called after each batch with its completions and whether they were sampled in this process.
 
     Raises:
-        RewardError, SamplerError: what was answered before is in the record.
+        RewardError, SamplerError: a reward or the sampler failed; earlier answers are in the record.
     """
     from ...client.learner.training.evaluate import prompt_texts
 
     prompts = prompt_texts(model.tokenizer, questions.problems, questions.system_prompt)
     order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
-    found: list[Answer] = []
+    answers: list[Answer] = []
     for decoding_pass in plan:
         size = max(1, how.batch_size // decoding_pass.count)
         for number, start in enumerate(range(0, len(order), size)):
@@ -106,8 +106,8 @@ def answer_all(
                 on_batch(len(known), True)
             else:
                 on_batch(len(known), False)
-            found += known
-    return found
+            answers += known
+    return answers
 
 
 def _answered(
@@ -138,7 +138,7 @@ def judged(
     one: Sampled,
     rewards: dict[str, float | None],
 ) -> Answer:
-    """A completion with what is to be said of it.
+    """Return the answer with its verdict for a completion.
 
     Args:
         place: (problem, sample).
@@ -161,7 +161,7 @@ def judged(
 
 
 def fingerprint(questions: Questions, how: Protocol, base_sha256: str, adapter_sha256: str) -> dict[str, object]:
-    """All that answers depend on: two evaluations with the same one may share a file."""
+    """Return everything that answers depend on: evaluations with the same fingerprint may share a file."""
     sources = sorted({reward.source for reward in questions.rewards} - {"built-in"})
     digest = hashlib.sha256("".join(Path(source).read_text(encoding="utf-8") for source in sources).encode())
     return {

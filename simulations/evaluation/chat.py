@@ -1,4 +1,4 @@
-"""Talking to a model before and after training: the same words to both, each with its own memory of the talk."""
+"""A conversation with a model before and after training: both get the same questions and keep their own history."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ HELP = """/greedy            answer greedily
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One side's answer."""
+    """The reply of one side."""
 
     model: str
     """`base` or `adapter`."""
     text: str
     _: KW_ONLY
     strict_answer: str | None
-    """Where the format wants it."""
+    """The answer in the place that the format asks for."""
     last_number: str | None
     style: str
     tokens: int
@@ -40,35 +40,35 @@ class Reply:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class How:
-    """How the next answer is drawn."""
+    """How the next reply is drawn."""
 
     temperature: float
     max_tokens: int
     system: str
-    """The system prompt itself."""
+    """Text of the system prompt."""
 
 
 @dataclass(slots=True)
 class Chat:
-    """A talk with one or two sides."""
+    """A conversation with one or two sides."""
 
     model: LoadedModel
     how: How
     seed: int
     sides: tuple[str, ...] = (BASE, ADAPTER)
     turns: int = 0
-    _said: dict[str, list[dict[str, str]]] = field(default_factory=dict[str, list[dict[str, str]]])
+    _history: dict[str, list[dict[str, str]]] = field(default_factory=dict[str, list[dict[str, str]]])
 
     def ask(self, question: str) -> list[Reply]:
-        """Put a question to each side. Both draw the same random numbers."""
+        """Send a question to each side, and return the replies. Both draw the same random numbers."""
         self.turns += 1
         return [self._answer(side, question) for side in self.sides]
 
     def command(self, line: str) -> str:
-        """Carry out a /command, and say what it did.
+        """Execute a /command, and return a description of its effect.
 
         Raises:
-            ConfigError: there is no such command, or its value is wrong; nothing has changed.
+            ConfigError: the command does not exist, or its value is wrong; nothing has changed.
         """
         name, _, value = line.strip().partition(" ")
         match name:
@@ -83,10 +83,10 @@ class Chat:
                 return f"at most {self.how.max_tokens} tokens"
             case "/system":
                 self.how = replace(self.how, system=system_prompt(value.strip()))
-                self._said.clear()
+                self._history.clear()
                 return f"a new talk, {'with' if self.how.system else 'without'} a system prompt"
             case "/new":
-                self._said.clear()
+                self._history.clear()
                 return "a new talk"
             case "/help":
                 return HELP
@@ -94,15 +94,15 @@ class Chat:
                 raise ConfigError(f"There is no command {name}. /help lists them.")
 
     def _answer(self, side: str, question: str) -> Reply:
-        tokenizer, asked = self.model.tokenizer, {"role": "user", "content": question}
-        said = [*self._said.get(side, []), asked]
+        tokenizer, message = self.model.tokenizer, {"role": "user", "content": question}
+        messages = [*self._history.get(side, []), message]
         system = [{"role": "system", "content": self.how.system}] if self.how.system else []
-        prompt = str(tokenizer.apply_chat_template([*system, *said], add_generation_prompt=True, tokenize=False))
+        prompt = str(tokenizer.apply_chat_template([*system, *messages], add_generation_prompt=True, tokenize=False))
         ids = tokenizer([prompt], add_special_tokens=False)["input_ids"]
         how = Sampling(max_tokens=self.how.max_tokens, temperature=self.how.temperature, seed=self.seed + self.turns)
-        found = self.model.trainer.sampler.sample(ids, how, base=side == BASE)[0][0]
-        text = tokenizer.batch_decode([found.tokens], skip_special_tokens=True)[0]
-        self._said[side] = [*said, {"role": "assistant", "content": text}]
+        completion = self.model.trainer.sampler.sample(ids, how, base=side == BASE)[0][0]
+        text = tokenizer.batch_decode([completion.tokens], skip_special_tokens=True)[0]
+        self._history[side] = [*messages, {"role": "assistant", "content": text}]
         judgement = judge(text, None)
         return Reply(
             model=side,
@@ -110,22 +110,22 @@ class Chat:
             strict_answer=judgement.strict_answer,
             last_number=judgement.last_number,
             style=judgement.style,
-            tokens=len(found.tokens),
-            truncated=not found.ended,
+            tokens=len(completion.tokens),
+            truncated=not completion.ended,
         )
 
 
 def as_json(chat: Chat, question: str, replies: list[Reply]) -> dict[str, Any]:
-    """A turn as one JSON object."""
+    """Return a turn as a JSON object."""
     how = {"temperature": chat.how.temperature, "max_tokens": chat.how.max_tokens, "system_prompt": chat.how.system}
     return {"turn": chat.turns, "question": question, **how, "replies": {r.model: asdict(r) for r in replies}}
 
 
-def _number(line: str, text: str, most: float) -> float:
+def _number(line: str, text: str, highest: float) -> float:
     try:
         value = float(text)
     except ValueError:
         value = -1.0
-    if not 0 <= value <= most:
-        raise ConfigError(f"{line.strip()!r} needs a number from 0 to {most:g}, as in {line.split()[0]} 1.")
+    if not 0 <= value <= highest:
+        raise ConfigError(f"{line.strip()!r} needs a number from 0 to {highest:g}, as in {line.split()[0]} 1.")
     return value

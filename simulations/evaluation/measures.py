@@ -1,4 +1,4 @@
-"""From answers to figures: accuracy, length, rewards, pass@k and maj@k, each paired where there are two models."""
+"""Figures from answers: accuracy, length, rewards, pass@k and maj@k, paired if there are two models."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SHARES = ("strict", "lenient", "truncated")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
-    """One measure. With an adapter, the interval is that of the gain; without one, that of the base's value."""
+    """One measure. With an adapter, the interval is that of the gain; otherwise that of the base model's value."""
 
     name: str
     base: float
@@ -40,11 +40,11 @@ class Figure:
 
     @property
     def gain(self) -> float | None:
-        """Adapter above base."""
+        """Difference of adapter and base model."""
         return None if self.adapter is None else self.adapter - self.base
 
     def as_json(self) -> dict[str, Any]:
-        """The figure as JSON holds it; without values where no problem has any."""
+        """Return the figure for JSON; without values if no problem has any."""
         if not self.problems:
             return {"base": None, "interval": None, "problems": 0}
         pair = {} if self.adapter is None else {"adapter": self.adapter, "gain": self.gain}
@@ -63,11 +63,11 @@ class Answers:
         return len(self.rows[0])
 
     def column(self, name: str) -> Floats:
-        """Mean of a field over the samples, by problem."""
+        """Return the mean of a field over the samples, by problem."""
         return np.array([[float(getattr(one, name)) for one in row] for row in self.rows]).mean(axis=1)
 
     def paid(self, weights: Mapping[str, float]) -> Floats:
-        """Mean of some rewards' weighted sum over the samples that have one of them, by problem; NaN where none has.
+        """Return the mean over the samples of the weighted sum of some rewards, by problem; NaN if a problem has none.
 
         As in training: a reward that is None adds nothing.
         """
@@ -76,21 +76,21 @@ class Answers:
         return np.array([np.mean(values) if values else np.nan for values in kept])
 
     def votes(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-        """(which answer each completion gives, whether it is right), as `majority_at_k` wants them."""
+        """Return (number of each completion's answer, whether it is right), as `majority_at_k` needs them."""
         numbers: dict[str, int] = {}
-        given = [
+        votes = [
             [
                 NO_ANSWER if a.strict_answer is None else numbers.setdefault(meaning(a.strict_answer), len(numbers))
                 for a in row
             ]
             for row in self.rows
         ]
-        return np.array(given), np.array([[a.strict for a in row] for row in self.rows])
+        return np.array(votes), np.array([[a.strict for a in row] for row in self.rows])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """What an evaluation came to, by decoding."""
+    """Result of an evaluation, by decoding."""
 
     figures: dict[str, list[Figure]]
     classes: dict[str, dict[str, Figure]] = field(default_factory=dict[str, dict[str, Figure]])
@@ -99,7 +99,7 @@ class Measured:
     """Share of the completions of each style, by model."""
 
     def as_json(self) -> dict[str, Any]:
-        """By decoding, then by measure."""
+        """Return the result by decoding, then by measure."""
         return {
             decoding: {
                 **{figure.name: figure.as_json() for figure in figures},
@@ -111,18 +111,18 @@ class Measured:
 
 
 def measured(answers: Sequence[Answer], questions: Questions, pass_at: Sequence[int]) -> Measured:
-    """All figures of an evaluation.
+    """Compute all figures of an evaluation.
 
     Args:
         pass_at: the k of pass@k and maj@k, for decodings with at least as many samples.
     """
-    found = Measured(figures={})
+    result = Measured(figures={})
     for decoding in dict.fromkeys(answer.decoding for answer in answers):
         sides = _sides([answer for answer in answers if answer.decoding == decoding], len(questions.problems))
-        found.figures[decoding] = list(_figures(sides, questions, pass_at))
-        found.classes[decoding] = dict(_classes(sides, questions.problems, questions.classes))
-        found.styles[decoding] = {model: _styles(one) for model, one in sides.items()}
-    return found
+        result.figures[decoding] = list(_figures(sides, questions, pass_at))
+        result.classes[decoding] = dict(_classes(sides, questions.problems, questions.classes))
+        result.styles[decoding] = {model: _styles(one) for model, one in sides.items()}
+    return result
 
 
 def _sides(answers: list[Answer], problems: int) -> dict[str, Answers]:
@@ -147,7 +147,7 @@ def _figures(sides: dict[str, Answers], questions: Questions, pass_at: Sequence[
         yield _both("reward/total", sides, lambda side: side.paid(weights))
     for k in (k for k in pass_at if samples > 1 and k <= samples):
         yield _both(f"pass@{k}", sides, lambda side, k=k: _pass(side, k), share=True)
-        if k > 1:  # the vote of one is its answer
+        if k > 1:  # maj@1 is the answer itself
             yield _both(f"maj@{k}", sides, lambda side, k=k: majority_at_k(*side.votes(), k), share=True)
 
 
@@ -157,12 +157,12 @@ def _both(name: str, sides: dict[str, Answers], measure: Callable[[Answers], Flo
 
 
 def figure(name: str, base: Floats, adapter: Floats | None, *, share: bool = False) -> Figure:
-    """A measure with its interval, over the problems that both sides have.
+    """Return a measure with its interval, over the problems that both sides have.
 
     Args:
         base, adapter: a value for each problem; NaN leaves the problem out.
-        share: of completions. Where each problem's is 0 or 1, the interval is one for proportions, which never has
-            width 0.
+        share: whether values are shares of completions. If each is 0 or 1, the interval is one for proportions, which
+            never has width 0.
     """
     kept = ~np.isnan(base) if adapter is None else ~(np.isnan(base) | np.isnan(adapter))
     base, n = base[kept], int(kept.sum())
@@ -194,9 +194,9 @@ def _classes(
     for column in columns:
         labels = np.array([problem.labels.get(column, "") for problem in problems])
         for label in sorted(set(labels.tolist()) - {""}):
-            mine = labels == label
-            after = values[ADAPTER][mine] if ADAPTER in values else None
-            yield f"{column}={label}", figure("strict", values[BASE][mine], after, share=True)
+            selected = labels == label
+            after = values[ADAPTER][selected] if ADAPTER in values else None
+            yield f"{column}={label}", figure("strict", values[BASE][selected], after, share=True)
 
 
 def _sum(rewards: Mapping[str, float | None], weights: Mapping[str, float]) -> float | None:

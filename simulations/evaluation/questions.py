@@ -1,4 +1,4 @@
-"""What is asked: held-out problems of a run, of GSM8K or of any file, under a system prompt, with rewards."""
+"""An evaluation set: held-out problems of a run, of GSM8K or of any file, with system prompt and rewards."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from .target import Target
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """What the command line says of the questions."""
+    """The command line's options for the questions."""
 
     file: str = ""
-    """A .jsonl, .parquet or .csv file, or hub:NAME:SPLIT; empty takes the dataset of the settings."""
+    """A .jsonl, .parquet or .csv file, or hub:NAME:SPLIT; empty uses the dataset of the settings."""
     question: str = "question"
     answer: str = "answer"
     answer_after: str = ""
     classes: tuple[str, ...] = ()
     system: str = ""
-    """none, xml, think, or a text file; empty takes the run's."""
+    """none, xml, think, or a text file; empty uses the run's."""
     rewards: str = ""
     limit: int = 0
-    """0 takes as many as the settings say, and all of a file."""
+    """0 uses as many as the settings say, and all of a file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Questions:
-    """Problems with all that is needed to put and to judge them."""
+    """An evaluation set: problems, prompt, rewards."""
 
     source: str
     problems: list[Problem]
@@ -45,7 +45,7 @@ class Questions:
     system_prompt: str
     rewards: tuple[Reward, ...]
     one_set: bool
-    """Whether the rewards are one client's, so that their weighted sum means something."""
+    """Whether the rewards are those of one client, so that their weighted sum is meaningful."""
 
     @property
     def sha256(self) -> str:
@@ -53,36 +53,36 @@ class Questions:
         return fingerprint(self.problems)
 
     def row(self, index: int) -> dict[str, Any]:
-        """A problem as rewards and chat template want it."""
+        """Return a problem as a row for rewards and chat template."""
         return self.problems[index].row(self.system_prompt)
 
 
 def gather(target: Target, asked: Asked) -> Questions:
-    """Read problems, system prompt and rewards, so that what is wrong with them is found before a model is loaded.
+    """Read problems, system prompt and rewards, so that errors in them are found before a model is loaded.
 
     Raises:
-        ConfigError, DataError, RewardError: something is missing or wrong; says what and where.
+        ConfigError, DataError, RewardError: something is missing or wrong; names it and its place.
     """
     config = target.config
-    source, problems, own = _problems(config, asked)
+    source, problems, columns = _problems(config, asked)
     rewards, one_set = _rewards(target, asked.rewards)
-    found = Questions(
+    questions = Questions(
         source=source,
         problems=problems,
-        classes=asked.classes or own,
+        classes=asked.classes or columns,
         system_prompt=system_prompt(asked.system or config.simulation.system_prompt),
         rewards=rewards,
         one_set=one_set,
     )
-    try_rewards(rewards, found.row(0))
-    return found
+    try_rewards(rewards, questions.row(0))
+    return questions
 
 
 def system_prompt(text: str) -> str:
-    """The system prompt of a name (none, xml, think), or what a text file holds.
+    """Return the system prompt of a name (none, xml, think), or the content of a text file.
 
     Raises:
-        ConfigError: there is no such name or file.
+        ConfigError: it is neither a name nor a text file.
     """
     if text in SYSTEM_PROMPTS:
         return SYSTEM_PROMPTS[text]
@@ -90,11 +90,11 @@ def system_prompt(text: str) -> str:
         return Path(text).expanduser().read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         known = ", ".join(SYSTEM_PROMPTS)
-        raise ConfigError(f"The system prompt {text!r} is none of {known}, and no text file: {error}.") from error
+        raise ConfigError(f"The system prompt {text!r} is neither one of {known} nor a text file: {error}.") from error
 
 
 def _problems(config: RunConfig, asked: Asked) -> tuple[str, list[Problem], tuple[str, ...]]:
-    """(where they come from, the problems, the columns to split by)."""
+    """Return (their source, the problems, the columns to split by)."""
     if not asked.file:
         if asked.limit:
             config = config.with_values({"evaluation.problems": asked.limit})
@@ -107,18 +107,19 @@ def _problems(config: RunConfig, asked: Asked) -> tuple[str, list[Problem], tupl
 
 
 def _rewards(target: Target, line: str) -> tuple[tuple[Reward, ...], bool]:
-    """(the rewards, whether they are one set): those named, else all of the run's clients, else correctness."""
+    """Return (the rewards, whether they are one set): those of the option, else of all the run's clients, else
+    correctness."""
     sets = [line] if line else target.config.simulation.rewards.split(";") if target.of_run else ["correctness"]
-    found: dict[str, Reward] = {}
+    rewards: dict[str, Reward] = {}
     for reward in (reward for one in dict.fromkeys(sets) for reward in load_rewards(one)):
-        found.setdefault(reward.name, reward)
-    return tuple(found.values()), len(set(sets)) == 1
+        rewards.setdefault(reward.name, reward)
+    return tuple(rewards.values()), len(set(sets)) == 1
 
 
 def paid(
     rewards: Sequence[Reward], rows: Sequence[dict[str, Any]], texts: Sequence[str], tokens: Sequence[list[int]]
 ) -> list[dict[str, float | None]]:
-    """What each reward pays for each completion.
+    """Return the value of each reward for each completion.
 
     Raises:
         RewardError: a reward function failed.

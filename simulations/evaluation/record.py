@@ -1,4 +1,4 @@
-"""Answers as JSON Lines, one completion a line, so that a long evaluation can be interrupted and go on."""
+"""Answers as JSON Lines, one completion per line, so that a long evaluation can be interrupted and resumed."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ FIELDS = tuple(f.name for f in fields(Answer))
 
 
 class Record:
-    """The answers there are; in a file, if one is named."""
+    """The answers so far, in a file if one is named."""
 
     def __init__(self, path: Path | None, fingerprint: Mapping[str, object]) -> None:
-        """Read what the file holds, or begin it.
+        """Read the file, or start it.
 
         Raises:
-            ConfigError: the file is another evaluation's, or none's.
+            ConfigError: the file belongs to another evaluation, or does not contain answers.
         """
         self._path = path
         self._known: dict[tuple[str, str, int, int], Answer] = {}
@@ -31,7 +31,7 @@ class Record:
         lines: list[dict[str, Any]] = read_lines(path)
         if not lines:
             if path.exists() and path.stat().st_size:
-                raise ConfigError(f"{path} holds something else than answers. Name another file with --save.")
+                raise ConfigError(f"{path} does not contain answers. Name another file with --save.")
             append_lines(path, [{"evaluation": dict(fingerprint)}])
             return
         self._check(lines[0].get("evaluation"), fingerprint)
@@ -40,21 +40,21 @@ class Record:
             self._known[answer.decoding, answer.model, answer.problem, answer.sample] = answer
 
     def answers(self, decoding: str, model: str, problems: Sequence[int], count: int) -> list[Answer] | None:
-        """The answers of a batch, in order; None where one is missing, so that all of it is to be answered."""
+        """Return the answers of a batch, in order; None if one is missing, so that the whole batch is answered."""
         keys = [(decoding, model, i, j) for i in problems for j in range(count)]
         return [self._known[key] for key in keys] if all(key in self._known for key in keys) else None
 
     def add(self, answers: Sequence[Answer], problems: Sequence[Problem]) -> None:
-        """Keep the answers of a batch; on the disk before this returns."""
+        """Save the answers of a batch; they are on disk when this returns."""
         for answer in answers:
             self._known[answer.decoding, answer.model, answer.problem, answer.sample] = answer
         if self._path is not None:
             append_lines(self._path, [_line(answer, problems[answer.problem]) for answer in answers])
 
-    def _check(self, told: object, fingerprint: Mapping[str, object]) -> None:
-        if not isinstance(told, dict):
-            raise ConfigError(f"{self._path} holds something else than answers. Name another file with --save.")
-        other = [name for name, value in fingerprint.items() if told.get(name) != value]
+    def _check(self, saved: object, fingerprint: Mapping[str, object]) -> None:
+        if not isinstance(saved, dict):
+            raise ConfigError(f"{self._path} does not contain answers. Name another file with --save.")
+        other = [name for name, value in fingerprint.items() if saved.get(name) != value]
         if other:
             raise ConfigError(
                 f"{self._path} holds the answers of another evaluation: {other[0].replace('_', ' ')} differs. Name "

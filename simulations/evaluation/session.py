@@ -1,4 +1,4 @@
-"""One evaluation from the command line's words to its figures: checks first, then the model, then the answers."""
+"""One evaluation, from the command line's options to its figures: first checks, then the model, then the answers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SAY_EVERY_S = 30.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationResult:
-    """What was evaluated, by which protocol, and what it came to."""
+    """An evaluation: what was evaluated, by which protocol, and the result."""
 
     target: Target
     questions: Questions
@@ -42,10 +42,10 @@ class EvaluationResult:
     answers: list[Answer]
     seconds: float
     sampled_now: int
-    """Completions that were drawn now, and not read from the file."""
+    """Completions that were sampled in this process, not read from the file."""
 
     def as_json(self) -> dict[str, Any]:
-        """All of it but the completions."""
+        """Return the evaluation for JSON, without the completions."""
         speed = self.sampled_now / self.seconds if self.sampled_now else None
         return {
             "target": self.target.name,
@@ -62,7 +62,7 @@ class EvaluationResult:
         }
 
     def samples(self, count: int) -> Iterator[tuple[Problem, Answer, Answer | None]]:
-        """The first problems with a completion of each model, as sampled, or greedily where that was all."""
+        """Yield the first problems with one completion of each model, sampled, or greedy if there is nothing else."""
         last = self.answers[-1].decoding
         first = {(a.model, a.problem): a for a in self.answers if a.decoding == last and a.sample == 0}
         for i, problem in enumerate(self.questions.problems[:count]):
@@ -88,7 +88,7 @@ def evaluate(
     """Answer, judge and count.
 
     Raises:
-        FedGRPOError: problems, rewards, model or adapter are wrong; what was answered before is in `save`.
+        FedGRPOError: problems, rewards, model or adapter are wrong; earlier answers are in `save`.
     """
     questions = gather(target, asked)
     model, adapter_sha256 = loaded(target, questions.problems[0])
@@ -111,10 +111,10 @@ def evaluate(
 
 
 def loaded(target: Target, example: Problem) -> tuple[LoadedModel, str]:
-    """(the model with the target's adapter on it, the adapter's SHA-256; empty where there is none).
+    """Return (the model with the target's adapter, the adapter's SHA-256; empty without an adapter).
 
     Raises:
-        ConfigError: the model cannot be loaded, or the adapter is not one of this model.
+        ConfigError: the model cannot be loaded, or the adapter does not fit it.
     """
     config: RunConfig = target.config
     folder = model_folder(config.model.name, config.model.revision, config.backend.source)
@@ -130,7 +130,7 @@ def loaded(target: Target, example: Problem) -> tuple[LoadedModel, str]:
 
 
 class _Counter:
-    """Counts completions and shows how far they are: a bar on a terminal, now and then a line elsewhere."""
+    """A counter of completions with a display: a progress bar on a terminal, otherwise a line now and then."""
 
     def __init__(self, total: int, bar: Progress | None) -> None:
         self.sampled = 0
@@ -139,7 +139,7 @@ class _Counter:
         self._task = bar.add_task("answering", total=total, rate="") if bar else None
 
     def __call__(self, completions: int, sampled: bool) -> None:
-        """A batch is answered, now or before."""
+        """Count an answered batch, whether sampled in this process or read from the file."""
         self._done += completions
         self.sampled += completions if sampled else 0
         now = time.monotonic()

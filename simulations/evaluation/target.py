@@ -1,4 +1,4 @@
-"""What is evaluated: a run's last adapter, one of its adapters, any other PEFT adapter, or a model alone."""
+"""The target of an evaluation: a run's last adapter, one of its adapters, any PEFT adapter, or a model alone."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ...common.settings.run_config import RunConfig, Value, load_scenario
 from ...server.run.layout import RunFolder
 from ...server.run.reader import Run
 
-ODD_KINDS = (
+UNSUPPORTED = (
     "use_dora",
     "use_rslora",
     "use_qalora",
@@ -32,19 +32,19 @@ ODD_KINDS = (
     "alora_invocation_tokens",
     "layer_replication",
 )
-"""Options of PEFT that make something else of A and B than alpha / rank * B A."""
+"""Options of PEFT with which the change of a layer is not alpha / rank * B A."""
 MOVED_BASE = ("pissa", "olora", "corda", "loftq")
-"""Ways to begin (init_lora_weights) that change the base's weights, too: A and B fit no other base."""
+"""Initialisations (init_lora_weights) that also change the base's weights: A and B do not fit another base."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A model with or without an adapter, and the settings to load and sample it by."""
+    """A model with or without an adapter, and the settings to load and sample it."""
 
     name: str
     config: RunConfig
     folder: Path | None
-    """The adapter's; None is the model alone."""
+    """Folder of the adapter; None is the model alone."""
     of_run: bool
     """Whether settings, problems and rewards are those of a run."""
 
@@ -53,37 +53,37 @@ class Target:
         return replace(self, config=self.config.with_values(values))
 
     def adapter(self, schema: AdapterSchema) -> Adapter | None:
-        """The adapter, as the loaded model wants it.
+        """Load the adapter for a model with this schema.
 
         Raises:
             ConfigError: it is damaged, or was trained on a model of other shapes.
         """
         if self.folder is None:
             return None
-        found = read_peft(self.folder) if (self.folder / SCHEMA).is_file() else _foreign(self.folder, schema)
-        if found.schema.sha256 != schema.sha256:
+        adapter = read_peft(self.folder) if (self.folder / SCHEMA).is_file() else _foreign(self.folder, schema)
+        if adapter.schema.sha256 != schema.sha256:
             raise ConfigError(
                 f"The adapter in {self.folder} was trained on a model of other shapes than {self.config.model.name}."
             )
-        return found
+        return adapter
 
 
 def locate(target: Path | None, model: str | None) -> Target:
-    """What the command line means.
+    """Return the target that the command line names.
 
     Args:
-        target: a run folder (its last adapter is taken), `RUN/adapters/NUMBER`, or a PEFT adapter; None: a model alone.
-        model: a Hub name, a folder or `builtin`: the model alone, or the base model where the target's is not here.
+        target: a run folder (its last adapter is used), `RUN/adapters/NUMBER`, or a PEFT adapter; None: a model alone.
+        model: a Hub name, a folder or `builtin`: the model alone, or the base model if the target's is not available.
 
     Raises:
-        ConfigError: `target` is none of these, or neither is given.
+        ConfigError: `target` is not one of these, or neither is given.
     """
     if target is None:
         if model is None:
             raise ConfigError("Give a run folder, an adapter, or a model (--model NAME).")
         return Target(model, RunConfig().with_values({"model.name": model}), None, False)
-    found = _run(target) or _adapter(target)
-    if found is None:
+    adapter_target = _run(target) or _adapter(target)
+    if adapter_target is None:
         if (target / "config.json").is_file():
             raise ConfigError(f"{target} is a model, not an adapter or a run. Give it as --model {target}.")
         raise ConfigError(
@@ -91,8 +91,13 @@ def locate(target: Path | None, model: str | None) -> Target:
             f"({CONFIG})."
         )
     if model is None:
-        return found
-    return Target(found.name, found.config.with_values({"model.name": model}), found.folder, found.of_run)
+        return adapter_target
+    return Target(
+        adapter_target.name,
+        adapter_target.config.with_values({"model.name": model}),
+        adapter_target.folder,
+        adapter_target.of_run,
+    )
 
 
 def _run(target: Path) -> Target | None:
@@ -107,16 +112,18 @@ def _run(target: Path) -> Target | None:
 
 
 def _adapter(folder: Path) -> Target | None:
-    """A PEFT adapter that lies anywhere: settings from its own files."""
+    """Return the target of a PEFT adapter in any folder, with settings from its own files."""
     if not (folder / CONFIG).is_file():
         return None
     try:
-        told: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        own = folder / SCHEMA
-        values = _ours(AdapterSchema.from_json(own.read_text())) if own.is_file() else _theirs(folder, told)
-        model = str(told["base_model_name_or_path"])
+        peft_config: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        schema = folder / SCHEMA
+        values = (
+            _ours(AdapterSchema.from_json(schema.read_text())) if schema.is_file() else _theirs(folder, peft_config)
+        )
+        model = str(peft_config["base_model_name_or_path"])
     except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{folder / CONFIG} describes no LoRA adapter: {error!r}.") from error
+        raise ConfigError(f"{folder / CONFIG} does not describe a LoRA adapter: {error!r}.") from error
     return Target(folder.name, RunConfig().with_values({"model.name": model, **values}), folder, False)
 
 
@@ -133,21 +140,19 @@ def _ours(schema: AdapterSchema) -> dict[str, object]:
     }
 
 
-def _theirs(folder: Path, told: dict[str, Any]) -> dict[str, object]:
-    odd = [name for name in ODD_KINDS if told.get(name)]
-    if str(told.get("init_lora_weights")).lower().startswith(MOVED_BASE):
-        odd.append("init_lora_weights")
-    if float(told["lora_alpha"]) % 1:
-        odd.append("lora_alpha")
-    if told["peft_type"] != "LORA" or odd or told.get("bias", "none") != "none":
-        what = odd[0] if odd else "bias or another type than LORA"
-        raise ConfigError(
-            f"The adapter in {folder} is no plain LoRA: {CONFIG} has {what}, which fedgrpo does not load."
-        )
+def _theirs(folder: Path, peft_config: dict[str, Any]) -> dict[str, object]:
+    unsupported = [name for name in UNSUPPORTED if peft_config.get(name)]
+    if str(peft_config.get("init_lora_weights")).lower().startswith(MOVED_BASE):
+        unsupported.append("init_lora_weights")
+    if float(peft_config["lora_alpha"]) % 1:
+        unsupported.append("lora_alpha")
+    if peft_config["peft_type"] != "LORA" or unsupported or peft_config.get("bias", "none") != "none":
+        option = unsupported[0] if unsupported else "bias or another type than LORA"
+        raise ConfigError(f"The adapter in {folder} is not plain LoRA: {CONFIG} uses {option}, which is not supported.")
     names = [name.rpartition(".lora_")[0] for name in _tensors(folder)]
     return {
-        "adapter.rank": int(told["r"]),
-        "adapter.alpha": int(told["lora_alpha"]),
+        "adapter.rank": int(peft_config["r"]),
+        "adapter.alpha": int(peft_config["lora_alpha"]),
         "adapter.target-modules": _last_parts(names),
         "aggregation.method": "naive",
     }
@@ -158,7 +163,7 @@ def _last_parts(names: list[str]) -> str:
 
 
 def _foreign(folder: Path, schema: AdapterSchema) -> Adapter:
-    """A plain LoRA adapter that PEFT wrote. A layer that it leaves out gets zeros, which change nothing."""
+    """Load a plain LoRA adapter that PEFT wrote. Layers without tensors get zeros, which change nothing."""
     stored = _tensors(folder)
     parts: dict[Key, Vector] = {key: np.zeros(shape, np.float32) for key, shape in schema.layout()}
     for name, tensor in stored.items():
@@ -172,5 +177,5 @@ def _foreign(folder: Path, schema: AdapterSchema) -> Adapter:
 def _tensors(folder: Path) -> dict[str, Vector]:
     try:
         return safetensors.numpy.load_file(folder / WEIGHTS)
-    except (OSError, safetensors.SafetensorError, TypeError, KeyError) as error:  # numpy knows no bfloat16
+    except (OSError, safetensors.SafetensorError, TypeError, KeyError) as error:  # numpy does not have bfloat16
         raise ConfigError(f"Cannot read {folder / WEIGHTS}: {error!r}. It must hold float32 or float16.") from error

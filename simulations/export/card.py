@@ -1,4 +1,4 @@
-"""README.md of an export: what it is, how it was trained, what it came to, how to load it."""
+"""README.md of an export: what it is, how it was trained, its accuracy, and how to load it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RELATIONS = {"adapter": "adapter", "merged": "finetune", "gguf": "quantized"}
 
 
 def check_jinja() -> None:
-    """Say what to install where the template cannot be filled in.
+    """Check that the template can be rendered.
 
     Raises:
         ConfigError: Jinja is not installed.
@@ -38,13 +38,13 @@ def card(
     differences: dict[str, str],
     warnings: list[str],
 ) -> str:
-    """The model card as Markdown, with the Hub's metadata on top.
+    """Return the model card as Markdown, with the Hub's metadata at the top.
 
     Args:
         kind: the type of the weights.
         file: the GGUF file's name.
-        rank: of the PEFT adapter as it was written.
-        repository: where it will be on the Hub; empty is nowhere.
+        rank: rank of the PEFT adapter as it was written.
+        repository: its name on the Hub; empty if it is not pushed.
     """
     import jinja2
 
@@ -75,7 +75,7 @@ def _loadable(source: Source) -> str:
 
 
 def _tidy(text: str) -> str:
-    """At most one empty line in a row: the template's branches leave more."""
+    """Collapse runs of empty lines, which the template's branches leave."""
     lines: list[str] = []
     for line in text.splitlines():
         if line.strip() or (lines and lines[-1]):

@@ -1,7 +1,7 @@
-"""What a model card says of a run. Nothing by which an organisation could be told apart, and no path of a machine.
+"""Facts of a run for the model card, without anything that identifies an organisation, and without local paths.
 
-Left out on purpose: names of clients, of their reward functions and of their classes, what one client alone reported,
-and the run's name.
+Left out on purpose: names of clients, of their reward functions and of their classes, figures that one client alone
+reported, and the run's name.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ SETTINGS = (
     "gate.enabled",
 )
 FEWEST = 2
-"""A mean over fewer organisations is one organisation's own figure."""
+"""A mean over fewer organisations would be one organisation's own figure."""
 
 
 def run_facts(source: Source) -> dict[str, Any] | None:
-    """What the card says of the run up to the exported round; None without a run."""
+    """Return the facts of the run up to the exported round; None without a run."""
     run, config, number = source.run, source.config, source.round
     if run is None or config is None or number is None:
         return None
@@ -107,9 +107,9 @@ def _scores(run: Run, evaluated: EvaluationMetrics) -> list[dict[str, str]]:
 
 
 def _row(name: str, evaluated: EvaluationMetrics) -> dict[str, str]:
-    found = score(evaluated.total)
-    gain = f"{points(found.gain)} ({found.interval})"
-    return {"name": name, "before": f"{found.base:.1%}", "after": f"{found.strict:.1%}", "gain": gain}
+    result = score(evaluated.total)
+    gain = f"{points(result.gain)} ({result.interval})"
+    return {"name": name, "before": f"{result.base:.1%}", "after": f"{result.strict:.1%}", "gain": gain}
 
 
 def _unscored(evaluated: EvaluationMetrics | None) -> str:
@@ -119,15 +119,15 @@ def _unscored(evaluated: EvaluationMetrics | None) -> str:
 
 
 def _rewards(rounds: list[RoundMetrics], fewest: int) -> tuple[float, float] | None:
-    """Mean rewards of the first and of the last round; None where fewer clients tell theirs."""
-    told = [line.rewards for line in rounds]
-    if not told or min(len(told[0]), len(told[-1])) < fewest:
+    """Return the mean rewards of the first and of the last round; None if fewer clients report theirs."""
+    rewards = [line.rewards for line in rounds]
+    if not rewards or min(len(rewards[0]), len(rewards[-1])) < fewest:
         return None
-    return sum(told[0]) / len(told[0]), sum(told[-1]) / len(told[-1])
+    return sum(rewards[0]) / len(rewards[0]), sum(rewards[-1]) / len(rewards[-1])
 
 
 def _reward_names(spec: str) -> str:
-    """The reward sets of a simulation; of a file of one's own, no more than that it is one."""
+    """Return the reward sets of a simulation; a user's own file is mentioned without its name."""
     sets = [
         ", ".join(
             "functions of an own file" if "/" in part or ".py" in part else f"`{part.strip()}`"

@@ -1,7 +1,7 @@
-"""A GGUF file read back through transformers and compared with what was written: settings, tokens, logits.
+"""A GGUF file read back through transformers and compared with the model: settings, tokens, logits.
 
-Transformers does not read all of a file: that a Llama has biases, and any scaling of rope. What it leaves out is taken
-from the model and compared with the file here, so that nothing passes unseen.
+Transformers does not read everything in a file: biases of a Llama, and any scaling of rope. These are taken from the
+model and compared with the file here, so that no error goes unnoticed.
 """
 
 from __future__ import annotations
@@ -34,39 +34,39 @@ FLOAT32_DIGITS = 1e-6
 
 
 def check_tokens(path: Path, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Compare how the file's tokenizer cuts the probes; returns how many tokens they are.
+    """Compare how the file's tokenizer splits the probes, and return the number of tokens.
 
     Raises:
-        RunError: it cuts one otherwise.
+        RunError: it splits one differently.
     """
     stored = PreTrainedTokenizerFast.from_pretrained(path.parent, gguf_file=path.name)
-    wanted = texts(tokenizer)
-    pairs = list(zip(wanted, token_ids(tokenizer, wanted), token_ids(stored, wanted), strict=True))
-    for text, own, read in pairs:
-        if own != read:
-            at = next((i for i, pair in enumerate(zip(own, read, strict=False)) if pair[0] != pair[1]), 0)
+    probes = texts(tokenizer)
+    pairs = list(zip(probes, token_ids(tokenizer, probes), token_ids(stored, probes), strict=True))
+    for text, expected, read in pairs:
+        if expected != read:
+            at = next((i for i, pair in enumerate(zip(expected, read, strict=False)) if pair[0] != pair[1]), 0)
             raise RunError(
-                f"The tokenizer in the GGUF file cuts {text[:40]!r}... otherwise: {own[at : at + 5]} became "
+                f"The tokenizer in the GGUF file splits {text[:40]!r}... differently: {expected[at : at + 5]} became "
                 f"{read[at : at + 5]}. Use --to merged and llama.cpp's own converter."
             )
-    return sum(len(own) for _, own, _ in pairs)
+    return sum(len(expected) for _, expected, _ in pairs)
 
 
 def check_logits(path: Path, config: Any, prompts: list[list[int]], answers: torch.Tensor) -> Difference:
-    """Load the file and compare its logits with the model's.
+    """Load the file, and compare its logits with the model's.
 
     Args:
-        config: the model's, as it was written.
+        config: the model's configuration, as it was written.
         answers: the model's logits on `prompts`.
 
     Raises:
-        RunError: the file says something else of the model, or lacks a tensor.
+        RunError: the file's settings differ from the model's, or a tensor is missing.
     """
     read = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
     for name in SETTINGS:
-        own, found = getattr(config, name), getattr(read, name)
-        if own != found and not (isinstance(own, float) and abs(own - found) <= FLOAT32_DIGITS * abs(own)):
-            raise RunError(f"The GGUF file says {name} is {found}, but it is {own}.")
+        expected, actual = getattr(config, name), getattr(read, name)
+        if expected != actual and not _same_float(actual, expected):
+            raise RunError(f"In the GGUF file {name} is {actual}, but it must be {expected}.")
     _check_rope(path, config)
     return difference(answers, logits(_load(path, config, read), prompts))
 
@@ -76,13 +76,17 @@ def _load(path: Path, config: Any, read: Any) -> PreTrainedModel:
     for name in ("attention_bias", "mlp_bias", "head_dim"):
         if hasattr(config, name):
             setattr(read, name, getattr(config, name))
-    found: Any = AutoModelForCausalLM.from_pretrained(
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
         path.parent, gguf_file=path.name, config=read, dtype=torch.float32, output_loading_info=True
     )
-    model, report = found
+    model, report = loaded
     if report["missing_keys"]:
         raise RunError(f"The GGUF file lacks {', '.join(sorted(report['missing_keys']))}.")
     return model
+
+
+def _same_float(one: Any, other: Any) -> bool:
+    return isinstance(one, float) and abs(one - other) <= FLOAT32_DIGITS * abs(other)
 
 
 def _check_rope(path: Path, config: Any) -> None:
@@ -90,16 +94,16 @@ def _check_rope(path: Path, config: Any) -> None:
 
     reader = gguf.GGUFReader(path)
     rope = config.rope_parameters
-    wanted = {"rope.freq_base": rope["rope_theta"]}
+    expected = {"rope.freq_base": rope["rope_theta"]}
     if rope["rope_type"] in ("linear", "yarn"):
-        wanted |= {"rope.scaling.type": rope["rope_type"], "rope.scaling.factor": rope["factor"]}
+        expected |= {"rope.scaling.type": rope["rope_type"], "rope.scaling.factor": rope["factor"]}
     architecture = reader.fields["general.architecture"].contents()
-    for name, value in wanted.items():
+    for name, value in expected.items():
         field = reader.fields.get(f"{architecture}.{name}")
-        found = field.contents() if field else None
-        if found != value and not (isinstance(found, float) and abs(found - value) <= FLOAT32_DIGITS * abs(value)):
-            raise RunError(f"The GGUF file says {name} is {found}, but it is {value}.")
+        actual = field.contents() if field else None
+        if actual != value and not _same_float(actual, value):
+            raise RunError(f"In the GGUF file {name} is {actual}, but it must be {value}.")
     factors = rope_factors(config)
     stored = [tensor.data for tensor in reader.tensors if tensor.name == "rope_freqs.weight"]
     if factors is not None and (not stored or not np.array_equal(stored[0].reshape(-1), factors)):
-        raise RunError("The GGUF file's factors on the frequencies of rope are not the model's.")
+        raise RunError("The GGUF file's rope frequency factors differ from the model's.")

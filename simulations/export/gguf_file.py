@@ -1,7 +1,7 @@
-"""A merged model as a GGUF file, which llama.cpp and its many friends load: Qwen2 and Llama families.
+"""A merged model as a GGUF file for llama.cpp and compatible programs: Qwen2 and Llama families.
 
-Tensors go from the model in memory to the file one at a time. What GGUF calls things and in which order it wants the
-rows of q and k is as in llama.cpp's own converter (conversion/llama.py and conversion/base.py there).
+Tensors are written one at a time. GGUF's names, and its order of the rows of q and k, follow llama.cpp's own converter
+(conversion/llama.py and conversion/base.py there).
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ Tensor = npt.NDArray[np.float32] | npt.NDArray[np.float16]
 
 
 def check_architecture(config: Any) -> str:
-    """GGUF's name of the architecture.
+    """Return GGUF's name of the architecture.
 
     Raises:
-        ConfigError: it is not supported, or has a part that GGUF cannot describe.
+        ConfigError: it is not supported, or has a part that GGUF cannot represent.
     """
     name = (config.architectures or ["none"])[0]
     if name not in ARCHITECTURES:
         raise ConfigError(f"GGUF export does not support {name}. Supported are {' and '.join(ARCHITECTURES)}.")
     if config.hidden_act != "silu":
         raise ConfigError(
-            f"GGUF's {ARCHITECTURES[name]} has the activation silu, and this model has {config.hidden_act}."
+            f"GGUF's {ARCHITECTURES[name]} has the activation silu, but this model has {config.hidden_act}."
         )
     if getattr(config, "use_sliding_window", False):
-        raise ConfigError("GGUF's qwen2 has no sliding window, and this model uses one.")
+        raise ConfigError("GGUF's qwen2 does not support a sliding window, but this model uses one.")
     if config.rope_parameters["rope_type"] not in ROPE_TYPES:
         kind = config.rope_parameters["rope_type"]
         raise ConfigError(
@@ -51,8 +51,8 @@ def write_gguf(model: PreTrainedModel, words: Vocabulary, path: Path, *, name: s
     """Write a model as one GGUF file.
 
     Args:
-        name: what the file says the model is called.
-        half: matrices as float16; vectors stay float32. Otherwise all is float32.
+        name: name of the model in the file.
+        half: write matrices as float16 and vectors as float32; otherwise everything is float32.
 
     Raises:
         ConfigError: the architecture is not supported.
@@ -80,12 +80,12 @@ def write_gguf(model: PreTrainedModel, words: Vocabulary, path: Path, *, name: s
 
 
 def head_dim(config: Any) -> int:
-    """Width of an attention head."""
+    """Return the width of an attention head."""
     return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
 def rope_factors(config: Any) -> npt.NDArray[np.float32] | None:
-    """What llama.cpp divides the rotation frequencies by, float32 (head_dim / 2,); None where rope is not Llama 3's."""
+    """Return llama.cpp's divisors of the rotation frequencies, float32 (head_dim / 2,); None if not Llama 3's rope."""
     rope = config.rope_parameters
     if rope["rope_type"] != "llama3":
         return None
@@ -138,31 +138,31 @@ def _add_words(writer: Any, words: Vocabulary) -> None:
 
 
 def _tensors(model: PreTrainedModel, architecture: str, half: bool) -> Iterator[tuple[str, Tensor]]:
-    """GGUF's name and values of every tensor, one after another."""
+    """Yield GGUF's name and the values of every tensor, one after another."""
     import gguf
 
     config: Any = model.config
     arch = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
     names = gguf.get_tensor_name_map(arch, config.num_hidden_layers)
-    for own, weight in model.state_dict().items():
-        if own == "lm_head.weight" and config.tie_word_embeddings:
+    for source, weight in model.state_dict().items():
+        if source == "lm_head.weight" and config.tie_word_embeddings:
             continue
-        name = names.get_name(own, try_suffixes=(".weight", ".bias"))
+        name = names.get_name(source, try_suffixes=(".weight", ".bias"))
         if name is None:
-            raise ConfigError(f"GGUF has no name for the tensor {own} in an architecture {architecture}.")
+            raise ConfigError(f"GGUF has no name for the tensor {source} in an architecture {architecture}.")
         values = weight.detach().float().numpy()
-        if architecture == "llama" and ".self_attn.q_proj." in own:
+        if architecture == "llama" and ".self_attn.q_proj." in source:
             values = _interleaved(values, config.num_attention_heads)
-        if architecture == "llama" and ".self_attn.k_proj." in own:
+        if architecture == "llama" and ".self_attn.k_proj." in source:
             values = _interleaved(values, config.num_key_value_heads)
-        yield name, _halved(values, own) if half and values.ndim > 1 else values
+        yield name, _halved(values, source) if half and values.ndim > 1 else values
     factors = rope_factors(config)
     if factors is not None:
         yield "rope_freqs.weight", factors
 
 
 def _interleaved(values: npt.NDArray[np.float32], heads: int) -> npt.NDArray[np.float32]:
-    """The rows of q or k in the order of llama.cpp's rotation, which turns neighbours; transformers turns halves."""
+    """Return the rows of q or k in llama.cpp's order, which rotates neighbours; transformers rotates halves."""
     rows = values.reshape(heads, 2, values.shape[0] // heads // 2, *values.shape[1:])
     return np.ascontiguousarray(rows.swapaxes(1, 2)).reshape(values.shape)
 

@@ -1,7 +1,7 @@
-"""What of a tokenizer GGUF can carry, and whether llama.cpp would then cut text as the tokenizer does.
+"""The parts of a tokenizer that GGUF can hold, and a check that llama.cpp would split text in the same way.
 
-A GGUF file has tokens and merges, and only the *name* of the rule that cuts text into words first. So the rule of a
-tokenizer must be one that llama.cpp knows by name; a tokenizer with another is refused, not approximated.
+A GGUF file has tokens and merges, but only the *name* of the rule that first splits text into words. So the tokenizer's
+rule must be one that llama.cpp knows by name; a tokenizer with another rule is refused, not approximated.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ LINES_AND_NUMBERS = [
     {"type": "Digits", "individual_digits": False},
     {"type": "Split", "pattern": {"String": "\n"}, "behavior": "Isolated", "invert": False},
 ]
-"""How the built-in policies cut before GPT-2's rule."""
+"""How the built-in policies split text before GPT-2's rule."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vocabulary:
-    """A byte-level BPE tokenizer as GGUF has it."""
+    """A byte-level BPE tokenizer in GGUF's form."""
 
     rule: str
-    """llama.cpp's name of how text is cut into words."""
+    """llama.cpp's name of the rule that splits text into words."""
     tokens: list[str]
     types: list[int]
     merges: list[str]
@@ -47,13 +47,13 @@ class Vocabulary:
 
 
 def vocabulary(tokenizer: PreTrainedTokenizerBase, size: int) -> Vocabulary:
-    """The tokenizer as GGUF has it.
+    """Convert a tokenizer to GGUF's form.
 
     Args:
-        size: rows of the model's embedding; ids without a token become unused ones.
+        size: rows of the model's embedding; ids without a token become unused tokens.
 
     Raises:
-        ConfigError: GGUF cannot carry this tokenizer.
+        ConfigError: GGUF cannot hold this tokenizer.
     """
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ConfigError(_refusal("it has no tokenizer.json"))
@@ -66,7 +66,7 @@ def vocabulary(tokenizer: PreTrainedTokenizerBase, size: int) -> Vocabulary:
         warnings.append("llama.cpp does not normalise text to NFC as this tokenizer does: send it composed accents.")
     by_id = {number: token for token, number in tokenizer.get_vocab().items()}
     if max(by_id) >= size:
-        raise ConfigError(f"The tokenizer has {max(by_id) + 1} tokens, and the model only {size}.")
+        raise ConfigError(f"The tokenizer has {max(by_id) + 1} tokens, but the model only has {size}.")
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
     ids = list(tokenizer("a")["input_ids"])  # pyright: ignore[reportArgumentType]
     return Vocabulary(
@@ -83,7 +83,7 @@ def vocabulary(tokenizer: PreTrainedTokenizerBase, size: int) -> Vocabulary:
 
 
 def _special(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
-    """The special tokens' ids. Without a bos of its own, llama.cpp would take token 11 for one, whatever that is."""
+    """Return the ids of the special tokens. Without a bos, llama.cpp would use token 11 as one, whatever that is."""
     ids: dict[str, Any] = {name: getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad", "unk")}
     if ids["bos"] is None:
         ids["bos"] = ids["eos"]
@@ -99,9 +99,9 @@ def _type(added: dict[str, Any] | None, known: bool) -> int:
 
 
 def _rule(described: dict[str, Any]) -> str:
-    """llama.cpp's name of the rule by which a tokenizer cuts text into words."""
+    """Return llama.cpp's name of the rule by which a tokenizer splits text into words."""
     if described["normalizer"] not in (None, {"type": "NFC"}):
-        raise ConfigError(_refusal("it normalises text in a way of its own"))
+        raise ConfigError(_refusal("it normalises text in an unsupported way"))
     cutter = described["pre_tokenizer"] or {}
     steps = cutter.get("pretokenizers", [cutter])
     *first, last = steps
@@ -130,6 +130,6 @@ def _words_stay_whole(described: dict[str, Any]) -> bool:
 
 def _refusal(why: str) -> str:
     return (
-        f"GGUF export does not support this model's tokenizer: {why}. Supported are byte-level BPE tokenizers that cut "
-        "text as Qwen2, Llama 3 or GPT-2 do. Use --to merged and llama.cpp's own converter."
+        f"GGUF export does not support this model's tokenizer: {why}. Supported are byte-level BPE tokenizers that "
+        "split text as Qwen2, Llama 3 or GPT-2 do. Use --to merged and llama.cpp's own converter."
     )

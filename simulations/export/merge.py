@@ -1,7 +1,7 @@
-"""The adapter merged into its base model, and the proof that the sum is the model that was trained.
+"""The adapter merged into its base model, with a check that the result equals the trained model.
 
-The product is computed here, in float64, and compared with what PEFT's layers answer: two ways to the same logits.
-Everything is held in float32, one copy at a time: four bytes per parameter of the base model.
+The product is computed here, in float64, and the logits are compared with those of PEFT's layers. Everything is held in
+float32, one copy at a time: four bytes per parameter of the base model.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from .source import Source
 
 CPU = torch.device("cpu")
 EXACT = 1e-3
-"""Largest difference of a logit where all is float32."""
+"""Largest difference of a logit if everything is float32."""
 ROUNDED = {"float16": 0.02, "bfloat16": 0.15}
-"""Largest difference of a logit where weights are rounded, in units of the largest logit: 2^-11 and 2^-8 per weight."""
+"""Largest difference of a logit with rounded weights, relative to the largest logit: 2^-11 and 2^-8 per weight."""
 TOKENIZER = (
     "tokenizer.json",
     "tokenizer.model",
@@ -55,20 +55,20 @@ class Merged:
     """The base model's folder."""
     prompts: list[list[int]]
     answers: torch.Tensor
-    """Its logits on the probes."""
+    """Logits of the merged model on the probes."""
     difference: Difference
-    """From base model and adapter, as PEFT computes them."""
+    """Difference from base model and adapter, as PEFT computes them."""
 
 
 def merge(source: Source, model: str, say: Callable[[str], None]) -> Merged:
-    """Load the base model and merge the adapter into it.
+    """Load the base model, and merge the adapter into it.
 
     Args:
-        model: where the base model is, a folder or a Hub name; empty takes the run's.
+        model: folder or Hub name of the base model; empty uses the run's.
 
     Raises:
-        ConfigError: the base model is not here, is another than the members', or the adapter does not fit it.
-        RunError: the merged model answers otherwise than base model and adapter.
+        ConfigError: the base model is not available, differs from the clients', or the adapter does not fit it.
+        RunError: the merged model's logits differ from those of base model and adapter.
     """
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -77,7 +77,7 @@ def merge(source: Source, model: str, say: Callable[[str], None]) -> Merged:
     folder = model_folder(model or source.base.name, "" if model else source.base.revision, kept_at)
     if source.base_sha256 and file_hash(folder) != source.base_sha256:
         raise ConfigError(
-            f"{folder} is not the base model of this run: its files have another hash than the members agreed on. Give "
+            f"{folder} is not the base model of this run: its files have another hash than the clients agreed on. Name "
             "the right one with --model."
         )
     say(f"loading the base model {source.base.public}")
@@ -90,10 +90,10 @@ def merge(source: Source, model: str, say: Callable[[str], None]) -> Merged:
     say("merging, and comparing the merged model with base model and adapter")
     _add(plain, source.adapter)
     answers = logits(plain, prompts)
-    found = difference(expected, answers)
-    if not found.logits <= max(EXACT, EXACT * float(expected.abs().max())):
-        raise RunError(f"The merged model is not base model and adapter: {found}.")
-    return Merged(plain, tokenizer, folder, prompts, answers, found)
+    change = difference(expected, answers)
+    if not change.logits <= max(EXACT, EXACT * float(expected.abs().max())):
+        raise RunError(f"The merged model differs from base model and adapter: {change}.")
+    return Merged(plain, tokenizer, folder, prompts, answers, change)
 
 
 def _add(model: PreTrainedModel, adapter: Adapter) -> None:
@@ -105,13 +105,13 @@ def _add(model: PreTrainedModel, adapter: Adapter) -> None:
 
 
 def write_merged(merged: Merged, folder: Path, dtype: str, say: Callable[[str], None]) -> Difference:
-    """Write the merged model with its tokenizer, load it from there, and compare. `merged.model` is gone afterwards.
+    """Write the merged model with its tokenizer, load it from there, and compare. Frees `merged.model`.
 
     Returns:
-        What rounding to `dtype` changed, from the merged model in float32.
+        The difference that rounding to `dtype` makes to the merged model in float32.
 
     Raises:
-        RunError: more than rounding can explain.
+        RunError: the difference is larger than rounding explains.
     """
     say(f"writing the merged model as {dtype}")
     merged.model.to(getattr(torch, dtype)).save_pretrained(folder)  # pyright: ignore[reportArgumentType]
@@ -120,16 +120,16 @@ def write_merged(merged: Merged, folder: Path, dtype: str, say: Callable[[str], 
     copy_tokenizer(merged.folder, folder)
     written = load_tokenizer(folder)
     if token_ids(written, texts(written)) != merged.prompts:
-        raise RunError("The tokenizer that was written cuts text otherwise than the base model's.")
+        raise RunError("The written tokenizer splits text differently from the base model's.")
     say("loading it from there")
-    found = difference(merged.answers, logits(load_base(folder, "float32", CPU), merged.prompts))
-    if not (found.logits <= EXACT if dtype == "float32" else found.relative <= ROUNDED[dtype]):
-        raise RunError(f"The model as {dtype} differs from the merged one by more than rounding explains: {found}.")
-    return found
+    change = difference(merged.answers, logits(load_base(folder, "float32", CPU), merged.prompts))
+    if not (change.logits <= EXACT if dtype == "float32" else change.relative <= ROUNDED[dtype]):
+        raise RunError(f"The model as {dtype} differs from the merged one by more than rounding explains: {change}.")
+    return change
 
 
 def copy_tokenizer(source: Path, folder: Path) -> None:
-    """Copy the tokenizer's files as they are, but for the path it was once loaded from."""
+    """Copy the tokenizer's files unchanged, except for the path that it was once loaded from."""
     for name in TOKENIZER:
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)

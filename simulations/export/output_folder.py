@@ -1,4 +1,4 @@
-"""An export's folder: whole or not there, and never in place of something else."""
+"""The folder of an export: complete or absent, and never replacing anything else."""
 
 from __future__ import annotations
 
@@ -14,32 +14,30 @@ from ...common.errors import ConfigError
 from ...common.storage.atomic import sync_folder
 
 RECORD = "export.json"
-"""Says what an export is. `--force` replaces only a folder that has one."""
+"""Describes an export. `--force` only replaces a folder that has one."""
 
 
 def check_free(folder: Path, force: bool) -> None:
-    """Refuse a place where something is.
+    """Refuse a folder that is in use.
 
     Raises:
-        ConfigError: `folder` is a file, or holds something that `force` may not replace either.
+        ConfigError: `folder` is a file, or holds something that `force` must not replace either.
     """
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        raise ConfigError(f"{folder} exists and is no folder. Give another one with --out.")
+        raise ConfigError(f"{folder} exists and is not a folder. Choose another one with --out.")
     if not folder.exists() or not any(folder.iterdir()):
         return
     if not force:
         raise ConfigError(
-            f"{folder} is not empty. Give another folder with --out, or --force to replace the export in it."
+            f"{folder} is not empty. Choose another folder with --out, or use --force to replace the export in it."
         )
     if not (folder / RECORD).is_file():
-        raise ConfigError(
-            f"{folder} holds something that is no export ({RECORD} is missing), so --force does not replace it."
-        )
+        raise ConfigError(f"{folder} is not an export ({RECORD} is missing), so --force does not replace it.")
 
 
 @contextmanager
 def new_folder(folder: Path, force: bool) -> Generator[Path]:
-    """A folder to fill, which takes the name `folder` when the block ends well and is gone when it does not.
+    """Create a folder that gets the name `folder` when the block succeeds, and is removed when it fails.
 
     Raises:
         ConfigError: as `check_free`.
@@ -47,27 +45,27 @@ def new_folder(folder: Path, force: bool) -> Generator[Path]:
     check_free(folder, force)
     folder = folder.resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = folder.with_name(f".{folder.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
-    aside.mkdir()
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
+    temporary.mkdir()
     try:
-        yield aside
-        for path in sorted(p for p in aside.rglob("*") if p.is_file()):
+        yield temporary
+        for path in sorted(p for p in temporary.rglob("*") if p.is_file()):
             _flush(path)
-        sync_folder(aside)
+        sync_folder(temporary)
         check_free(folder, force)
-        _swap(aside, folder)
+        _swap(temporary, folder)
     except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
         raise
 
 
-def _swap(aside: Path, folder: Path) -> None:
-    """Put `aside` in the place of `folder`; what was there is removed last."""
-    old = aside.with_suffix(".old")
+def _swap(temporary: Path, folder: Path) -> None:
+    """Put `temporary` in the place of `folder`; the old content is removed last."""
+    old = temporary.with_suffix(".old")
     if folder.exists():
         os.replace(folder, old)
     try:
-        os.replace(aside, folder)
+        os.replace(temporary, folder)
     except OSError:
         if old.exists():
             os.replace(old, folder)
@@ -82,10 +80,10 @@ def _flush(path: Path) -> None:
 
 
 def listing(folder: Path) -> list[dict[str, object]]:
-    """Name, size in bytes and SHA-256 of every file, by name."""
-    found: list[dict[str, object]] = []
+    """Return name, size in bytes and SHA-256 of every file, by name."""
+    files: list[dict[str, object]] = []
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         with path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        found.append({"name": str(path.relative_to(folder)), "bytes": path.stat().st_size, "sha256": sha256})
-    return found
+        files.append({"name": str(path.relative_to(folder)), "bytes": path.stat().st_size, "sha256": sha256})
+    return files

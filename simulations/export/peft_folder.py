@@ -1,4 +1,4 @@
-"""The adapter as a PEFT folder. No torch: an operator's server has none."""
+"""The adapter as a PEFT folder. No torch: an operator's server does not have it."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ LARGEST_VLLM_RANK = 512
 
 
 def write_adapter(adapter: Adapter, base: BaseModel, folder: Path) -> tuple[float, int, list[str]]:
-    """Write the adapter for PEFT, read it back, and compare what it does to every layer.
+    """Write the adapter for PEFT, read it back, and compare its effect on every layer.
 
-    What lets fedgrpo itself read it again (schema, vector) comes along, but for a vector that holds a residual on whole
+    The files from which fedgrpo reads it again (schema, vector) are included, except for a vector with a residual on
+    whole
     weight matrices: it would be as large as the model, and its product is in the factors.
 
     Returns:
@@ -29,7 +30,7 @@ def write_adapter(adapter: Adapter, base: BaseModel, folder: Path) -> tuple[floa
         as written; warnings)
 
     Raises:
-        RunError: the file does to the model what the adapter does not.
+        RunError: the file's effect on the model differs from the adapter's.
     """
     write_peft(adapter, folder, base.public)
     path = folder / CONFIG
@@ -42,20 +43,20 @@ def write_adapter(adapter: Adapter, base: BaseModel, folder: Path) -> tuple[floa
         (folder / VECTOR).unlink()
     difference = _difference(adapter, folder, described)
     if not difference <= CLOSE:
-        raise RunError(f"The PEFT folder changes a layer by {difference:.1e} (relative) other than the adapter does.")
+        raise RunError(f"The PEFT folder changes a layer differently from the adapter, by {difference:.1e} (relative).")
     return difference, described["r"], _warnings(described["r"], adapter.schema.rank)
 
 
-def _warnings(rank: int, own: int) -> list[str]:
-    if rank == own:
+def _warnings(rank: int, trained_rank: int) -> list[str]:
+    if rank == trained_rank:
         return []
-    more = f"The aggregation method's residual on the base's weights makes the rank {rank}, where {own} was trained"
+    more = f"The aggregation method's residual on the base's weights raises the rank from {trained_rank} to {rank}"
     limit = (
-        f"more than the {LARGEST_VLLM_RANK} that vLLM takes"
+        f"more than the {LARGEST_VLLM_RANK} that vLLM supports"
         if rank > LARGEST_VLLM_RANK
         else "set vLLM's --max-lora-rank"
     )
-    return [f"{more}: {limit}. --to merged carries the same in no more than the base's own size."]
+    return [f"{more}: {limit}. --to merged contains the same at the size of the base."]
 
 
 def _difference(adapter: Adapter, folder: Path, described: dict[str, Any]) -> float:
@@ -64,7 +65,7 @@ def _difference(adapter: Adapter, folder: Path, described: dict[str, Any]) -> fl
     worst = 0.0
     for module in adapter.schema.modules:
         a, b = (stored[f"base_model.model.{module.name}.lora_{factor}.weight"] for factor in "AB")
-        want = adapter.change(module)
-        largest = max(float(np.abs(want).max()), 1e-30)
-        worst = max(worst, float(np.abs(scale * (b.astype(np.float64) @ a) - want).max()) / largest)
+        expected = adapter.change(module)
+        largest = max(float(np.abs(expected).max()), 1e-30)
+        worst = max(worst, float(np.abs(scale * (b.astype(np.float64) @ a) - expected).max()) / largest)
     return worst

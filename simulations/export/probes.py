@@ -1,4 +1,4 @@
-"""What an exported model is asked to see whether it is still the same: texts, token ids, logits."""
+"""Probes of an exported model, to check that it is unchanged: texts, token ids, logits."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TEXTS = (
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """How far two models' logits are from each other, over all positions of the probes."""
+    """The difference between two models' logits, over all positions of the probes."""
 
     logits: float
     """The largest difference of a logit."""
@@ -33,7 +33,7 @@ class Difference:
     """Positions compared."""
 
     def as_json(self) -> dict[str, float]:
-        """All of it."""
+        """Return all fields."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -44,34 +44,34 @@ class Difference:
 
 
 def texts(tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """The probes, and a chat of two of them as the tokenizer's template renders it."""
+    """Return the probes, and a chat of two of them as the tokenizer's template renders it."""
     chat = [{"role": "user", "content": TEXTS[0]}, {"role": "assistant", "content": TEXTS[2]}]
     return [*TEXTS, str(tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True))]
 
 
-def token_ids(tokenizer: PreTrainedTokenizerBase, wanted: list[str]) -> list[list[int]]:
-    """Texts as token ids."""
-    return [list(tokenizer(text)["input_ids"]) for text in wanted]  # pyright: ignore[reportArgumentType]
+def token_ids(tokenizer: PreTrainedTokenizerBase, probes: list[str]) -> list[list[int]]:
+    """Return texts as token ids."""
+    return [list(tokenizer(text)["input_ids"]) for text in probes]  # pyright: ignore[reportArgumentType]
 
 
 def logits(model: PreTrainedModel, prompts: list[list[int]]) -> torch.Tensor:
-    """The logits after every token of the prompts: float32, shape (tokens, vocabulary)."""
+    """Return the logits after every token of the prompts: float32, shape (tokens, vocabulary)."""
     model.eval()
     with torch.inference_mode():
-        found = [model(input_ids=torch.tensor([ids])).logits[0].float() for ids in prompts if ids]
-    return torch.cat(found)
+        per_prompt = [model(input_ids=torch.tensor([ids])).logits[0].float() for ids in prompts if ids]
+    return torch.cat(per_prompt)
 
 
-def difference(expected: torch.Tensor, found: torch.Tensor) -> Difference:
-    """How far `found` is from `expected`; infinite where a number is none.
+def difference(expected: torch.Tensor, actual: torch.Tensor) -> Difference:
+    """Return the difference of `actual` from `expected`; infinite if a number is not finite.
 
     Raises:
-        RunError: they are of different vocabularies.
+        RunError: they have different vocabularies.
     """
-    if expected.shape != found.shape:
-        raise RunError(f"The exported model answers with {found.shape[1]} logits, not with {expected.shape[1]}.")
-    largest = float((expected - found).abs().max())
-    same = float((expected.argmax(1) == found.argmax(1)).float().mean())
-    if not bool(torch.isfinite(found).all()):
+    if expected.shape != actual.shape:
+        raise RunError(f"The exported model has {actual.shape[1]} logits, not {expected.shape[1]}.")
+    largest = float((expected - actual).abs().max())
+    same = float((expected.argmax(1) == actual.argmax(1)).float().mean())
+    if not bool(torch.isfinite(actual).all()):
         return Difference(float("inf"), float("inf"), same, len(expected))
     return Difference(largest, largest / float(expected.abs().max()), same, len(expected))

@@ -1,4 +1,4 @@
-"""An export to the Hugging Face Hub: private unless told otherwise, with a token from the environment only."""
+"""Upload of an export to the Hugging Face Hub: private by default, with a token from the environment only."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 
 
 def check_push(repository: str) -> None:
-    """Find out before the work is done whether it could be pushed.
+    """Check, before any work, that the result can be pushed.
 
     Raises:
-        ConfigError: the name is none, there is no token, or huggingface_hub is not installed.
+        ConfigError: the name is invalid, there is no token, or huggingface_hub is not installed.
     """
     if not NAME.fullmatch(repository):
         raise ConfigError(f"--push {repository} is not of the form ORG/NAME.")
@@ -29,19 +29,19 @@ def check_push(repository: str) -> None:
     try:
         validate_repo_id(repository)
     except HFValidationError as error:
-        raise ConfigError(f"--push {repository} is no name that the Hub takes: {error}") from error
+        raise ConfigError(f"--push {repository} is not a valid name on the Hub: {error}") from error
     if not os.environ.get(TOKEN):
         raise ConfigError(f"--push needs a token with write access in the environment variable {TOKEN}; it is not set.")
 
 
 def push(folder: Path, repository: str, *, public: bool, message: str) -> str:
-    """Upload an export, but for its record, and return where it is.
+    """Upload an export without its record, and return its address.
 
-    A repository that exists keeps its visibility; one that is public already is refused unless `public`.
+    An existing repository keeps its visibility; one that is already public is refused unless `public`.
 
     Raises:
-        ConfigError: the repository is public and `public` was not given.
-        RunError: the Hub cannot be reached or refuses. The export itself is safe on the disk.
+        ConfigError: the repository is public, but `public` is not set.
+        RunError: the Hub cannot be reached or refuses. The export itself is safe on disk.
     """
     import httpx
     import huggingface_hub
@@ -52,19 +52,19 @@ def push(folder: Path, repository: str, *, public: bool, message: str) -> str:
     try:
         api.create_repo(repository, private=not public, exist_ok=True, repo_type="model")
         if not public and not api.repo_info(repository, repo_type="model").private:
-            raise ConfigError(f"{repository} is public already. Give --public to publish there, or another name.")
+            raise ConfigError(f"{repository} is already public. Use --public to publish there, or another name.")
         api.upload_folder(
             repo_id=repository, folder_path=folder, repo_type="model", commit_message=message, ignore_patterns=[RECORD]
         )
     except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
         raise RunError(
-            f"{_why(error).replace(token, '***')} The export is whole in {folder}; try --push again."
+            f"{_why(error).replace(token, '***')} The export is complete in {folder}; try --push again."
         ) from None
     return f"{api.endpoint}/{repository}"
 
 
 def _why(error: Exception) -> str:
-    """What went wrong, in words; of the Hub's own text only the status, since a text may repeat what was sent."""
+    """Describe an error; of the Hub's reply only the status, since its text may repeat what was sent."""
     response = getattr(error, "response", None)
     status = getattr(response, "status_code", None)
     if status in (401, 403):

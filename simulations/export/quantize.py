@@ -1,4 +1,4 @@
-"""Quantised GGUF types, by llama.cpp's own program: nobody else's arithmetic would be its."""
+"""Quantized GGUF types, made by llama.cpp's own program, so that its arithmetic is exactly the same."""
 
 from __future__ import annotations
 
@@ -13,29 +13,31 @@ QUANTISED = ("q4_k_m", "q5_k_m", "q8_0")
 
 
 def quantizer() -> str:
-    """Path of llama-quantize.
+    """Return the path of llama-quantize.
 
     Raises:
         ConfigError: it is not on PATH.
     """
-    found = shutil.which(PROGRAM)
-    if found is None:
+    path = shutil.which(PROGRAM)
+    if path is None:
         raise ConfigError(
-            f"{PROGRAM} is not on PATH. It comes with llama.cpp and makes the types {', '.join(QUANTISED)}; --type "
-            "f16 and f32 need nothing."
+            f"{PROGRAM} is not on PATH. It is part of llama.cpp and makes the types {', '.join(QUANTISED)}; --type "
+            "f16 and f32 do not need it."
         )
-    return found
+    return path
 
 
 def quantize(program: str, source: Path, target: Path, kind: str) -> None:
-    """Quantise a GGUF file.
+    """Quantize a GGUF file.
 
     Raises:
-        RunError: the program failed, or left no file; its last lines are told.
+        RunError: the program failed, or did not write a file; quotes its last lines.
     """
-    done = subprocess.run(
+    process = subprocess.run(
         [program, str(source), str(target), kind.upper()], capture_output=True, text=True, errors="replace", check=False
     )
-    if done.returncode != 0 or not target.is_file() or not target.stat().st_size:
-        said = " / ".join((done.stderr or done.stdout).strip().splitlines()[-3:]) or "nothing"
-        raise RunError(f"{PROGRAM} ended with status {done.returncode} and made no {kind}. It said: {said}")
+    if process.returncode != 0 or not target.is_file() or not target.stat().st_size:
+        output = " / ".join((process.stderr or process.stdout).strip().splitlines()[-3:]) or "nothing"
+        raise RunError(
+            f"{PROGRAM} ended with status {process.returncode} and did not write {kind}. Its output: {output}"
+        )

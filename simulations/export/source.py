@@ -1,4 +1,4 @@
-"""Which adapter is exported: of a run folder one round's, or one adapter folder. No torch."""
+"""The adapter to export: one round's adapter of a run folder, or an adapter folder. No torch."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class BaseModel:
     """The base model of an adapter."""
 
     name: str
-    """As the run has it: a built-in one, a Hub name, or a folder of this machine."""
+    """Its name in the run: a built-in one, a Hub name, or a local folder."""
     revision: str
     public: str
-    """What others know it by; never a path."""
+    """The name by which others know it; never a path."""
 
     @property
     def built_in(self) -> bool:
-        """Whether it comes with fedgrpo."""
+        """Whether it is included in fedgrpo."""
         return self.public in BUILT_IN
 
     @property
@@ -40,15 +40,15 @@ class BaseModel:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """An adapter and where it comes from."""
+    """An adapter and its origin."""
 
     adapter: Adapter
     base: BaseModel
     run: Run | None = None
-    """The run that trained it; None where only its folder is at hand."""
+    """The run that trained it; None if only its folder is available."""
     round: int | None = None
     best: bool = False
-    """Whether the round was chosen by its held-out accuracy."""
+    """Whether the round was selected by its held-out accuracy."""
 
     @property
     def config(self) -> RunConfig | None:
@@ -57,36 +57,34 @@ class Source:
 
     @property
     def base_sha256(self) -> str:
-        """Hash of the base model's files that every member agreed on; empty where no journal tells it."""
+        """Hash of the base model's files that all clients agreed on; empty without a journal."""
         created = self.run.journal.created if self.run else None
         return created.base_model if created else ""
 
 
 def locate(target: Path, number: int | None, best: bool, public: str = "") -> Source:
-    """The adapter that `target` means.
+    """Return the adapter that `target` names.
 
     Args:
         target: a run folder, `RUN/adapters/NUMBER`, or another folder with an adapter of fedgrpo.
-        number: the round; None takes the last committed one.
-        best: take the committed round whose adapter answered most held-out problems right.
-        public: what others know the base model by; empty derives it from the run's own name for it.
+        number: the round; None uses the last committed one.
+        best: use the committed round with the highest held-out accuracy.
+        public: the name by which others know the base model; empty derives it from the run's name for it.
 
     Raises:
-        ConfigError: there is no such adapter, or it is not the one that the journal names.
+        ConfigError: the adapter does not exist, or differs from the one in the journal.
     """
     if number is not None and best:
-        raise ConfigError("--round and --best both choose a round. Give one of them.")
+        raise ConfigError("--round and --best both select a round. Use only one of them.")
     if RunFolder(target).begun:
         return _of_run(Run.read(target), number, best, public)
     if number is not None or best:
-        raise ConfigError(
-            f"{target} is no run folder, so there are no rounds to choose from: leave --round and --best out."
-        )
+        raise ConfigError(f"{target} is not a run folder, so it has no rounds to select: leave out --round and --best.")
     folder = target.resolve()
     if RunFolder(folder.parent.parent).begun and folder.name.isdigit():
         return _of_run(Run.read(folder.parent.parent), int(folder.name), False, public)
     if not (folder / SCHEMA).is_file():
-        raise ConfigError(f"{target} is neither a run folder nor an adapter of fedgrpo: it holds no {SCHEMA}.")
+        raise ConfigError(f"{target} is neither a run folder nor an adapter of fedgrpo: {SCHEMA} is missing.")
     described = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     name, revision = str(described.get("base_model_name_or_path") or ""), str(described.get("revision") or "")
     return Source(read_peft(folder), _base(name, revision, public))
@@ -96,24 +94,26 @@ def _of_run(run: Run, number: int | None, best: bool, public: str) -> Source:
     committed = run.journal.adapters
     if not committed:
         raise ConfigError(f"{run.folder} has no committed round yet, so there is nothing to export.")
-    chosen = _best(run, committed) if best else max(committed) if number is None else number
-    if chosen not in committed:
-        raise ConfigError(f"Round {chosen} of {run.folder} was not committed. The rounds are 1 to {max(committed)}.")
-    adapter = read_peft(run.files.adapter(chosen))
-    if adapter.sha256 != committed[chosen]:
-        raise ConfigError(f"The adapter of round {chosen} in {run.folder} is not the one in the journal.")
-    return Source(adapter, _base(run.config.model.name, run.config.model.revision, public), run, chosen, best)
+    selected = _best(run, committed) if best else max(committed) if number is None else number
+    if selected not in committed:
+        raise ConfigError(f"Round {selected} of {run.folder} was not committed. The rounds are 1 to {max(committed)}.")
+    adapter = read_peft(run.files.adapter(selected))
+    if adapter.sha256 != committed[selected]:
+        raise ConfigError(f"The adapter of round {selected} in {run.folder} is not the one in the journal.")
+    return Source(adapter, _base(run.config.model.name, run.config.model.revision, public), run, selected, best)
 
 
 def _best(run: Run, committed: dict[int, str]) -> int:
     scored = [(score(e.total).strict, -e.round) for e in run.sampled if e.round in committed and e.total.problems]
     if not scored:
-        raise ConfigError(f"{run.folder} has no held-out accuracy after any round, so none is the best. Use --round.")
+        raise ConfigError(
+            f"{run.folder} has no held-out accuracy after any round, so --best cannot select one. Use --round."
+        )
     return -max(scored)[1]
 
 
 def _base(name: str, revision: str, public: str) -> BaseModel:
-    """The base model; a folder of this machine is known to others by its last part only."""
+    """Return the base model; a local folder is known to others by its last part only."""
     is_path = name not in BUILT_IN and (name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(name).exists())
     known = Path(name).expanduser().name if is_path else name
     return BaseModel(name, "" if is_path else revision, public or known or "unknown")

@@ -1,4 +1,4 @@
-"""Full fine-tuning of a scenario at one site, from its settings to a model folder."""
+"""Full fine-tuning of a scenario on one client, from its settings to a model folder."""
 
 from __future__ import annotations
 
@@ -37,33 +37,33 @@ Watch = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Finetuned:
-    """What a run came to."""
+    """Result of a run."""
 
     folder: Path
     sha256: str
-    """Of the model folder in it."""
+    """Hash of the model folder."""
     steps: int
     scores: dict[str, Score]
-    """By decoding, against the model it began with, on the same problems."""
+    """Scores by decoding, against the initial model on the same problems."""
     rewards: tuple[float, float]
-    """Of the first and of the last step."""
+    """Mean rewards of the first and of the last step."""
     seconds: float
-    """Of this process; a resumed run counts what it did itself."""
+    """Seconds of this process; a resumed run counts only its own."""
 
     def as_json(self) -> dict[str, Any]:
-        """What `finetune --format json` prints last."""
-        found, greedy = self.scores["sampled"], self.scores["greedy"]
+        """Return the result as `finetune --format json` prints it."""
+        sampled, greedy = self.scores["sampled"], self.scores["greedy"]
         return {
             "run_dir": str(self.folder),
             "model": str(RunFolder(self.folder).model),
             "sha256": self.sha256,
             "steps": self.steps,
             "accuracy": {
-                "before": found.base,
-                "after": found.strict,
-                "gain": found.gain,
-                "interval": [found.gain_low, found.gain_high],
-                "problems": found.problems,
+                "before": sampled.base,
+                "after": sampled.strict,
+                "gain": sampled.gain,
+                "interval": [sampled.gain_low, sampled.gain_high],
+                "problems": sampled.problems,
                 "greedy": {"before": greedy.base, "after": greedy.strict},
             },
             "reward": {"first": self.rewards[0], "last": self.rewards[1]},
@@ -85,14 +85,14 @@ class Step:
 
 
 def settings_of(folder: Path) -> RunConfig:
-    """The settings of a run that was stopped.
+    """Return the settings of a run that was stopped.
 
     Raises:
-        ConfigError: the folder holds none, or one that is finished.
+        ConfigError: the folder does not hold a run, or the run is finished.
     """
     files = RunFolder(folder)
     if not files.settings.is_file() or files.begun:
-        raise ConfigError(f"{folder} holds no run of fedgrpo finetune.")
+        raise ConfigError(f"{folder} is not a run folder of fedgrpo finetune.")
     if files.model.exists():
         raise ConfigError(f"{folder} is finished: its model is in {files.model}.")
     config = load_scenario(files.settings)
@@ -100,11 +100,11 @@ def settings_of(folder: Path) -> RunConfig:
 
 
 def finetune(config: RunConfig, say: Watch) -> Finetuned:
-    """Train all weights as the settings say, or go on where the run was stopped; accuracy before and after.
+    """Train all weights as the settings say, or resume a stopped run; measures accuracy before and after.
 
     Raises:
         ConfigError: more than one client, or a setting that needs an adapter.
-        RewardError, DataError: as in a simulation.
+        RewardError, DataError: a reward function failed, or the data are wrong.
     """
     from ...client.learner.training.full import check_full
 
@@ -115,27 +115,27 @@ def finetune(config: RunConfig, say: Watch) -> Finetuned:
     runner.same_inputs(config)
     with locked(folder):
         write_atomic(RunFolder(folder).settings, config.to_toml().encode())
-        return _play(config, folder, say, started)
+        return _run(config, folder, say, started)
 
 
 def _check_own(folder: Path, config: RunConfig) -> None:
-    """Refuse a folder that holds another run: its settings and metrics would be written over.
+    """Refuse a folder that holds another run, whose settings and metrics would be overwritten.
 
     Raises:
-        ConfigError: it holds a federated run, a finished one, or one of other settings.
+        ConfigError: it holds a federated run, a finished one, or one with other settings.
     """
     if not RunFolder(folder).settings.is_file():
         return
-    before, now = settings_of(folder).flat(), config.flat()
-    other = sorted(key for key in now if before[key] != now[key] and not key.startswith("output."))
+    before, current = settings_of(folder).flat(), config.flat()
+    other = sorted(key for key in current if before[key] != current[key] and not key.startswith("output."))
     if other:
         raise ConfigError(
-            f"{folder} holds a run whose {other[0]} is {before[other[0]]}, not {now[other[0]]}. Give --resume to go on "
-            "with it as it was, or another --run."
+            f"{folder} holds a run whose {other[0]} is {before[other[0]]}, not {current[other[0]]}. Use --resume to "
+            "continue it with its settings, or another --run."
         )
 
 
-def _play(config: RunConfig, folder: Path, say: Watch, started: float) -> Finetuned:
+def _run(config: RunConfig, folder: Path, say: Watch, started: float) -> Finetuned:
     path = model_folder(config.model.name, config.model.revision, config.backend.source)
     base = load_model(path, "float32")
     from ...client.learner.training.full import FullTrainer
@@ -146,7 +146,7 @@ def _play(config: RunConfig, folder: Path, say: Watch, started: float) -> Finetu
     trainer = FullTrainer(base, config, rows, client_rewards(config)[0], files.checkpoints)
     say(f"{config.total_steps} steps over all {base.model.num_parameters():,} weights; answering held-out problems")
     before = _answers(base, trainer, held_out, config)
-    lines = _those_before(files.metrics, trainer.steps_done)
+    lines = _completed_steps(files.metrics, trainer.steps_done)
 
     def step(number: int, metrics: dict[str, float]) -> None:
         lines.append(Step(number, {f"train/{name}": value for name, value in metrics.items()}))
@@ -154,20 +154,20 @@ def _play(config: RunConfig, folder: Path, say: Watch, started: float) -> Finetu
         say(f"step {number} of {config.total_steps}: reward {metrics.get('reward', nan):.3f}")
 
     trainer.train(step)
-    found = _counted(before, _answers(base, trainer, held_out, config), held_out, config)
-    for decoding, counts in found.items():
+    evaluations = _counted(before, _answers(base, trainer, held_out, config), held_out, config)
+    for decoding, counts in evaluations.items():
         classes = {name: asdict(tally) for name, tally in counts.classes.items()}
         line = {"kind": "evaluation", "decoding": decoding, "total": asdict(counts.total), "classes": classes}
         append_line(files.metrics, line)
     rewards = [line.figures["train/reward"] for line in lines if "train/reward" in line.figures]
-    scores = {decoding: score(counts.total) for decoding, counts in found.items()}
+    scores = {decoding: score(counts.total) for decoding, counts in evaluations.items()}
     sha256 = trainer.save(files.model)
     ends = (rewards[0], rewards[-1])
     return Finetuned(folder, sha256, config.total_steps, scores, ends, time.perf_counter() - started)
 
 
 def _rows(base: Base, shard: list[Problem], config: RunConfig) -> list[dict[str, Any]]:
-    """All prompts of the run in order; those that are too long are left out, as for any client."""
+    """Return all prompts of the run in order; those that are too long are left out, as for any client."""
     from ...client.learner.training.evaluate import prompt_texts
 
     system, limit = SYSTEM_PROMPTS[config.simulation.system_prompt], config.grpo.max_prompt_length
@@ -203,11 +203,11 @@ def _counted(
     from ...client.learner.training.evaluate import count
 
     columns = config.evaluation.class_columns
-    return {decoding: count(held_out, now, before[decoding], columns) for decoding, now in after.items()}
+    return {decoding: count(held_out, current, before[decoding], columns) for decoding, current in after.items()}
 
 
-def _those_before(path: Path, step: int) -> list[Step]:
-    """Return the steps that a checkpoint holds, and drop the others: they are done again."""
+def _completed_steps(path: Path, step: int) -> list[Step]:
+    """Return the steps that a checkpoint holds, and remove the later ones, which will be repeated."""
     steps = [line for line in read_typed(path, _step) if line is not None and line.step <= step]
     write_atomic(path, b"".join(as_line(line.as_entry()) for line in steps))
     return steps

@@ -1,7 +1,7 @@
-"""Which knob to turn where a plan does not fit, from what costs least to what costs most.
+"""The settings to change if a plan does not fit, ordered by their cost.
 
-First what changes only time (the same completions, the same gradient up to rounding), then what changes how the base
-model is represented, then what changes the experiment.
+First those that change only the time (the same completions, the same gradient up to rounding), then the representation
+of the base model, then the experiment.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from ...common.settings.run_config import RunConfig, Value
 
 Values = dict[str, Value]
 Turn = Callable[[RunConfig], Values | None]
-"""The settings after one turn of a knob; None where it is at its end."""
+"""Returns the settings after one turn of a knob; None at its end."""
 LEAST_COMPLETION, LEAST_PROMPT, LEAST_RANK, LEAST_VLLM = 128, 256, 8, 0.15
 
 
 @dataclass(frozen=True, slots=True)
 class Knob:
-    """A setting that saves memory, and what turning it costs."""
+    """A setting that saves memory, and the cost of turning it."""
 
     name: str
     costs: str
@@ -28,7 +28,7 @@ class Knob:
 
 @dataclass(frozen=True, slots=True)
 class Turned:
-    """A knob as the proposal turns it, and the peak with this and the ones before it."""
+    """A knob as the proposal turns it, and the peak with this and the knobs before it."""
 
     knob: Knob
     values: Values
@@ -36,23 +36,23 @@ class Turned:
 
 
 def proposal(config: RunConfig, peak: Callable[[RunConfig], int], limit: int) -> tuple[list[Turned], bool]:
-    """Settings with which the plan fits into `limit` bytes, or comes nearest: (knobs turned, whether it fits).
+    """Return settings with which the plan fits into `limit` bytes, or comes nearest: (knobs turned, whether it fits).
 
-    Knobs are turned in order, each as far as it helps and is needed; then those that turn out not to be needed are
+    Knobs are turned in order, each as far as it helps and is needed; those that turn out to be unnecessary are then
     turned back.
     """
     chosen: dict[str, Values] = {}
     for knob in KNOBS:
-        now = peak(_with(config, chosen))
-        while now > limit:
+        current = peak(_with(config, chosen))
+        while current > limit:
             values = knob.turn(_with(config, chosen))
             if values is None:
                 break
-            then = peak(_with(config, {**chosen, knob.name: values}))
-            if then >= now:
+            next_peak = peak(_with(config, {**chosen, knob.name: values}))
+            if next_peak >= current:
                 break
-            chosen[knob.name], now = values, then
-    for name in reversed(list(chosen)):  # what costs most first
+            chosen[knob.name], current = values, next_peak
+    for name in reversed(list(chosen)):  # the most expensive knob first
         without = {key: values for key, values in chosen.items() if key != name}
         if peak(_with(config, without)) <= limit:
             chosen = without
@@ -60,12 +60,12 @@ def proposal(config: RunConfig, peak: Callable[[RunConfig], int], limit: int) ->
 
 
 def _steps(config: RunConfig, chosen: dict[str, Values], peak: Callable[[RunConfig], int]) -> list[Turned]:
-    found: list[Turned] = []
+    steps: list[Turned] = []
     for knob in KNOBS:
         if knob.name in chosen:
             config = config.with_values(chosen[knob.name])
-            found.append(Turned(knob, chosen[knob.name], peak(config)))
-    return found
+            steps.append(Turned(knob, chosen[knob.name], peak(config)))
+    return steps
 
 
 def _with(config: RunConfig, chosen: dict[str, Values]) -> RunConfig:
@@ -76,7 +76,9 @@ def _with(config: RunConfig, chosen: dict[str, Values]) -> RunConfig:
 
 def _smaller_passes(config: RunConfig) -> Values | None:
     size, passes = config.grpo.per_device_train_batch_size, config.grpo.gradient_accumulation_steps
-    if size % 2 or config.grpo.loss_type == "bnpo":  # which divides by the tokens of a pass: other passes, another step
+    if (
+        size % 2 or config.grpo.loss_type == "bnpo"
+    ):  # bnpo divides by the tokens of a pass, so smaller passes would change the step
         return None
     return {"grpo.per-device-train-batch-size": size // 2, "grpo.gradient-accumulation-steps": passes * 2}
 
@@ -92,8 +94,8 @@ def _checkpointing(config: RunConfig) -> Values | None:
 
 def _less_for_vllm(config: RunConfig) -> Values | None:
     less = round(config.backend.gpu_memory_utilization - 0.05, 2)
-    wanted = config.backend.uses_vllm and not config.backend.vllm_url and less >= LEAST_VLLM
-    return {"backend.gpu-memory-utilization": less} if wanted else None
+    applies = config.backend.uses_vllm and not config.backend.vllm_url and less >= LEAST_VLLM
+    return {"backend.gpu-memory-utilization": less} if applies else None
 
 
 def _without_vllm(config: RunConfig) -> Values | None:

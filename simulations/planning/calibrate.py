@@ -1,4 +1,4 @@
-"""A short calibration: the scenario's own learner trains a step on its own data, and is timed. Loads torch."""
+"""A short calibration: the scenario's learner trains a step on its own data, and is timed. Loads torch."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ MEASURED_STEPS = 2
 
 
 def calibrate(config: RunConfig) -> Speed:
-    """Load the model, play a round of two steps to warm up and one that is timed, sampling and update separately.
+    """Load the model, run a warm-up round of two steps and a timed one, and return the speeds of sampling and update.
 
-    They are those of the first client in round 1, with the scenario's rewards: what is measured holds for the lengths
-    that the base model's completions have. Nothing is written into a run folder.
+    The steps are those of the first client in round 1, with the scenario's rewards: the result holds for the completion
+    lengths of the base model. Nothing is written to a run folder.
 
     Raises:
         ConfigError: the model or the data cannot be loaded.
@@ -33,13 +33,13 @@ def calibrate(config: RunConfig) -> Speed:
         task = TrainTask(federation="plan", round=1, attempt=1, adapter=Adapter.initial(schema), position=0)
         learner.train(task)
         update = learner.train(task)
-    found = update.metrics
+    metrics = update.metrics
     per_step = config.grpo.per_device_train_batch_size * config.grpo.gradient_accumulation_steps
-    length = found["completion/mean-length"]
+    length = metrics["completion/mean-length"]
     tokens = length * per_step * MEASURED_STEPS
     return Speed(
-        tokens_per_second=tokens / found["seconds/generate"],
-        update_seconds=(found["seconds/total"] - found["seconds/generate"]) / update.num_steps,
+        tokens_per_second=tokens / metrics["seconds/generate"],
+        update_seconds=(metrics["seconds/total"] - metrics["seconds/generate"]) / update.num_steps,
         mean_length=length,
         source=f"{update.num_steps} steps measured here, of {per_step} completions of {length:.0f} tokens on average",
     )

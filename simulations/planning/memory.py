@@ -1,9 +1,9 @@
-"""What a learner holds in memory at its peak, part by part. docs/planning.md has the formulas and how far they hold.
+"""The memory of a learner at its peak, part by part. docs/planning.md has the formulas and their accuracy.
 
-    peak = what is always there + max(a pass of the update, sampling a batch of completions, evaluation)
+    peak = resident parts + max(a pass of the update, sampling a batch of completions, evaluation)
 
-Every part is the most that its settings allow: prompts of grpo.max-prompt-length, completions that are never shorter
-than their limit, and no group without signal. N is the tokens of a pass: its completions x (prompt + completion).
+Every part is the maximum that its settings allow: prompts of grpo.max-prompt-length, completions that are never shorter
+than their limit, and no zero-variance group. N is the tokens of a pass: its completions x (prompt + completion).
 """
 
 from __future__ import annotations
@@ -34,14 +34,15 @@ from .shapes import Shape
 
 
 def memory_parts(config: RunConfig, shape: Shape, machine: Machine) -> list[Part]:
-    """All parts, of one process that serves clients of one rank."""
+    """Return all parts of one process that serves clients of one rank."""
     schema = run_schema(config, shape.modules(config.adapter.target_modules))
     view = _View(config, shape, machine, schema)
     return [*view.resident(), *view.update(), *view.sampling(), *view.evaluation()]
 
 
 def vllm_needs(config: RunConfig, shape: Shape, machine: Machine) -> int:
-    """Least bytes vLLM can work with: its own base model, and the KV cache of one group; 0 where it is not here."""
+    """Return the fewest bytes vLLM can work with: its base model, and the KV cache of one group; 0 if it does not run
+    here."""
     schema = run_schema(config, shape.modules(config.adapter.target_modules))
     view = _View(config, shape, machine, schema)
     if not config.backend.uses_vllm or config.backend.vllm_url:
@@ -53,7 +54,7 @@ def vllm_needs(config: RunConfig, shape: Shape, machine: Machine) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _View:
-    """The settings, the model and the machine, as the formulas need them."""
+    """Settings, model and machine, for the formulas."""
 
     config: RunConfig
     shape: Shape
@@ -62,7 +63,7 @@ class _View:
 
     @property
     def width(self) -> int:
-        """Bytes of a number of the base model and of its activations."""
+        """Bytes per number of the base model and of its activations."""
         return WIDTH[self.config.model.dtype]
 
     @property
@@ -73,18 +74,18 @@ class _View:
 
     @property
     def autocast(self) -> bool:
-        """Whether a pass computes in bfloat16 what is kept in float32; the trainer's rule."""
+        """Whether a pass computes in bfloat16 with float32 parameters; the trainer's rule."""
         return self.machine.kind == "cuda" and self.config.model.dtype == "bfloat16"
 
     @property
     def checkpointing(self) -> bool:
-        """Whether activations are computed twice; `auto` is the trainer's: where there is a GPU."""
-        wanted = self.config.backend.gradient_checkpointing
-        return wanted == "on" or (wanted == "auto" and self.machine.kind == "cuda")
+        """Whether activations are recomputed; `auto` follows the trainer: on with a GPU."""
+        setting = self.config.backend.gradient_checkpointing
+        return setting == "on" or (setting == "auto" and self.machine.kind == "cuda")
 
     @property
     def lora_numbers(self) -> int:
-        """Numbers of A and B on all adapted layers, whichever of them trains: PEFT holds both."""
+        """Numbers of A and B on all adapted layers, trained or not: PEFT holds both."""
         return self.schema.rank * sum(m.in_features + m.out_features for m in self.schema.modules)
 
     @property
@@ -94,7 +95,7 @@ class _View:
         return max(self.schema.size_of(f) for f in factors)
 
     def resident(self) -> Iterator[Part]:
-        """What is there from the first step on."""
+        """Yield the parts that are present from the first step on."""
         yield self._base()
         yield Part("adapter", 4 * self.lora_numbers, ALWAYS, "4 x rank x (in + out) of each adapted layer")
         drawn = self._drawn()
@@ -114,7 +115,7 @@ class _View:
             yield from self._vllm()
 
     def update(self) -> Iterator[Part]:
-        """What a forward and backward pass adds."""
+        """Yield the parts of a forward and backward pass."""
         layer, layers = self._layer_bytes(), self.shape.layers
         n, width = self.pass_tokens, self.width
         yield Part("gradients", 4 * self.trained_numbers, UPDATE, "4 x trained numbers")
@@ -129,14 +130,14 @@ class _View:
         yield self._logits()
 
     def sampling(self) -> Iterator[Part]:
-        """What sampling one optimizer step's completions adds: all of them are sampled at once."""
+        """Yield the parts of sampling the completions of one optimizer step, all at once."""
         grpo = self.config.grpo
         completions = grpo.per_device_train_batch_size * grpo.gradient_accumulation_steps
         if not self.config.backend.uses_vllm:
             yield from self.generation(completions, grpo.num_generations, grpo.max_completion_length, SAMPLING)
 
     def evaluation(self) -> Iterator[Part]:
-        """What answering one batch of held-out problems adds."""
+        """Yield the parts of answering one batch of held-out problems."""
         settings = self.config.evaluation
         length = settings.max_completion_length or self.config.grpo.max_completion_length
         if not self.config.backend.uses_vllm:
@@ -159,7 +160,7 @@ class _View:
                 raise ConfigError(f"Bytes of a base model with backend.quantization {other} are not known here.")
 
     def _drawn(self) -> int:
-        """Bytes of what a core is multiplied with (`xs`, `tiny`)."""
+        """Return the bytes of the frozen factors that a core is multiplied with (`xs`, `tiny`)."""
         if not {"R", "v"} & set(self.schema.holds):
             return 0
         cores = len(self.schema.modules) * self.schema.tiny_size * self.schema.rank**2
@@ -174,7 +175,7 @@ class _View:
             )
 
     def _layer_bytes(self) -> int:
-        """Bytes that one decoder layer keeps for its backward pass."""
+        """Return the bytes that one decoder layer keeps for its backward pass."""
         shape, n, width = self.shape, self.pass_tokens, self.width
         length = self.config.grpo.max_prompt_length + self.config.grpo.max_completion_length
         attention = 4 * width * shape.heads * shape.head_dim + 4 * shape.heads + width * length
@@ -188,9 +189,9 @@ class _View:
         return n * (attention + norms + 3 * width * shape.intermediate + lora)
 
     def _kept_inputs(self, names: set[str]) -> int:
-        """Bytes per token of the inputs of adapted layers, kept where A trains.
+        """Return the bytes per token of the inputs of adapted layers, which are kept if A trains.
 
-        In float32 layers that read the same input share it. Else each has a copy of its own, since PEFT casts it to
+        In float32, layers with the same input share it. Otherwise each has its own copy, since PEFT casts it to
         float32, and autocast back.
         """
         shape = self.shape
@@ -201,20 +202,20 @@ class _View:
         return (2 if self.autocast else 4) * sum(shape.linears[name][0] for name in names)
 
     def _work_bytes(self, tokens: int) -> int:
-        """Bytes of what one layer's backward pass holds for a while; measured, see docs/planning.md."""
+        """Return the bytes that one layer's backward pass holds temporarily; measured, see docs/planning.md."""
         shape, width = self.shape, self.width
         wide, narrow = (3.0, 3.0) if width == 4 else (4.0, 7.5)
         work = int(tokens * width * (wide * shape.intermediate + narrow * shape.hidden))
         return work + self._unpacked()
 
     def _unpacked(self) -> int:
-        """Bytes of the largest weight as it is multiplied with, where weights are quantized."""
+        """Return the bytes of the largest weight after unpacking, if weights are quantized."""
         if self.config.backend.quantization == "none":
             return 0
         return self.width * max(i * o for i, o in self.shape.linears.values())
 
     def _logits(self) -> Part:
-        """Logits, and what is computed from them."""
+        """Return the part of the logits and of what is computed from them."""
         grpo, width, shape = self.config.grpo, self.width, self.shape
         scored = grpo.per_device_train_batch_size * grpo.max_completion_length
         if not self.machine.tiled_logits:
@@ -233,10 +234,12 @@ class _View:
         return Part("logits", tiles + hidden, UPDATE, "8 1/4 tiles of 4,096 x 32,768 x 4, gradient of the hidden")
 
     def generation(self, completions: int, group: int, length: int, when: str) -> Iterator[Part]:
-        """KV cache, prompts, and the logits of one token of each completion."""
+        """Yield KV cache, prompts, and the logits of one token of each completion."""
         shape, width, prompt = self.shape, self.width, self.config.grpo.max_prompt_length
         per_token = 2 * width * shape.kv_heads * shape.head_dim
-        cache = (shape.layers + 1) * per_token * completions * (prompt + length)  # a layer's is copied as it grows
+        cache = (
+            (shape.layers + 1) * per_token * completions * (prompt + length)
+        )  # the cache of one layer is copied as it grows
         yield Part(
             "KV cache", cache, when, f"(layers + 1) x 2 x {width} x kv width x completions x (prompt + completion)"
         )

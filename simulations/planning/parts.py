@@ -1,4 +1,4 @@
-"""A part of the memory, the machine it is on, and the numbers that formulas rest on."""
+"""A part of the memory, the machine, and the constants of the formulas."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ ALWAYS, UPDATE, SAMPLING, EVALUATION = "always", "update", "sampling", "evaluati
 CUDA_CONTEXT = 600_000_000
 """Assumed, not measured: driver context, kernels and cuBLAS workspace of a process with PyTorch."""
 TILE_TOKENS, TILE_WORDS = 4096, 32768
-"""TRL 1.16 computes logits in tiles of at most so many tokens and words (trl/kernels/chunked_logprob.py)."""
+"""TRL 1.16 computes logits in tiles of at most this many tokens and words (trl/kernels/chunked_logprob.py)."""
 TILES_ON_CPU = 7.25
-"""float32 tiles that its backward pass holds at once where there is no Triton, besides the logits' own; measured."""
+"""float32 tiles that its backward pass holds at once without Triton, in addition to those of the logits; measured."""
 FIRST_WITH_TILES = (1, 15)
 WIDTH = {"float32": 4, "bfloat16": 2, "float16": 2}
 OPTIMIZER_BYTES = {"adamw_torch_fused": 8, "adamw_torch": 8, "adamw_8bit": 2, "paged_adamw_8bit": 2}
@@ -19,14 +19,14 @@ OPTIMIZER_BYTES = {"adamw_torch_fused": 8, "adamw_torch": 8, "adamw_8bit": 2, "p
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What the learner runs on."""
+    """The machine of a learner."""
 
     kind: str
     """`cuda` or `cpu`."""
     bytes: int = 0
-    """Of the GPU, or of the machine's memory; 0 is not known."""
+    """Memory of the GPU, or of the machine; 0 if unknown."""
     tiled_logits: bool = True
-    """Whether TRL computes logits in tiles, as it does since 1.15, or all of them at once."""
+    """Whether TRL computes logits in tiles, as since 1.15, or all at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +41,13 @@ class Part:
 
 
 def peak(parts: list[Part]) -> int:
-    """Bytes at the peak: what is always there, and the most that is there for a while."""
+    """Return the bytes at the peak: the resident parts, and the largest of the temporary ones."""
     sums = {when: sum(part.bytes for part in parts if part.when == when) for when in (UPDATE, SAMPLING, EVALUATION)}
     return sum(part.bytes for part in parts if part.when == ALWAYS) + max(sums.values())
 
 
 def has_tiled_logits(loader: str) -> bool:
-    """Whether the TRL of this environment computes logits in tiles; without one, that of the loader's version set."""
+    """Return whether this environment's TRL computes logits in tiles; without TRL, that of the loader's version set."""
     try:
         major, minor = version("trl").split(".")[:2]
     except PackageNotFoundError:

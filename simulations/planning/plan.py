@@ -1,4 +1,4 @@
-"""A plan: memory, bytes and work of a scenario, and what to change where it does not fit."""
+"""A plan: memory, traffic and work of a scenario, and what to change if it does not fit."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from .traffic import Traffic, traffic
 from .workload import Hours, Speed, Work, as_json, hours, work
 
 USABLE = 0.92
-"""Share of a memory that a plan may fill. The rest is for the driver and what the allocator cannot use in one piece."""
+"""Share of the memory that a plan may fill. The rest is for the driver and for fragmentation."""
 
 IMPOSSIBLE = 1 << 62
-"""Bytes of what cannot run at all."""
+"""Bytes that stand for a plan that cannot run at all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What a scenario needs on a machine."""
+    """The needs of a scenario on a machine."""
 
     config: RunConfig
     shape: Shape
     machine: Machine
     parts: list[Part]
-    """Of one process."""
+    """Parts of one process."""
     processes: int
-    """Worker processes, each with a base model of its own."""
+    """Worker processes, each with its own base model."""
     models: int
     """Base models in a process: one per rank of its clients' adapters."""
     traffic: Traffic
     work: Work
     hours: Hours | None
     turned: list[Turned]
-    """The proposal, where the plan does not fit."""
+    """The proposal, if the plan does not fit."""
     proposal_fits: bool
 
     @property
@@ -48,29 +48,29 @@ class Plan:
 
     @property
     def usable_bytes(self) -> int:
-        """Bytes a plan may fill; 0 where the machine's memory is not known."""
+        """Bytes a plan may fill; 0 if the machine's memory is unknown."""
         return int(USABLE * self.machine.bytes)
 
     @property
     def fits(self) -> bool | None:
-        """Whether it fits; None where the machine's memory is not known."""
+        """Whether it fits; None if the machine's memory is unknown."""
         if not self.machine.bytes:
             return None
         return self.peak_bytes <= self.usable_bytes and not self.vllm_lacks
 
     @property
     def vllm_lacks(self) -> int:
-        """Bytes by which vLLM's share is too small for its base model and one group; 0 is enough."""
+        """Bytes by which vLLM's share is too small for its base model and one group; 0 if it is large enough."""
         return _vllm_lacks(self.config, self.shape, self.machine)
 
     @property
     def options(self) -> str:
-        """The proposal as options of a command."""
+        """The proposal as command-line options."""
         pairs = {key: value for turned in self.turned for key, value in turned.values.items()}
         return " ".join(f"--set {key}={value}" for key, value in pairs.items())
 
     def as_json(self) -> dict[str, object]:
-        """All numbers."""
+        """Return all numbers for JSON."""
         schema_bytes = {"up": list(self.traffic.up), "down": list(self.traffic.down)}
         turned = [{"knob": t.knob.name, "set": t.values, "peak_bytes": t.peak_bytes} for t in self.turned]
         return {
@@ -104,10 +104,10 @@ class Plan:
 
 
 def make_plan(config: RunConfig, machine: Machine, speed: Speed | None) -> Plan:
-    """What a scenario needs on a machine, and how long it takes at a speed.
+    """Compute the needs of a scenario on a machine, and how long it takes at a speed.
 
     Raises:
-        ConfigError: the model's shape is not known, or no layer matches adapter.target-modules.
+        ConfigError: the model's shape is unknown, or no layer matches adapter.target-modules.
     """
     shape = shape_of(config.model.name, config.model.revision)
     limit, turned = int(USABLE * machine.bytes), list[Turned]()
@@ -118,7 +118,7 @@ def make_plan(config: RunConfig, machine: Machine, speed: Speed | None) -> Plan:
     fits = with_vllm(config) <= limit
     if machine.bytes and not fits:
         turned, fits = proposal(config, with_vllm, limit)
-    done, processes = work(config), process_count(config, machine)
+    workload, processes = work(config), process_count(config, machine)
     return Plan(
         config=config,
         shape=shape,
@@ -127,15 +127,15 @@ def make_plan(config: RunConfig, machine: Machine, speed: Speed | None) -> Plan:
         processes=processes,
         models=_models(config),
         traffic=traffic(config, shape),
-        work=done,
-        hours=hours(done, speed, processes) if speed else None,
+        work=workload,
+        hours=hours(workload, speed, processes) if speed else None,
         turned=turned,
         proposal_fits=fits,
     )
 
 
 def process_count(config: RunConfig, machine: Machine) -> int:
-    """Worker processes of a simulation: one where there is a GPU, else one per core, if the settings do not say."""
+    """Return the worker processes of a simulation: the setting's, else one with a GPU, else one per core."""
     usual = 1 if machine.kind == "cuda" else default_workers()
     return min(config.simulation.workers or usual, len(config.simulation.taking_part))
 
@@ -146,12 +146,12 @@ def _vllm_lacks(config: RunConfig, shape: Shape, machine: Machine) -> int:
 
 
 def _models(config: RunConfig) -> int:
-    """Base models in a process: clients of another rank have another one, and any process may have clients of all."""
+    """Return the number of base models in a process: one per rank, since any process may have clients of all ranks."""
     return len({client_rank(config, k) or config.adapter.rank for k in config.simulation.taking_part})
 
 
 def _peak(config: RunConfig, shape: Shape, machine: Machine) -> int:
-    """Bytes of all processes; another base model for each further rank."""
+    """Return the bytes of all processes, with another base model for each further rank."""
     parts = memory_parts(config, shape, machine)
     further = sum(part.bytes for part in parts if part.name in ("base model", "adapter", "reference adapter"))
     return process_count(config, machine) * (peak(parts) + (_models(config) - 1) * further)

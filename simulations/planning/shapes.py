@@ -1,4 +1,4 @@
-"""The shape of a model, from its config.json alone: parameters, linear layers, widths. No torch, no network."""
+"""The shape of a model, from its config.json: parameters, linear layers, widths. No torch, no network."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from ..engine.simulated_clients import BUILTIN_POLICIES
 
 KNOWN = Path(__file__).parent / "models.toml"
 FAMILIES = ("qwen2", "qwen3", "llama", "mistral")
-"""Decoders with rotary attention, RMS norms and a gated MLP, whose layers are the same throughout."""
+"""Decoders with rotary attention, RMS norms and a gated MLP, whose layers all have the same shape."""
 SUFFIXES = re.compile(r"(-instruct|-base|-it|-unsloth|-bnb-4bit|-bnb-8bit)+(-\d{4})?$")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """A decoder's widths and counts."""
+    """The widths and counts of a decoder."""
 
     family: str
     hidden: int
@@ -36,9 +36,9 @@ class Shape:
     tied: bool
     """Whether the output layer is the embedding."""
     biases: tuple[str, ...] = ()
-    """Linear layers that have one."""
+    """Linear layers that have a bias."""
     source: str = ""
-    """Where the shape is from, in words."""
+    """Origin of the shape, in words."""
 
     @property
     def linears(self) -> dict[str, tuple[int, int]]:
@@ -49,7 +49,7 @@ class Shape:
 
     @property
     def linear_numbers(self) -> int:
-        """Numbers in the weights of all decoder layers' linear layers, the part that quantization makes smaller."""
+        """Numbers in the weights of all decoder layers' linear layers, which quantization makes smaller."""
         return self.layers * sum(i * o for i, o in self.linears.values())
 
     @property
@@ -61,34 +61,35 @@ class Shape:
         return self.linear_numbers + self.layers * (biases + norms) + self.hidden + embeddings
 
     def modules(self, target_modules: str) -> tuple[Module, ...]:
-        """The layers an adapter is put on, as PEFT names them, in alphabetical order.
+        """Return the adapted layers, by their PEFT names, in alphabetical order.
 
         Raises:
             ConfigError: none matches.
         """
-        wanted = {name.strip() for name in target_modules.split(",")}
-        found = [
+        targets = {name.strip() for name in target_modules.split(",")}
+        modules = [
             Module(f"model.layers.{layer}.{'mlp' if name in MLP else 'self_attn'}.{name}", *widths)
             for layer in range(self.layers)
             for name, widths in self.linears.items()
-            if wanted == {"all-linear"} or name in wanted
+            if targets == {"all-linear"} or name in targets
         ]
-        if not found:
+        if not modules:
             raise ConfigError(
                 f"No linear layer of the model is named {target_modules} (adapter.target-modules). "
                 f"Use all-linear, or some of {','.join(self.linears)}."
             )
-        return tuple(sorted(found, key=lambda module: module.name))
+        return tuple(sorted(modules, key=lambda module: module.name))
 
 
 MLP = ("gate_proj", "up_proj", "down_proj")
 
 
 def shape_of(name: str, revision: str = "") -> Shape:
-    """The shape of a model: from its folder, else from the Hub's cache, else from the table of well-known ones.
+    """Return the shape of a model: from its folder, else from the Hub's cache, else from the table of well-known
+    models.
 
     Raises:
-        ConfigError: it is in none of them, or of a family whose layers are not known here.
+        ConfigError: it is not in any of them, or its family is not supported.
     """
     folder = BUILTIN_POLICIES.get(name) or Path(name).expanduser()
     path = folder / "config.json"
@@ -102,14 +103,14 @@ def shape_of(name: str, revision: str = "") -> Shape:
     if key in known:
         return from_config(known[key], "the table that comes with fedgrpo")
     raise ConfigError(
-        f"The shape of the model {name} is not known: there is no folder {name} with a config.json, it is not in the "
+        f"The shape of the model {name} is unknown: there is no folder {name} with a config.json, it is not in the "
         f"Hub's cache, and the table of well-known models has {', '.join(sorted(known))}. Put its config.json into a "
-        "folder and give that: --set model.name=FOLDER."
+        "folder and use that: --set model.name=FOLDER."
     )
 
 
 def from_config(config: Mapping[str, object], source: str) -> Shape:
-    """The shape that a config.json describes.
+    """Return the shape that a config.json describes.
 
     Raises:
         ConfigError: a width is missing, or the family is not one of FAMILIES.
@@ -146,23 +147,23 @@ def from_config(config: Mapping[str, object], source: str) -> Shape:
 
 def _read(path: Path) -> dict[str, object]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        settings = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"Cannot read {path}: {error}.") from error
-    if not isinstance(found, dict):
-        raise ConfigError(f"{path} holds no settings of a model.")
-    return cast(dict[str, object], found)
+    if not isinstance(settings, dict):
+        raise ConfigError(f"{path} does not contain the settings of a model.")
+    return cast(dict[str, object], settings)
 
 
 def _in_hub_cache(name: str, revision: str) -> Path | None:
-    """config.json of a model the Hub's client has fetched before. Asks the disk only."""
+    """Return config.json of a model that the Hub's client has downloaded before. Only reads the disk."""
     if name.count("/") != 1 or not find_spec("huggingface_hub"):
         return None
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
     try:
-        found = try_to_load_from_cache(name, "config.json", revision=revision or None)
+        path = try_to_load_from_cache(name, "config.json", revision=revision or None)
     except HFValidationError as error:
-        raise ConfigError(f"model.name is {name!r}, which is no folder and no Hub name.") from error
-    return Path(found) if isinstance(found, str) else None
+        raise ConfigError(f"model.name is {name!r}, which is neither a folder nor a Hub name.") from error
+    return Path(path) if isinstance(path, str) else None

@@ -1,4 +1,4 @@
-"""Bytes that travel, from the adapter's schema and its codecs: the same messages a run packs, without their numbers."""
+"""Traffic in bytes, from the adapter's schema and its codecs: the messages of a run, packed without their numbers."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ NOTHING: Vector = np.zeros(0, dtype=np.float32)
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """Bytes over the whole run, of all clients, without transport framing; round by round where that differs."""
+    """Bytes over the whole run, of all clients, without transport framing; by round if rounds differ."""
 
     up: tuple[int, ...]
-    """Of each round's updates."""
+    """Bytes of each round's updates."""
     down: tuple[int, ...]
-    """Of each round's tasks."""
+    """Bytes of each round's tasks."""
     evaluation_down: int
-    """Of the adapters sent to be evaluated."""
+    """Bytes of the adapters sent for evaluation."""
     exact: bool
     """Else they are the most there can be: most codecs need fewer where the numbers are alike."""
 
 
 def traffic(config: RunConfig, shape: Shape) -> Traffic:
-    """What the run's rounds and evaluations send.
+    """Compute the bytes that the run's rounds and evaluations send.
 
     Every client of the cohort replies at the first try. With a cohort smaller than the federation, and clients of
     different ranks, it is what clients send on average.
@@ -93,7 +93,7 @@ def _update_bytes(config: RunConfig, number: int, schema: AdapterSchema, factors
 
 
 def _with_numbers(content: RecordDict, size: int, payload: int) -> int:
-    """Bytes of a message, given one without its array's numbers, how many they are, and the bytes of these."""
+    """Return the bytes of a message, from the message without its array's numbers, their count, and their bytes."""
     chunks = [min(CHUNK, payload - start) for start in range(0, payload, CHUNK)]
     frames = sum(FRAME + len(str(chunk)) for chunk in chunks) + SEPARATOR * (len(chunks) - 1)
     return wire.wire_bytes(content) + payload + frames + len(str(size)) - 1

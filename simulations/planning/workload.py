@@ -1,4 +1,4 @@
-"""How much there is to do: steps, completions, tokens; and how long it takes, where a speed is known."""
+"""The amount of work: steps, completions, tokens; and the time it takes at a known speed."""
 
 from __future__ import annotations
 
@@ -11,40 +11,40 @@ from .traffic import evaluations
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """Counts over the whole run. Tokens are the most there can be: completions as long as their limit."""
+    """Counts over the whole run. Tokens are upper bounds: completions as long as their limit."""
 
     clients: int
-    """Of the cohort of a round."""
+    """Clients in the cohort of a round."""
     rounds: int
     steps: int
     """Optimizer steps of one client."""
     completions_per_step: int
     completions: int
-    """Sampled to train on, by all clients."""
+    """Training completions sampled by all clients."""
     tokens: int
-    """Of these completions, at most."""
+    """Tokens of the training completions, at most."""
     evaluated: int
     """Held-out completions."""
     evaluated_tokens: int
-    """Of these, at most."""
+    """Tokens of the held-out completions, at most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Speed:
-    """How fast one process works."""
+    """The speed of one process."""
 
     tokens_per_second: float
-    """Sampled, over all completions of a batch."""
+    """Sampled tokens, over all completions of a batch."""
     update_seconds: float | None = None
-    """Of one optimizer step without its sampling; None is not known."""
+    """Seconds of one optimizer step without its sampling; None if unknown."""
     mean_length: float | None = None
-    """Tokens of a completion; None is not known."""
+    """Tokens per completion; None if unknown."""
     source: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hours:
-    """Time of the whole run on one process that serves all clients in turn; the server's own is left out."""
+    """Time of the whole run, if each process serves its clients in turn; without the server's own time."""
 
     sampling: float
     update: float | None
@@ -53,12 +53,12 @@ class Hours:
 
     @property
     def total(self) -> float | None:
-        """None where part of it is not known."""
+        """Sum of the hours; None if a part is unknown."""
         return None if self.update is None else self.sampling + self.update + self.evaluation
 
 
 def work(config: RunConfig) -> Work:
-    """What a run of these settings does."""
+    """Count the work of a run with these settings."""
     grpo, clients = config.grpo, len(config.simulation.taking_part)
     cohort = min(clients, config.federation.clients_per_round or clients)
     per_step = grpo.per_device_train_batch_size * grpo.gradient_accumulation_steps
@@ -77,18 +77,18 @@ def work(config: RunConfig) -> Work:
     )
 
 
-def hours(done: Work, speed: Speed, processes: int = 1) -> Hours:
-    """How long that takes; `processes` share the clients evenly, each as fast as one alone."""
+def hours(workload: Work, speed: Speed, processes: int = 1) -> Hours:
+    """Return the hours that the work takes; `processes` share the clients evenly, each as fast as a single one."""
     length = speed.mean_length
-    tokens = done.tokens if length is None else done.completions * length
-    evaluated = done.evaluated_tokens if length is None else done.evaluated * length
+    tokens = workload.tokens if length is None else workload.completions * length
+    evaluated = workload.evaluated_tokens if length is None else workload.evaluated * length
     update = None
     if speed.update_seconds is not None:
-        update = done.clients * done.steps * speed.update_seconds / 3600 / processes
+        update = workload.clients * workload.steps * speed.update_seconds / 3600 / processes
     per_hour = speed.tokens_per_second * 3600 * processes
     return Hours(sampling=tokens / per_hour, update=update, evaluation=evaluated / per_hour, source=speed.source)
 
 
-def as_json(found: Hours | None) -> dict[str, object] | None:
-    """The hours as JSON; None where no speed is known."""
-    return None if found is None else {**asdict(found), "total": found.total}
+def as_json(estimate: Hours | None) -> dict[str, object] | None:
+    """Return the hours for JSON; None if the speed is unknown."""
+    return None if estimate is None else {**asdict(estimate), "total": estimate.total}

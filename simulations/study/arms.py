@@ -1,4 +1,4 @@
-"""What an arm changes in a scenario: its kind of training, at the same rollouts, and nothing else."""
+"""The kinds of arms: what each changes in a scenario, at the same number of rollouts."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ KINDS = (FEDERATED, CENTRAL, CENTRAL_BATCH, LOCAL, LOCAL_LONG)
 
 
 def is_local(kind: str) -> bool:
-    """Whether each client trains a policy of its own."""
+    """Return whether each client trains its own policy."""
     return kind in (LOCAL, LOCAL_LONG)
 
 
 def runs_of(kind: str, config: RunConfig) -> tuple[RunConfig, ...]:
-    """The settings of the runs that one seed of an arm consists of: one, or one per client where each is alone.
+    """Return the settings of the runs that one seed of an arm consists of: one, or one per client for local kinds.
 
-    `federated`: the settings as they are. `central`: one client that has all problems and takes in sequence the steps
-    that the K clients of a round take side by side. `central-batch`: one client, the federation's number of steps, K
-    times as many completions in each. `local`: each client by itself on its own shard, as many steps as in the
+    `federated`: the settings as they are. `central`: one client that has all problems and takes, one after another, the
+    steps that the K clients of a round take in parallel. `central-batch`: one client, the federation's number of
+    steps, K times as many completions in each. `local`: each client by itself on its own shard, as many steps as in the
     federation. `local-long`: K times as many. K is the number of clients in a round.
 
     Raises:
-        ConfigError: the kind has no meaning with these settings.
+        ConfigError: the kind is not possible with these settings.
     """
     train, grpo = config.train, config.grpo
     if kind == FEDERATED:
@@ -47,7 +47,7 @@ def runs_of(kind: str, config: RunConfig) -> tuple[RunConfig, ...]:
 
 
 def rollouts(config: RunConfig) -> int:
-    """Completions that the adapter of a run learns from."""
+    """Return the number of completions that the adapter of a run learns from."""
     taking_part = len(config.simulation.taking_part)
     cohort = min(config.federation.clients_per_round or taking_part, taking_part)
     return config.federation.rounds * config.prompts_per_round * config.grpo.num_generations * cohort

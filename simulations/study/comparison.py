@@ -1,4 +1,4 @@
-"""From outcomes to what a study says: per arm its accuracy, its cost, and how far it is from the baseline."""
+"""The result of a study from its outcomes: per arm its accuracy, its cost, and the difference from the baseline."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Json = dict[str, Any]
 
 
 def compared(study: Study, found: Mapping[str, ArmOutcomes], reasons: Mapping[str, str]) -> Json:
-    """The study as one JSON object: everything that table and figure need.
+    """Return the study as one JSON object with everything that table and figure need.
 
     Args:
-        reasons: cells that do not count, and why.
+        reasons: runs that do not count, and why.
     """
     problems = {outcomes.sampled.shape[2] for outcomes in found.values()}
     arms = {arm.name: _arm(study, arm, found) for arm in study.arms}
@@ -42,7 +42,7 @@ def compared(study: Study, found: Mapping[str, ArmOutcomes], reasons: Mapping[st
 
 
 def sentence(what: str, baseline: str, difference: Difference) -> str:
-    """A comparison in words.
+    """Describe a comparison in a sentence.
 
     >>> sentence("svd", "naive", Difference(mean=0.012, low=0.003, high=0.021, by_seed=()))
     'svd is 1.2 points above naive (95 % interval +0.3 to +2.1)'
@@ -58,7 +58,7 @@ def sentence(what: str, baseline: str, difference: Difference) -> str:
 
 def _arm(study: Study, arm: Arm, found: Mapping[str, ArmOutcomes]) -> Json:
     configs = [config for of_seed in arm.runs.values() for config in of_seed]
-    told: Json = {
+    entry: Json = {
         "kind": arm.kind,
         "settings": _settings(configs[0]),
         "config_sha256": {str(seed): [config.sha256 for config in of_seed] for seed, of_seed in arm.runs.items()},
@@ -68,10 +68,10 @@ def _arm(study: Study, arm: Arm, found: Mapping[str, ArmOutcomes]) -> Json:
     }
     outcomes = found.get(arm.name)
     if outcomes is None:
-        return told
+        return entry
     views = _views(outcomes)
-    told["rows"] = [_row(label, view, outcomes) for label, view in views.items()]
-    told |= {
+    entry["rows"] = [_row(label, view, outcomes) for label, view in views.items()]
+    entry |= {
         "greedy": round(outcomes.greedy, DIGITS),
         "bytes_up": round(outcomes.bytes_up) if arm.kind == FEDERATED else None,
         "bytes_down": round(outcomes.bytes_down) if arm.kind == FEDERATED else None,
@@ -79,12 +79,12 @@ def _arm(study: Study, arm: Arm, found: Mapping[str, ArmOutcomes]) -> Json:
         "curve": _curve(outcomes),
     }
     if arm.name != study.baseline and study.baseline in found:
-        told["against"] = _against(study.baseline, views, outcomes, found[study.baseline])
-    return told
+        entry["against"] = _against(study.baseline, views, outcomes, found[study.baseline])
+    return entry
 
 
 def _views(outcomes: ArmOutcomes) -> dict[str, Outcomes]:
-    """What the table has a line for: the policy, or of policies trained apart the mean, the best and the worst."""
+    """Return the lines of the table: the policy, or the mean, best and worst of policies trained separately."""
     name = outcomes.arm.name
     if not is_local(outcomes.arm.kind):
         return {name: outcomes.mean}
@@ -105,24 +105,24 @@ def _row(label: str, view: Outcomes, outcomes: ArmOutcomes) -> Json:
 
 
 def _against(baseline: str, views: Mapping[str, Outcomes], mine: ArmOutcomes, theirs: ArmOutcomes) -> list[Json]:
-    """The differences to the baseline, over the seeds that both have; not of the worst client."""
+    """Return the differences from the baseline, over the seeds that both have; without the worst client."""
     both = [seed for seed in mine.seeds if seed in theirs.seeds]
     if not both:
         return []
-    told: list[Json] = []
+    comparisons: list[Json] = []
     for label, view in list(views.items())[:2]:
-        found = paired_difference(view[mine.of_seeds(both)], theirs.mean[theirs.of_seeds(both)])
-        by_seed = zip(both, found.by_seed, strict=True)
-        told.append(
+        paired = paired_difference(view[mine.of_seeds(both)], theirs.mean[theirs.of_seeds(both)])
+        by_seed = zip(both, paired.by_seed, strict=True)
+        comparisons.append(
             {
                 "label": label,
-                "difference": round(found.mean, DIGITS),
-                "interval": [round(found.low, DIGITS), round(found.high, DIGITS)],
+                "difference": round(paired.mean, DIGITS),
+                "interval": [round(paired.low, DIGITS), round(paired.high, DIGITS)],
                 "by_seed": {str(seed): round(difference, DIGITS) for seed, difference in by_seed},
-                "sentence": sentence(label, baseline, found),
+                "sentence": sentence(label, baseline, paired),
             }
         )
-    return told
+    return comparisons
 
 
 def _curve(outcomes: ArmOutcomes) -> Json:
@@ -133,7 +133,7 @@ def _curve(outcomes: ArmOutcomes) -> Json:
 
 
 def _notes(study: Study, found: Mapping[str, ArmOutcomes]) -> list[str]:
-    """What must be said beside the table."""
+    """Return the notes beside the table."""
     notes: list[str] = []
     seeds = {name: len(outcomes.seeds) for name, outcomes in found.items()}
     if seeds and max(seeds.values()) == 1:
@@ -153,7 +153,7 @@ def _notes(study: Study, found: Mapping[str, ArmOutcomes]) -> list[str]:
 
 
 def _settings(config: RunConfig) -> Json:
-    """The settings that are not the defaults, but for the seed, the client and the place."""
+    """Return the settings that differ from the defaults, without seed, client and folder."""
     default, left_out = RunConfig().flat(), ("output.", "federation.seed", "simulation.only", "simulation.workers")
     return {k: v for k, v in config.flat().items() if v != default[k] and not k.startswith(left_out)}
 
@@ -161,5 +161,5 @@ def _settings(config: RunConfig) -> Json:
 def _version(library: str) -> str | None:
     try:
         return version(library)
-    except PackageNotFoundError:  # a study can be tabulated where none can be played
+    except PackageNotFoundError:  # a study can be tabulated in an environment that cannot run one
         return None

@@ -1,4 +1,4 @@
-"""The figure of a study: accuracy over rounds, and if wanted over the bytes it took. The same result, the same file."""
+"""The figure of a study: accuracy over rounds, and optionally over bytes. The same result gives the same file."""
 
 # pyright: reportUnknownMemberType=false
 
@@ -13,7 +13,7 @@ from ...common.storage.atomic import write_atomic
 
 STYLE: Any = {
     "svg.fonttype": "none",
-    "svg.hashsalt": "fedgrpo",  # else the ids in the file are new ones each time
+    "svg.hashsalt": "fedgrpo",  # otherwise the ids in the file are random
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -66,7 +66,7 @@ def _over_rounds(axes: Any, result: Mapping[str, Any]) -> None:
 
 
 def _over_bytes(axes: Any, result: Mapping[str, Any]) -> None:
-    """Arms that send nothing have no place on a logarithm: a dashed line at their accuracy."""
+    """Plot accuracy over bytes. Arms that send nothing have no place on a log axis: a dashed line at their accuracy."""
     for name, colour, arm in _played(result):
         row = arm["rows"][0]
         if arm["bytes_up"] is None:

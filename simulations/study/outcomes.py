@@ -1,4 +1,4 @@
-"""What the finished cells of a study came to, arm by arm, as arrays over seeds and problems."""
+"""Outcomes of the finished runs of a study, by arm, as arrays over seeds and problems."""
 
 from __future__ import annotations
 
@@ -18,36 +18,36 @@ from .study_runs import FINISHED, StudyRun
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArmOutcomes:
-    """The seeds of one arm whose runs have all been played."""
+    """The seeds of one arm whose runs have all finished."""
 
     arm: Arm
     seeds: tuple[int, ...]
     sampled: npt.NDArray[np.float64]
-    """(seeds, clients, problems): 1 where right; one client stands for a policy that all have."""
+    """Shape (seeds, clients, problems): 1 for a correct answer; one client stands for a policy that all share."""
     greedy: float
     """Accuracy, mean over seeds, clients and problems."""
     bytes_up: float
-    """Of all rounds and clients; mean over the seeds."""
+    """Bytes of all rounds and clients; mean over the seeds."""
     bytes_down: float
     seconds: float
-    """Of training, all rounds and clients one after another; mean over the seeds."""
+    """Seconds of training, all rounds and clients one after another; mean over the seeds."""
     curves: dict[int, list[float]]
-    """Seed -> accuracy by round evaluated, mean over the clients."""
+    """Seed -> accuracy by evaluated round, mean over the clients."""
     rounds: list[int]
     """The rounds that were evaluated."""
 
     @property
     def mean(self) -> Outcomes:
-        """(seeds, problems), mean over the clients."""
+        """Mean over the clients, shape (seeds, problems)."""
         return self.sampled.mean(axis=1)
 
     def of_seeds(self, seeds: Sequence[int]) -> npt.NDArray[np.intp]:
-        """Rows of some seeds."""
+        """Return the rows of some seeds."""
         return np.array([self.seeds.index(seed) for seed in seeds], dtype=np.intp)
 
 
 def gather(study: Study, states: Mapping[StudyRun, str]) -> tuple[dict[str, ArmOutcomes], dict[str, str]]:
-    """(the arms that have at least one whole seed, why other cells do not count)."""
+    """Return (the arms with at least one complete seed, the reasons why other runs do not count)."""
     reasons = {study_run.name: state for study_run, state in states.items() if state != FINISHED}
     runs: dict[StudyRun, Run] = {}
     for study_run in (study_run for study_run, state in states.items() if state == FINISHED):
@@ -65,7 +65,7 @@ def gather(study: Study, states: Mapping[StudyRun, str]) -> tuple[dict[str, ArmO
 
 
 def _whole(run: Run) -> Run:
-    """A run in which every held-out problem was answered at the end.
+    """Check that every held-out problem was answered at the end, and return the run.
 
     Raises:
         RunError: some were not.

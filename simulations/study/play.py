@@ -1,4 +1,4 @@
-"""Playing cells side by side, each in a process of its own that goes on where an earlier one was."""
+"""Execution of a study's runs in parallel, each in a separate process that resumes an earlier one."""
 
 from __future__ import annotations
 
@@ -16,76 +16,76 @@ from .study_runs import BUSY, FINISHED, StudyRun
 
 LOOK_S = 0.2
 PATIENCE_S = 60.0
-"""How long a run has to end orderly, when asked to, before it is killed."""
+"""Seconds for a run to end by itself, when asked to, before it is killed."""
 TAIL_LINES = 12
 
 
 class Interrupted(RunError):
-    """The study was asked to stop. Every committed round of every run is safe."""
+    """A request to stop the study. Every committed round of every run is safe."""
 
     exit_status = 130
 
 
 @dataclass(slots=True)
 class Progress:
-    """How far a study is, for whoever watches."""
+    """The progress of a study, for the display."""
 
     waiting: list[StudyRun]
     running: dict[StudyRun, subprocess.Popen[bytes]] = field(default_factory=dict[StudyRun, "subprocess.Popen[bytes]"])
     finished: list[StudyRun] = field(default_factory=list[StudyRun])
-    """Played now, and not before."""
+    """Runs that finished in this process."""
     failed: dict[StudyRun, str] = field(default_factory=dict[StudyRun, str])
-    """The end of what each said."""
+    """The end of the log of each failed run."""
 
 
 def play(study_runs: Sequence[StudyRun], jobs: int, watch: Callable[[Progress], None]) -> Progress:
-    """Play cells until each is finished or has failed; a failed one does not stop the others.
+    """Execute runs until each has finished or failed; a failed one does not stop the others.
 
     Args:
         jobs: processes at once.
         watch: called several times a second.
 
     Raises:
-        Interrupted: SIGINT, SIGTERM or SIGHUP came. All processes have ended.
+        Interrupted: SIGINT, SIGTERM or SIGHUP arrived. All processes have ended.
     """
-    now = Progress(waiting=list(study_runs))
+    progress = Progress(waiting=list(study_runs))
     with _signals_interrupt():
         try:
-            while now.waiting or now.running:
-                _begin(now, jobs)
-                watch(now)
+            while progress.waiting or progress.running:
+                _begin(progress, jobs)
+                watch(progress)
                 time.sleep(LOOK_S)
-                _reap(now)
+                _reap(progress)
         except KeyboardInterrupt:
-            _end(list(now.running.values()))
+            _end(list(progress.running.values()))
             raise Interrupted(
-                f"Stopped on request, {len(now.waiting) + len(now.running)} runs before the end. "
+                f"Stopped on request, {len(progress.waiting) + len(progress.running)} runs before the end. "
                 "Give the same command again to go on; nothing that is done is done again."
             ) from None
         except BaseException:
-            _end(list(now.running.values()))
+            _end(list(progress.running.values()))
             raise
-    watch(now)
-    return now
+    watch(progress)
+    return progress
 
 
-def _begin(now: Progress, jobs: int) -> None:
-    """Start what may start. A cell that another process is at work on waits for its end."""
-    for study_run in list(now.waiting):
-        if len(now.running) >= jobs:
+def _begin(progress: Progress, jobs: int) -> None:
+    """Start the runs that may start. A run that another process is working on waits for its end."""
+    for study_run in list(progress.waiting):
+        if len(progress.running) >= jobs:
             return
         state = study_run.state()
         if state == BUSY:
             continue
-        now.waiting.remove(study_run)
+        progress.waiting.remove(study_run)
         if state == FINISHED:
-            now.finished.append(study_run)
+            progress.finished.append(study_run)
         else:
-            now.running[study_run] = _start(study_run)
+            progress.running[study_run] = _start(study_run)
 
 
 def _start(study_run: StudyRun) -> subprocess.Popen[bytes]:
-    """In a session of its own: Ctrl-C reaches this process alone, which then asks each run once to end."""
+    """Start a run in a new session: Ctrl-C reaches this process alone, which then asks each run once to end."""
     study_run.log.parent.mkdir(parents=True, exist_ok=True)
     one_thread = {"OMP_NUM_THREADS": "1", **os.environ}
     command = study_run.command()
@@ -100,18 +100,18 @@ def _start(study_run: StudyRun) -> subprocess.Popen[bytes]:
         )
 
 
-def _reap(now: Progress) -> None:
-    for study_run, process in list(now.running.items()):
+def _reap(progress: Progress) -> None:
+    for study_run, process in list(progress.running.items()):
         if process.poll() is None:
             continue
-        del now.running[study_run]
+        del progress.running[study_run]
         state = study_run.state()
         if state == FINISHED:
-            now.finished.append(study_run)
-        elif state == BUSY:  # a run that a killed study left behind began first
-            now.waiting.append(study_run)
+            progress.finished.append(study_run)
+        elif state == BUSY:  # a run that a killed study left behind started first
+            progress.waiting.append(study_run)
         else:
-            now.failed[study_run] = f"exit status {process.returncode}\n{_tail(study_run)}".strip()
+            progress.failed[study_run] = f"exit status {process.returncode}\n{_tail(study_run)}".strip()
 
 
 def _tail(study_run: StudyRun) -> str:
@@ -120,9 +120,9 @@ def _tail(study_run: StudyRun) -> str:
 
 
 def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Ask every process to end orderly; kill, with its workers, what does not. A second Ctrl-C kills at once.
+    """Ask every process to end; kill those that do not, with their workers. A second Ctrl-C kills at once.
 
-    SIGTERM, since a shell's background jobs, and so their children, ignore SIGINT until they say otherwise.
+    Uses SIGTERM, since background jobs of a shell and their children ignore SIGINT by default.
     """
     for process in processes:
         process.terminate()
@@ -141,7 +141,7 @@ def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
 
 @contextmanager
 def _signals_interrupt() -> Generator[None]:
-    """Take SIGTERM and SIGHUP as Ctrl-C while the block runs."""
+    """Treat SIGTERM and SIGHUP like Ctrl-C inside a `with` block."""
     before = {n: signal.signal(n, _interrupt) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         yield

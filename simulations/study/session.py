@@ -1,4 +1,4 @@
-"""A study from its file to its table: check everything, play what is left, tabulate what is there."""
+"""A study, from its file to its table: check everything, run what is left, tabulate what is finished."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ from .view import watching
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What a study came to."""
+    """Result of a study."""
 
     folder: Path
     result: dict[str, Any]
     failed: dict[str, str]
-    """Cell -> the end of what it said."""
+    """Run -> the end of its log."""
 
 
 def study(file: Path, out: Path, *, jobs: int | None, quick: bool, only_tabulate: bool) -> Done:
-    """Play a study, or go on with it, and write down what it came to.
+    """Run or resume a study, and write its result.
 
     Args:
         out: folder of study folders.
-        jobs: runs played at once; None takes one per core.
+        jobs: runs in parallel; None uses one per core.
 
     Raises:
-        ConfigError: the file is wrong, a cell was played with other settings, or nothing is there to tabulate.
-        Interrupted: it was asked to stop.
+        ConfigError: the file is wrong, a run has other settings, or there is nothing to tabulate.
+        Interrupted: the study was asked to stop.
     """
     plan = read_study(file, quick=quick)
     root = out / plan.name
@@ -57,14 +57,14 @@ def study(file: Path, out: Path, *, jobs: int | None, quick: bool, only_tabulate
 
 
 def show(done: Done) -> None:
-    """Print the table and where the files are."""
+    """Print the table and the paths of the files."""
     print_result(done.result, Console())
     print(f"\nStudy folder  {done.folder}\nTable         {done.folder / 'table.md'}")
     print(f"Figure        {done.folder / 'figure.svg'}")
 
 
 def _played(states: Mapping[StudyRun, str], jobs: int, root: Path) -> dict[str, str]:
-    """Play what is not finished, and return what failed."""
+    """Execute the runs that are not finished, and return those that failed."""
     left = [study_run for study_run, state in states.items() if state != FINISHED]
     _check(left)
     for study_run in states:
@@ -76,7 +76,7 @@ def _played(states: Mapping[StudyRun, str], jobs: int, root: Path) -> dict[str, 
 
 
 def _check(study_runs: Sequence[StudyRun]) -> None:
-    """Find what would fail in a run before any begins: data, division and rewards of every arm and seed."""
+    """Check everything that would fail in a run, before any starts: data, partition and rewards of every arm."""
     first = {(study_run.arm, study_run.seed): study_run for study_run in reversed(study_runs)}
     for study_run in reversed(first.values()):
         try:
@@ -86,7 +86,7 @@ def _check(study_runs: Sequence[StudyRun]) -> None:
 
 
 def _tabulated(plan: Study, states: Mapping[StudyRun, str], failed: Mapping[str, str], root: Path) -> dict[str, Any]:
-    """Write table, figure and result; return the result."""
+    """Write table, figure and result, and return the result."""
     found, reasons = gather(plan, states)
     if not found:
         told = "".join(f"\n{name} failed, {said}" for name, said in failed.items())

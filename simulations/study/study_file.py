@@ -1,4 +1,4 @@
-"""A study file: the question, the scenario, the seeds, and the arms; read whole before anything runs."""
+"""A study file: question, scenario, seeds and arms; checked completely before anything runs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DECIDED = {
     "output.nodes": "a study is a simulation",
 }
 SAME_FOR_ALL = ("evaluation.problems", "evaluation.temperature", "simulation.dataset", "simulation.data")
-"""Settings without which two arms do not answer the same problems in the same way."""
+"""Settings that must be equal, so that all arms answer the same problems in the same way."""
 QUICK = {"federation.rounds": 2, "evaluation.problems": 40}
 Table = dict[str, object]
 
@@ -44,7 +44,7 @@ class Arm:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Study:
-    """A study that can be played: every setting of every run has been checked."""
+    """A study whose settings have all been checked."""
 
     name: str
     question: str
@@ -56,7 +56,7 @@ class Study:
 
     @property
     def problems(self) -> int:
-        """Held-out problems asked for; the dataset may have fewer."""
+        """Held-out problems in the settings; the dataset may have fewer."""
         return self.arms[0].runs[self.seeds[0]][0].evaluation.problems
 
 
@@ -67,7 +67,7 @@ def read_study(path: Path, *, quick: bool = False) -> Study:
         quick: one seed, two rounds, 40 problems; the study is then called NAME-quick.
 
     Raises:
-        ConfigError: something in it is wrong; names file and key.
+        ConfigError: a value in it is wrong; names file and key.
     """
     try:
         tables = _tables(path)
@@ -85,7 +85,7 @@ def _study(path: Path, tables: Mapping[str, Table], quick: bool) -> Study:
     baseline = _text(head, "baseline")
     names = [arm.name for arm in arms]
     if baseline not in names:
-        raise ConfigError(f"study.baseline is {baseline!r}, which is no arm. Arms are {', '.join(names)}.")
+        raise ConfigError(f"study.baseline is {baseline!r}, which is not an arm. Arms are {', '.join(names)}.")
     figure = _text(head, "figure", "rounds")
     if figure not in FIGURES:
         raise ConfigError(f"study.figure is {figure!r}, but must be one of: {', '.join(FIGURES)}.")
@@ -131,13 +131,13 @@ def _same_for_all(arms: tuple[Arm, ...], baseline: str) -> None:
 
 def _tables(path: Path) -> dict[str, Table]:
     try:
-        found = tomllib.loads(path.read_text(encoding="utf-8"))
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"the study cannot be read: {error.strerror}.") from error
     except (ValueError, OverflowError, RecursionError) as error:
         raise ConfigError(f"this is not TOML: {error}.") from error
-    _known("", found, ("study", "settings", "arms"))
-    tables = {name: _table(name, found.get(name, {})) for name in ("study", "settings", "arms")}
+    _known("", raw, ("study", "settings", "arms"))
+    tables = {name: _table(name, raw.get(name, {})) for name in ("study", "settings", "arms")}
     _known("study.", tables["study"], KEYS)
     return tables
 
@@ -160,7 +160,7 @@ def _arms(table: Table) -> dict[str, Table]:
 
 
 def _settings(where: str, table: Table) -> Table:
-    """Flat settings, written `"federation.rounds" = 12`, or without the quotes, which TOML nests."""
+    """Return flat settings, written `"federation.rounds" = 12`, or without the quotes, which TOML nests."""
     flat: Table = {}
     for key, value in table.items():
         nested = isinstance(value, dict)

@@ -1,4 +1,4 @@
-"""The cells of a study: one ordinary run each, in a folder of its own that says how far it is."""
+"""The runs of a study: one ordinary run each, in its own folder, which also holds its state."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NEW, UNFINISHED, BUSY, FINISHED = "new", "unfinished", "busy", "finished"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyRun:
-    """One run of a study: an arm under a seed, and where each client trains alone, one of them."""
+    """One run of a study: an arm with a seed, and for local kinds one client."""
 
     arm: str
     seed: int
@@ -36,7 +36,7 @@ class StudyRun:
 
     @property
     def name(self) -> str:
-        """Arm and run, as a person reads it."""
+        """Arm and run, for display."""
         return f"{self.arm}/{self.run}"
 
     @property
@@ -46,17 +46,17 @@ class StudyRun:
 
     @property
     def log(self) -> Path:
-        """What its process said when it last ran."""
+        """Log of its process."""
         return self.root / "logs" / self.arm / f"{self.run}.log"
 
     @property
     def scenario(self) -> Path:
-        """The scenario file it is played from."""
+        """The scenario file it runs from."""
         return self.root / "scenarios" / self.arm / f"{self.run}.toml"
 
     @property
     def work(self) -> int:
-        """What it costs, as far as it is known beforehand: passes over a batch."""
+        """Cost, as far as it is known beforehand: passes over a batch."""
         clients = len(self.config.simulation.taking_part)
         return clients * self.config.total_steps * self.config.grpo.gradient_accumulation_steps
 
@@ -76,14 +76,14 @@ class StudyRun:
         return self.journal.round
 
     def own_config(self) -> RunConfig:
-        """Its settings with where it is written."""
+        """Return its settings with its output folder."""
         return self.config.with_values({"output.dir": str(self.folder.parent), "output.run": self.run})
 
     def state(self) -> str:
-        """`new`, `unfinished`, `busy` (another process is at work on it) or `finished`.
+        """Return `new`, `unfinished`, `busy` (another process is working on it) or `finished`.
 
         Raises:
-            ConfigError: it was played with other settings; says with which, and what to do.
+            ConfigError: it has other settings; names them, and what to do.
         """
         journal = self.journal
         if not journal.lines:
@@ -98,29 +98,33 @@ class StudyRun:
         return BUSY if is_busy(self.folder) else UNFINISHED
 
     def command(self) -> list[str]:
-        """The command that plays it, or goes on with it. Writes the scenario file where that is needed."""
-        own = [sys.executable, "-m", "fedgrpo.common.cli.main", "simulate"]
+        """Return the command that runs or resumes it. Writes the scenario file if needed."""
+        program = [sys.executable, "-m", "fedgrpo.common.cli.main", "simulate"]
         always = ["--workers=1", "--format=json"]
         if self.journal.lines:
-            return [*own, "--resume", str(self.folder), *always]
-        self.files.inputs.unlink(missing_ok=True)  # of a run that never began
+            return [*program, "--resume", str(self.folder), *always]
+        self.files.inputs.unlink(missing_ok=True)  # of a run that never started
         self.scenario.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(self.scenario, self.config.to_toml().encode())
-        return [*own, str(self.scenario), "--out", str(self.folder.parent), "--run", self.run, *always]
+        return [*program, str(self.scenario), "--out", str(self.folder.parent), "--run", self.run, *always]
 
     def _changes(self) -> str:
-        now = self.config.flat()
+        current = self.config.flat()
         try:
-            then = load_scenario(self.files.settings).flat()
+            earlier = load_scenario(self.files.settings).flat()
         except ConfigError:
             return ""
-        changed = [key for key in now if now[key] != then[key] and not key.startswith(("output.", "simulation.work"))]
-        told = ", ".join(f"{key} was {then[key]!r} and is {now[key]!r}" for key in changed)
-        return f": {told}" if told else ", by another version of fedgrpo"
+        changed = [
+            key
+            for key in current
+            if current[key] != earlier[key] and not key.startswith(("output.", "simulation.work"))
+        ]
+        changes = ", ".join(f"{key} was {earlier[key]!r} and is {current[key]!r}" for key in changed)
+        return f": {changes}" if changes else ", by another version of fedgrpo"
 
 
 def study_runs_of(study: Study, root: Path) -> list[StudyRun]:
-    """All cells, seed by seed, so that an interrupted study has whole seeds to compare."""
+    """Return all runs, seed by seed, so that an interrupted study has complete seeds to compare."""
     return [
         StudyRun(
             arm=arm.name,

@@ -21,28 +21,28 @@ METHOD = (
 
 
 def headings(result: Mapping[str, Any]) -> list[str]:
-    """The columns."""
+    """Return the column titles."""
     against = f"against {result['baseline']} (95 % interval)"
     return ["arm", "accuracy", against, "each seed", "up MB", "down MB", "seconds"]
 
 
 def rows(result: Mapping[str, Any]) -> list[list[str]]:
-    """One list of cells per line; an arm without a finished seed has none."""
-    found: list[list[str]] = []
+    """Return one list of cells per line; an arm without a finished seed has no line."""
+    lines: list[list[str]] = []
     for arm in result["arms"].values():
-        against = {told["label"]: told for told in arm["against"]}
+        against = {comparison["label"]: comparison for comparison in arm["against"]}
         for row in arm["rows"]:
-            told = against.get(row["label"])
-            shares = (told or row)["by_seed"].values()
-            seeds = [_points(share) if told else _share(share) for share in shares]
-            first = row is arm["rows"][0]  # an arm's cost stands on its first line alone
+            comparison = against.get(row["label"])
+            shares = (comparison or row)["by_seed"].values()
+            seeds = [_points(share) if comparison else _share(share) for share in shares]
+            first = row is arm["rows"][0]  # only the first line of an arm shows its cost
             cost = [_mb(arm["bytes_up"]), _mb(arm["bytes_down"]), f"{arm['seconds']:.0f}"] if first else [""] * 3
-            found.append([row["label"], _share(row["accuracy"]), _against(told), ", ".join(seeds), *cost])
-    return found
+            lines.append([row["label"], _share(row["accuracy"]), _against(comparison), ", ".join(seeds), *cost])
+    return lines
 
 
 def markdown(result: Mapping[str, Any]) -> str:
-    """table.md: the question, the table, the comparisons in words, and what must be said beside them."""
+    """Return table.md: the question, the table, the comparisons in words, and the notes."""
     columns = headings(result)
     lines = [f"# {result['question']}", "", _line(columns), _line(["---"] * len(columns))]
     lines += [_line(study_runs) for study_runs in rows(result)]
@@ -55,7 +55,7 @@ def markdown(result: Mapping[str, Any]) -> str:
 
 
 def print_result(result: Mapping[str, Any], console: Console) -> None:
-    """The same for a person at a terminal."""
+    """Print the same for a person at a terminal."""
     console.print(Text(result["question"], "bold"))
     table = Table(box=None, pad_edge=False, header_style="dim")
     for heading in headings(result):
@@ -78,11 +78,11 @@ def _sentence(text: str) -> str:
     return f"{text[0].upper()}{text[1:]}." if text.startswith("no difference") else f"{text}."
 
 
-def _against(told: Mapping[str, Any] | None) -> str:
-    if told is None:
+def _against(comparison: Mapping[str, Any] | None) -> str:
+    if comparison is None:
         return NOTHING
-    low, high = (_points(bound) for bound in told["interval"])
-    return f"{_points(told['difference'])} ({low} to {high})"
+    low, high = (_points(bound) for bound in comparison["interval"])
+    return f"{_points(comparison['difference'])} ({low} to {high})"
 
 
 def _points(share: float) -> str:

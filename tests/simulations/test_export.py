@@ -66,15 +66,15 @@ def test_the_last_committed_round_is_taken_or_the_one_that_was_asked_for(run, ba
     (["nowhere"], "neither a run folder nor an adapter"),
     (["run-7", "--round", "3"], "Round 3 of run-7 was not committed. The rounds are 1 to 2"),
     (["run-7", "--round", "0"], "Round 0 of run-7 was not committed"),
-    (["run-7", "--round", "1", "--best"], "Give one of them"),
-    (["run-7/adapters/0001", "--best"], "is no run folder"),
+    (["run-7", "--round", "1", "--best"], "Use only one of them"),
+    (["run-7/adapters/0001", "--best"], "is not a run folder"),
     (["run-7", "--type", "f32"], "--type is for --to gguf"),
     (["run-7", "--to", "gguf", "--dtype", "float16"], "--dtype is for --to merged"),
     (["run-7", "--base-model", "/home/me/base"], "is not of the form ORG/NAME"),
     (["run-7", "--public"], "there is no --push"),
     (["run-7", "--push", "name"], "not of the form ORG/NAME"),
     (["run-7", "--push", "org/name"], "HF_TOKEN; it is not set"),
-    (["run-7", "--push", "org/my--name"], "is no name that the Hub takes"),
+    (["run-7", "--push", "org/my--name"], "is not a valid name on the Hub"),
     (["run-7", "--to", "gguf", "--type", "q4_k_m"], "llama-quantize is not on PATH"),
 ])  # fmt: skip
 def test_what_cannot_be_is_said_in_one_message(run, command, monkeypatch, tmp_path, words, says):
@@ -192,7 +192,10 @@ def test_a_folder_is_whole_or_not_there_and_nothing_else_is_replaced(tmp_path):
     target.mkdir()
     (target / "mine.txt").write_text("precious")
     for force in (False, True):
-        with pytest.raises(ConfigError, match="not empty" if not force else "no export"), new_folder(target, force):
+        with (
+            pytest.raises(ConfigError, match="not empty" if not force else "is not an export"),
+            new_folder(target, force),
+        ):
             pass
     assert (target / "mine.txt").read_text() == "precious"
     (target / RECORD).write_text("{}")
@@ -286,7 +289,7 @@ def test_where_the_hub_fails_the_export_stays_and_the_token_is_not_told(tmp_path
 
 def test_a_repository_that_is_public_already_is_not_pushed_to_unasked(tmp_path, hub):
     hub.private = False
-    with pytest.raises(ConfigError, match="is public already"):
+    with pytest.raises(ConfigError, match="is already public"):
         push.push(tmp_path, "org/name", public=False, message="m")
     assert not [call for call in hub.calls if call[0] == "upload"]
 

@@ -96,7 +96,7 @@ def test_a_wrong_merge_is_found_and_leaves_nothing(tmp_path, export, monkeypatch
     monkeypatch.setattr(merge, "_add", lambda model, adapter: None)
     status, _, err = export("--to", "merged", "--out", "made")
     assert status == 1
-    assert "The merged model is not base model and adapter" in err
+    assert "The merged model differs from base model and adapter" in err
     assert {path.name for path in tmp_path.iterdir()} == {"base", "run"}
 
 
@@ -152,10 +152,10 @@ def damaged(monkeypatch, what):
 
 @pytest.mark.parametrize(("what", "says"), [
     ("order of q and k", "differs from the merged model by more than rounding"),
-    ("base of rope", "says rope.freq_base is None"),
-    ("merges", "The tokenizer in the GGUF file cuts"),
-    ("rule", "The tokenizer in the GGUF file cuts"),
-    ("factors of rope", "factors on the frequencies of rope are not the model's"),
+    ("base of rope", "In the GGUF file rope.freq_base is None"),
+    ("merges", "The tokenizer in the GGUF file splits"),
+    ("rule", "The tokenizer in the GGUF file splits"),
+    ("factors of rope", "rope frequency factors differ from the model's"),
 ])  # fmt: skip
 def test_a_file_that_says_something_else_is_found_and_not_left(tmp_path, export, monkeypatch, what, says):
     run_on(tmp_path, "llama-3-rope")
@@ -176,7 +176,7 @@ def test_llama_3_rope_is_what_transformers_turns_by():
 @pytest.mark.parametrize(("change", "says"), [
     ({"architectures": ["MistralForCausalLM"]}, "does not support MistralForCausalLM. Supported are Qwen2ForCausalLM"),
     ({"hidden_act": "gelu"}, "activation silu"),
-    ({"use_sliding_window": True}, "no sliding window"),
+    ({"use_sliding_window": True}, "does not support a sliding window"),
     ({"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}, "rope of the type dynamic"),
 ])  # fmt: skip
 def test_what_gguf_cannot_describe_is_refused_with_what_it_can(change, says):
@@ -193,7 +193,7 @@ def test_a_tokenizer_whose_rule_has_no_name_is_refused():
     )
     with pytest.raises(ConfigError, match="one that GGUF has no name for"):
         gguf_vocabulary.vocabulary(tokenizer, 500)
-    with pytest.raises(ConfigError, match="tokens, and the model only 400"):
+    with pytest.raises(ConfigError, match="tokens, but the model only has 400"):
         gguf_vocabulary.vocabulary(export_runs.make_tokenizer("qwen2"), 400)
 
 
@@ -232,7 +232,7 @@ def test_a_quantizer_that_fails_is_told_and_leaves_nothing(tmp_path, export, mon
     fake_quantizer(tmp_path, monkeypatch, body)
     status, _, err = export("--to", "gguf", "--type", "q8_0", "--out", "made")
     assert status == 1
-    assert ("disk is full" if "full" in body else "ended with status 0 and made no q8_0") in err
+    assert ("disk is full" if "full" in body else "ended with status 0 and did not write q8_0") in err
     assert not (tmp_path / "made").exists()
 
 

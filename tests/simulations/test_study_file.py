@@ -115,7 +115,11 @@ def test_quick_is_one_seed_and_two_rounds_under_another_name(tmp_path):
         ("[0, 7]", "[1, 1]", "list of different whole numbers"),
         ("[0, 7]", "[0, true]", "study.seeds is "),
         ("[0, 7]", "[-1]", r"\[arms.central\] federation.seed is -1"),
-        ('baseline = "central"', 'baseline = "centre"', "'centre', which is no arm. Arms are central, local, naive"),
+        (
+            'baseline = "central"',
+            'baseline = "centre"',
+            "'centre', which is not an arm. Arms are central, local, naive",
+        ),
         ('baseline = "central"', 'baseline = "central"\nfigure = "pie"', "study.figure is 'pie'"),
         ('kind = "local"', 'kind = "lokal"', "arms.local.kind is 'lokal', but must be one of: federated"),
         ('kind = "local"', "kind = []", "arms.local.kind is "),

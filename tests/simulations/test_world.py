@@ -9,8 +9,10 @@ from collections import Counter
 import pytest
 from fedgrpo.client.learner.data.answers import last_number
 from fedgrpo.simulations.builtin import world
+from fedgrpo.simulations.builtin.cold_start import examples
 from fedgrpo.simulations.builtin.demonstrations import HABIT, RECIPES, WORKS
-from fedgrpo.simulations.builtin.make_policy import build_tokenizer, examples, passes
+from fedgrpo.simulations.builtin.make_policy import passes
+from fedgrpo.simulations.builtin.policy_model import build_tokenizer
 from fedgrpo.simulations.builtin.templates import TEMPLATES
 from fedgrpo.simulations.engine.runner import scenario
 from fedgrpo.simulations.engine.simulated_clients import BUILTIN_POLICIES, SPLIT_POLICY, divide

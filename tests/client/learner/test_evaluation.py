@@ -114,7 +114,7 @@ def test_what_is_answered_is_not_answered_again(model, tmp_path, problems):
         evaluate(file, **vars_of(rounded))
     for text, wrong in (("mine\n", RunError), ('{"mine": 1}\n', ConfigError), ("mine", ConfigError)):
         (tmp_path / "mine").write_text(text)
-        with pytest.raises(wrong, match="is damaged|something else than answers"):
+        with pytest.raises(wrong, match="is damaged|does not contain answers"):
             evaluate(tmp_path / "mine")
         assert (tmp_path / "mine").read_text() == text
 
@@ -160,7 +160,7 @@ def test_an_adapter_that_peft_wrote_is_the_same_adapter(run, tmp_path, problems)
     odd = {"use_dora": True, "layer_replication": [[0, 1]], "lora_alpha": 8.5, "init_lora_weights": "pissa_niter_16"}
     for name, value in odd.items():
         (tmp_path / "theirs" / "adapter_config.json").write_text(json.dumps(config | {name: value}))
-        with pytest.raises(ConfigError, match=f"no plain LoRA: adapter_config.json has {name}"):
+        with pytest.raises(ConfigError, match=f"not plain LoRA: adapter_config.json uses {name}"):
             locate(tmp_path / "theirs", "builtin")
 
 
@@ -207,7 +207,7 @@ def test_commands_change_the_talk_or_say_what_is_wrong(model):
     for wrong, says in (
         ("/warm", "no command /warm"),
         ("/temperature hot", "needs a number"),
-        ("/system x", "no text file"),
+        ("/system x", "nor a text file"),
     ):
         with pytest.raises(ConfigError, match=says):
             talk.command(wrong)

@@ -155,10 +155,10 @@ def test_a_folder_of_another_run_is_not_written_over(finished, tmp_path):
     federated.mkdir()
     (federated / "config.resolved.toml").write_text(config.to_toml())
     (federated / "journal.jsonl").write_text('{"event": "CREATED"}\n')
-    with pytest.raises(ConfigError, match="holds no run of fedgrpo finetune"):
+    with pytest.raises(ConfigError, match="is not a run folder of fedgrpo finetune"):
         finetune(config, print)
     (federated / "journal.jsonl").unlink()
-    with pytest.raises(ConfigError, match="holds a run whose federation.seed is 0, not 1. Give --resume"):
+    with pytest.raises(ConfigError, match="holds a run whose federation.seed is 0, not 1. Use --resume"):
         finetune(config.with_values({"federation.seed": 1}), print)
     assert (federated / "config.resolved.toml").read_text() == config.to_toml()
     with pytest.raises(ConfigError, match="is finished"):
