@@ -15,6 +15,7 @@ from ...common.settings.run_config import RunConfig
 from ..learner import Learner
 from ..organisation.settings import OrganisationFile
 from .dry_run import Leaving, allowed_run, dry_run
+from .preflight import connection_problems
 from .status_view import fields_table
 
 
@@ -71,6 +72,7 @@ def _try_all(found: Checked, scenario: RunConfig | None, samples: int) -> None:
     from ..learner.service.job_handler import JobHandler
 
     organisation = found.organisation
+    found.problems += connection_problems(organisation)
     here = JobHandler(organisation)
     found.steps.append(("data", f"{len(here.train)} problems to train on, {len(here.held_out)} held out"))
     if len(here.held_out) < organisation.policy.min_class_problems and organisation.policy.evaluate:

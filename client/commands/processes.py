@@ -11,8 +11,8 @@ from threading import Event
 import httpx
 
 from ...common.cli.supervisor import Service, environment, free_ports, supervise, tool
-from ...common.errors import ConfigError
 from ..organisation.settings import OrganisationFile
+from .preflight import check_connection
 
 LEARNER_TIMEOUT_S = 600.0
 HINTS = {
@@ -34,21 +34,10 @@ def run_client(
     """Run the organisation's learner and SuperNode until a signal ends them.
 
     Raises:
-        ConfigError: the way to the federation is not set, or this client is up already.
+        ConfigError: the file's [flower] section is incomplete or wrong, or this client is up already.
         RunError: a process cannot run; says what to do.
     """
-    for key, value in (
-        ("superlink", organisation.settings.flower.superlink),
-        ("key", organisation.settings.flower.key),
-    ):
-        if not value:
-            raise ConfigError(f"{organisation.file}: flower.{key} is empty, so there is no way to the federation.")
-    for key, text in (
-        ("root-certificates", organisation.settings.flower.root_certificates),
-        ("key", organisation.settings.flower.key),
-    ):
-        if not organisation.path(text).is_file():
-            raise ConfigError(f"{organisation.file}: flower.{key} is {organisation.path(text)}, which is no file.")
+    check_connection(organisation)
     organisation.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     services = [learner_service(organisation), supernode_service(organisation, dry_run=dry_run)]
     supervise(services, organisation.folder / ".client.lock", say, stopped)

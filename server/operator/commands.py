@@ -90,7 +90,7 @@ def submit(
 ) -> None:
     """Play a run to its end: wait for clients, follow the rounds, go on after a crash of SuperLink or ServerApp.
 
-    The exit status is 0 only if every round was committed. Ctrl-C ends the following, not the run.
+    The exit status is 0 only if every round was committed. Ctrl-C detaches; the run continues.
 
     [bold]Examples[/bold]
 
