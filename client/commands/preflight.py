@@ -79,9 +79,7 @@ def _is_authority(certificate: x509.Certificate) -> bool:
 def _check_key(organisation: OrganisationFile) -> None:
     path = _file(organisation, "key", organisation.settings.flower.key, "the node's private key")
     data = _read(path, "key", organisation)
-    load = (
-        serialization.load_ssh_private_key if b"OPENSSH PRIVATE KEY" in data else serialization.load_pem_private_key
-    )
+    load = serialization.load_ssh_private_key if b"OPENSSH PRIVATE KEY" in data else serialization.load_pem_private_key
     try:
         load(data, None)
     except (ValueError, TypeError) as error:  # TypeError: the key has a password

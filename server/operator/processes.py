@@ -6,7 +6,9 @@ import sys
 from collections.abc import Callable
 from threading import Event
 
-from ...common.cli.supervisor import Service, check_ports, environment, listens, supervise, tool
+from ...common.cli.ports import check_ports, listens
+from ...common.cli.service import Service
+from ...common.cli.supervisor import environment, supervise, tool
 from .server_folder import ServerFolder
 
 

@@ -1,7 +1,6 @@
 """What `client check` and `client up` check of the way to the federation."""
 
 import pytest
-
 from fedgrpo.client.commands import check
 from fedgrpo.client.commands.preflight import check_connection, connection_problems
 from fedgrpo.client.commands.processes import run_client
