@@ -1,4 +1,4 @@
-"""Following a run: its folder tells when it ends, and its journal what to say meanwhile."""
+"""Following a run until it ends, by its folder and by what Flower says."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from ...common.analysis.reward_hacking import HackingWarning
 from ...common.errors import RunError
-from ...common.storage.jsonl import Entry, read_lines
+from ...common.storage.jsonl import read_lines
 from ..run.status import RunStatus, is_busy, stop_reason
 from .flwr_cli import Flower
 
@@ -71,35 +70,3 @@ class Follower:
             self._flower.stop(self._run_id)
         except RunError as error:  # it may have failed already, or the SuperLink may be starting
             self._say(f"Flower run {self._run_id}: {error}")
-
-
-class JournalLines:
-    """Says what is new in a run's journal."""
-
-    def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
-        self._folder, self._say = folder, say
-        self._told = len(read_lines(folder / "journal.jsonl"))
-
-    def catch_up(self) -> None:
-        """Say the lines written since the last call."""
-        lines = read_lines(self._folder / "journal.jsonl")
-        for line in lines[self._told :]:
-            self._say(f"{self._folder.name}: {_shown(line)}")
-        self._told = len(lines)
-
-
-def _shown(entry: Entry) -> str:
-    match entry.get("event"):
-        case "PLANNED":
-            cohort = entry.get("cohort")
-            names = ", ".join(map(str, cohort)) if isinstance(cohort, (list, tuple)) else ""  # pyright: ignore
-            return f"round {entry.get('round')}, attempt {entry.get('attempt')}: {names} train"
-        case "COMMITTED":
-            return f"round {entry.get('round')} committed, adapter {str(entry.get('adapter'))[:12]}"
-        case "VOID":
-            return f"round {entry.get('round')} void: {entry.get('reason')}"
-        case "WARNED":
-            said = {key: str(entry.get(key)) for key in ("tripwire", "organisation", "text")}
-            return str(HackingWarning(round=int(str(entry.get("round"))), **said))
-        case event:
-            return str(event).lower()

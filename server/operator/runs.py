@@ -16,7 +16,8 @@ from ...common.storage.atomic import write_atomic
 from ..run.status import RunStatus, is_busy, stop_reason
 from ..run.store import STOPPED_FILE, Store
 from .flwr_cli import Flower
-from .follow import LOOK_S, Follower, JournalLines, Watch
+from .follow import LOOK_S, Follower, Watch
+from .journal_lines import JournalLines
 from .server_folder import ServerFolder
 
 SUPERLINK_PATIENCE_S = 180.0

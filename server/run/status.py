@@ -54,11 +54,26 @@ class RunStatus:
 
 def result_line(folder: Path) -> str:
     """What a run came to, in a line: held-out accuracy, if any organisation let counts out."""
-    sampled = [e for e in read_lines(folder / "metrics.jsonl") if e.get("decoding") == "sampled"]
-    if not sampled:
+    evaluations = [e for e in read_lines(folder / "metrics.jsonl") if e.get("kind") == "evaluation"]
+    if not evaluations:
         return "No organisation let counts of held-out answers out."
-    last = sampled[-1]
-    return f"Held-out accuracy after round {last['round']}: {score(Tally(**cast('dict[str, int]', last['total'])))}"
+    return " ".join(
+        _accuracy(decoding, [e for e in evaluations if e.get("decoding") == decoding])
+        for decoding in ("sampled", "greedy")
+        if any(e.get("decoding") == decoding for e in evaluations)
+    )
+
+
+def _accuracy(decoding: str, evaluations: list[Entry]) -> str:
+    """Return the last accuracy of a decoding, and how it compares with the first."""
+    first, last = (score(Tally(**cast("dict[str, int]", e["total"]))) for e in (evaluations[0], evaluations[-1]))
+    text = f"{decoding.capitalize()} held-out accuracy after round {evaluations[-1]['round']}: {last}"
+    if len(evaluations) < 2:
+        return f"{text}."
+    change = (
+        "down from" if last.strict < first.strict else "up from" if last.strict > first.strict else "unchanged from"
+    )
+    return f"{text}, {change} {first.strict:.1%} after round {evaluations[0]['round']}."
 
 
 def stop_reason(folder: Path) -> str:
