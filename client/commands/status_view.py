@@ -46,7 +46,31 @@ def print_egress(record: Path, entries: list[Entry], last: int) -> None:
         head = f"{when}  answer to {entry['answers']}  {way} {entry['to']}  {entry['bytes']} bytes"
         console.rule(plain(head), style="dim")
         console.print(fields_table(cast("list[dict[str, Any]]", entry["fields"])))
+    if entries and last:
+        print_legend(
+            console, [str(f["name"]) for e in entries[-last:] for f in cast("list[dict[str, Any]]", e["fields"])]
+        )
     console.print(f"{len(entries)} messages are in {record}")
+
+
+LEGEND = {
+    "header.error": "why there is no result: a code, without text of this organisation",
+    "header.tallies": "counts of held-out problems: total, correct, lenient, truncated, tokens; by class if allowed",
+    "header.nonce": "number of this request, repeated so that an old answer cannot be replayed",
+    "header": "which federation, round and settings this answers, and what the client can do",
+    "metrics": "training metrics that policy.metrics lets out",
+    "array": "the update of the adapter, clipped to policy.max-delta-norm",
+}
+"""Field, or the record it is in -> what it is."""
+
+
+def print_legend(console: Console, names: Iterable[str]) -> None:
+    """Print what the fields are, for those that were shown."""
+    shown = set(names)
+    shown |= {name.partition(".")[0] for name in shown}
+    for key, meaning in LEGEND.items():
+        if key in shown:
+            console.print(f"  {key}: {meaning}", style="dim", markup=False)
 
 
 def fields_table(fields: Iterable[Mapping[str, Any]]) -> Table:

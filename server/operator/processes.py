@@ -34,7 +34,7 @@ def _superlink(folder: ServerFolder) -> Service:
     tls = ["--ssl-ca-certfile", keys / "ca.crt", "--ssl-certfile", keys / "server.pem"]
     tls += ["--ssl-keyfile", keys / "server.key"]
     secret = ["--isolation", "process", "--superexec-auth-secret-file", keys / "superexec.secret"]
-    place = ["--host", "127.0.0.1", "--port", folder.settings.superlink.port, "--database", folder.path / "state.db"]
+    place = ["--host", "127.0.0.1", "--port", folder.settings.superlink.port, "--database", folder.database]
     command = [tool("flower-superlink"), *tls, *secret, *place, "--enable-supernode-auth"]
     return Service(
         "SuperLink",
