@@ -35,9 +35,7 @@ your reasoning, step by step
 <answer>
 the final answer and nothing else
 </answer>"""'''
-SYSTEM_OF_BUILTIN = (
-    'system = ""                       # none: the built-in policy was trained without, and one ruins it'
-)
+SYSTEM_OF_BUILTIN = 'system = ""                       # none: the built-in policy was trained without one'
 
 
 @client.command("init")

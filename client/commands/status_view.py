@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ...common.cli.options import plain
+from ...common.messages.messages import Tally
 from ...common.storage.jsonl import Entry
 from ..organisation.settings import OrganisationFile
 
@@ -53,13 +55,14 @@ def print_egress(record: Path, entries: list[Entry], last: int) -> None:
     console.print(f"{len(entries)} messages are in {record}")
 
 
+TALLY_FIELDS = ", ".join(f.name for f in fields(Tally))
 LEGEND = {
     "header.error": "why there is no result: a code, without text of this organisation",
-    "header.tallies": "counts of held-out problems: total, correct, lenient, truncated, tokens; by class if allowed",
+    "header.tallies": f"counts over held-out problems, in all and by class: [{TALLY_FIELDS}]",
     "header.nonce": "number of this request, repeated so that an old answer cannot be replayed",
     "header": "which federation, round and settings this answers, and what the client can do",
     "metrics": "training metrics that policy.metrics lets out",
-    "array": "the update of the adapter, clipped to policy.max-delta-norm",
+    "vector": "the update of the adapter, clipped to policy.max-delta-norm",
 }
 """Field, or the record it is in -> what it is."""
 

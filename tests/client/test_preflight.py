@@ -1,9 +1,13 @@
 """What `client check` and `client up` check of the way to the federation."""
 
 import pytest
+from rich.console import Console
 from fedgrpo.client.commands import check
+from fedgrpo.client.commands.client import init
 from fedgrpo.client.commands.preflight import check_connection, connection_problems
 from fedgrpo.client.commands.processes import run_client
+from fedgrpo.client.commands.status_view import print_legend
+from fedgrpo.client.organisation.settings import OrganisationFile
 from fedgrpo.common.cli import keys
 from fedgrpo.common.errors import ConfigError
 from organisations import organisation_file
@@ -58,3 +62,27 @@ def test_up_and_check_refuse_the_same_flower_section(tmp_path, ready, key, value
 
 def test_all_problems_are_listed_at_once(tmp_path):
     assert len(connection_problems(organisation_file(tmp_path))) == 3
+
+
+@pytest.mark.parametrize(("model", "system"), [("builtin", False), ("Qwen/Qwen2.5-0.5B-Instruct", True)])
+def test_the_template_gives_only_other_models_a_system_prompt(tmp_path, model, system):
+    init(tmp_path / "clinic.toml", name="clinic", data="q.jsonl", model=model, superlink="")
+    assert bool(OrganisationFile.read(tmp_path / "clinic.toml").settings.prompt.system) is system
+
+
+def test_equal_rewards_on_all_samples_are_a_warning():
+    found = check.Checked(None)  # pyright: ignore
+    found.samples += [check.Sample("q", "c", {"correctness": 0.0}) for _ in range(4)]
+    check._warn_without_signal(found)
+    assert "no learning signal" in found.warnings[0]
+    found.samples.append(check.Sample("q", "c", {"correctness": 1.0}))
+    found.warnings.clear()
+    check._warn_without_signal(found)
+    assert not found.warnings
+
+
+def test_every_field_of_an_egress_view_is_in_the_legend(capsys):
+    print_legend(Console(), ["header.tallies", "vector.0", "metrics.reward/mean"])
+    shown = capsys.readouterr().out
+    for name in ("header.tallies: counts", "header:", "vector:", "metrics:", "truncated"):
+        assert name in shown
