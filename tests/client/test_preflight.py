@@ -1,7 +1,6 @@
 """What `client check` and `client up` check of the way to the federation."""
 
 import pytest
-from rich.console import Console
 from fedgrpo.client.commands import check
 from fedgrpo.client.commands.client import init
 from fedgrpo.client.commands.preflight import check_connection, connection_problems
@@ -11,6 +10,7 @@ from fedgrpo.client.organisation.settings import OrganisationFile
 from fedgrpo.common.cli import keys
 from fedgrpo.common.errors import ConfigError
 from organisations import organisation_file
+from rich.console import Console
 
 
 @pytest.fixture
