@@ -16,6 +16,7 @@ from ...common.settings.run_config import RunConfig
 from ..learner import Learner
 from ..organisation.settings import OrganisationFile
 from .dry_run import Leaving, allowed_run, dry_run
+from .preflight import connection_problems
 from .status_view import fields_table
 
 WITHOUT_FLOWER = (
@@ -40,6 +41,8 @@ class Checked:
     steps: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
     """What was tried, and what it showed."""
     problems: list[str] = field(default_factory=list[str])
+    warnings: list[str] = field(default_factory=list[str])
+    """What would work, but probably teach nothing."""
     samples: list[Sample] = field(default_factory=list[Sample])
     leaving: list[Leaving] = field(default_factory=list[Leaving])
 
@@ -49,6 +52,7 @@ class Checked:
             "file": str(self.organisation.file),
             "ok": not self.problems,
             "problems": self.problems,
+            "warnings": self.warnings,
             "steps": dict(self.steps),
             "rewards": [asdict(sample)["rewards"] for sample in self.samples],
             "leaving": dict(self.leaving),
@@ -73,9 +77,11 @@ def guarded(organisation: OrganisationFile, config: RunConfig) -> Learner:
 
 
 def _try_all(found: Checked, scenario: RunConfig | None, samples: int) -> None:
+    from ..learner.models.model_files import built_in_model
     from ..learner.service.job_handler import JobHandler
 
     organisation = found.organisation
+    found.problems += connection_problems(organisation)
     here = JobHandler(organisation)
     found.steps.append(("data", f"{len(here.train)} problems to train on, {len(here.held_out)} held out"))
     if len(here.held_out) < organisation.policy.min_class_problems and organisation.policy.evaluate:
@@ -83,6 +89,11 @@ def _try_all(found: Checked, scenario: RunConfig | None, samples: int) -> None:
             f"{len(here.held_out)} held-out problems are fewer than policy.min-class-problems = "
             f"{organisation.policy.min_class_problems}, so no counts of yours would leave. "
             f"{_how_to_have_more(here)}, or set policy.evaluate = false."
+        )
+    if built_in_model(organisation.settings.model.name) and organisation.settings.prompt.system:
+        found.warnings.append(
+            "prompt.system is set, but the built-in policy was trained without a system prompt and seldom answers with "
+            'one, so it would learn nothing. Set prompt.system = "".'
         )
     found.steps.append(("rewards", ", ".join(f"{r.name} (weight {r.weight:g})" for r in here.rewards)))
     found.steps.append(("trackers", "; ".join(map(str, organisation.settings.tracking.uses)) or "none"))
@@ -98,6 +109,7 @@ def _try_all(found: Checked, scenario: RunConfig | None, samples: int) -> None:
         ("adapter", f"{can.schema.size:,} trained parameters, {can.schema.size * 4 / 1e6:.2f} MB a round")
     )
     _sample(found, here, samples)
+    _warn_without_signal(found)
     found.steps.append(("policy", "allows the run of --scenario" if scenario else "allows a run such as assumed here"))
     if find_spec("flwr") is None:
         found.steps.append(("messages", WITHOUT_FLOWER))
@@ -132,6 +144,17 @@ def _sample(found: Checked, here: Any, count: int) -> None:
         found.samples.append(Sample(problem.question, text, paid))
 
 
+def _warn_without_signal(found: Checked) -> None:
+    """Warn where every reward pays all sampled completions alike: GRPO learns from differences within a group."""
+    paid = [tuple(sample.rewards.values()) for sample in found.samples]
+    if len(paid) > 1 and len(set(paid)) == 1:
+        found.warnings.append(
+            f"All {len(paid)} sampled completions have the same rewards, so they show no learning signal. Compare the "
+            "completions above with the format that the rewards expect (prompt.system, grpo.max-completion-length), "
+            "and sample more: --samples 16."
+        )
+
+
 def show(found: Checked) -> None:
     """Print what was found."""
     console = Console(highlight=False)
@@ -148,6 +171,8 @@ def show(found: Checked) -> None:
     for kind, fields in found.leaving:
         console.rule(f"would leave in answer to {kind}", style="dim")
         console.print(fields_table(fields))
+    for warning in found.warnings:
+        console.print("[yellow]Warning:[/yellow]", plain(warning))
     if found.problems:
         for problem in found.problems:
             console.print("[red]Not ready:[/red]", *map(plain, problem.splitlines()), sep="\n")

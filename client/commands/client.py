@@ -27,6 +27,16 @@ ScenarioOption = Annotated[
 ]
 TEMPLATE = Path(__file__).parent.parent / "organisation" / "organisation.toml.template"
 
+SYSTEM = '''system = """
+Respond in the following format:
+<reasoning>
+your reasoning, step by step
+</reasoning>
+<answer>
+the final answer and nothing else
+</answer>"""'''
+SYSTEM_OF_BUILTIN = 'system = ""                       # none: the built-in policy was trained without one'
+
 
 @client.command("init")
 def init(
@@ -50,9 +60,10 @@ def init(
         raise ConfigError(f"--name {name!r} must be at most 64 English letters, digits, dots and hyphens.")
     known = built_in_model(model) or (model_folder(model) if Path(model).is_dir() else None)
     values = {"name": name, "train": data, "model": model, "superlink": superlink}
+    system = SYSTEM_OF_BUILTIN if built_in_model(model) else SYSTEM
     values = {key: json.dumps(value, ensure_ascii=False) for key, value in values.items()}
     sha256 = file_hash(known) if known else ""
-    text = TEMPLATE.read_text(encoding="utf-8").format(**values, key=name, sha256=sha256)
+    text = TEMPLATE.read_text(encoding="utf-8").format(**values, key=name, sha256=sha256, system=system)
     keys.write_new(file, text.encode())
     try:
         OrganisationFile.read(file)

@@ -10,9 +10,11 @@ from threading import Event
 
 import httpx
 
-from ...common.cli.supervisor import Service, environment, free_ports, supervise, tool
-from ...common.errors import ConfigError
+from ...common.cli.ports import free_ports
+from ...common.cli.service import Service
+from ...common.cli.supervisor import environment, supervise, tool
 from ..organisation.settings import OrganisationFile
+from .preflight import check_connection
 
 LEARNER_TIMEOUT_S = 600.0
 HINTS = {
@@ -27,6 +29,13 @@ ADVICE = {
     "Exit Code: 606": "server and client have different versions of Flower. Install the fedgrpo the operator has.",
 }
 
+ANNOUNCEMENTS = {
+    "SuperNode ID:": "connected to {superlink}",
+    "Connection attempt failed": "no connection to {superlink}; reconnecting",
+    "Connection successful after": "connected to {superlink}",
+}
+"""Words in Flower's log -> what they mean for the organisation."""
+
 
 def run_client(
     organisation: OrganisationFile, say: Callable[[str], None], *, dry_run: bool = False, stopped: Event | None = None
@@ -34,24 +43,14 @@ def run_client(
     """Run the organisation's learner and SuperNode until a signal ends them.
 
     Raises:
-        ConfigError: the way to the federation is not set, or this client is up already.
+        ConfigError: the file's [flower] section is incomplete or wrong, or this client is up already.
         RunError: a process cannot run; says what to do.
     """
-    for key, value in (
-        ("superlink", organisation.settings.flower.superlink),
-        ("key", organisation.settings.flower.key),
-    ):
-        if not value:
-            raise ConfigError(f"{organisation.file}: flower.{key} is empty, so there is no way to the federation.")
-    for key, text in (
-        ("root-certificates", organisation.settings.flower.root_certificates),
-        ("key", organisation.settings.flower.key),
-    ):
-        if not organisation.path(text).is_file():
-            raise ConfigError(f"{organisation.file}: flower.{key} is {organisation.path(text)}, which is no file.")
+    check_connection(organisation)
     organisation.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     services = [learner_service(organisation), supernode_service(organisation, dry_run=dry_run)]
-    supervise(services, organisation.folder / ".client.lock", say, stopped)
+    when_up = f"SuperNode started; connecting to {organisation.settings.flower.superlink}"
+    supervise(services, organisation.folder / ".client.lock", say, stopped, when_up=when_up)
 
 
 def learner_service(organisation: OrganisationFile) -> Service:
@@ -62,7 +61,16 @@ def learner_service(organisation: OrganisationFile) -> Service:
     hopeless = {"fedgrpo: ": f"`fedgrpo client check {organisation.file}` says more."}
     log = organisation.folder / "logs" / "learner.log"
     ready = lambda: bool(learner_status(organisation.socket).get("ready"))  # noqa: E731
-    return Service("learner", command, log, {}, ready, ready_timeout_s=LEARNER_TIMEOUT_S, hopeless=hopeless)
+    return Service(
+        "learner",
+        command,
+        log,
+        {},
+        ready,
+        ready_timeout_s=LEARNER_TIMEOUT_S,
+        hopeless=hopeless,
+        loading="loading data, rewards and model",
+    )
 
 
 def supernode_service(organisation: OrganisationFile, *, dry_run: bool) -> Service:
@@ -82,7 +90,13 @@ def supernode_service(organisation: OrganisationFile, *, dry_run: bool) -> Servi
     hints = {mark: text.format(**names) for mark, text in HINTS.items()}
     env = {**environment(), "FLWR_HOME": str(organisation.folder / "flwr")}
     return Service(
-        "SuperNode", command, organisation.folder / "logs" / "supernode.log", env, hopeless=advice, hints=hints
+        "SuperNode",
+        command,
+        organisation.folder / "logs" / "supernode.log",
+        env,
+        hopeless=advice,
+        hints=hints,
+        announcements={mark: text.format(superlink=flower.superlink) for mark, text in ANNOUNCEMENTS.items()},
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ...common.cli.options import plain
+from ...common.messages.messages import Tally
 from ...common.storage.jsonl import Entry
 from ..organisation.settings import OrganisationFile
 
@@ -46,7 +48,32 @@ def print_egress(record: Path, entries: list[Entry], last: int) -> None:
         head = f"{when}  answer to {entry['answers']}  {way} {entry['to']}  {entry['bytes']} bytes"
         console.rule(plain(head), style="dim")
         console.print(fields_table(cast("list[dict[str, Any]]", entry["fields"])))
+    if entries and last:
+        print_legend(
+            console, [str(f["name"]) for e in entries[-last:] for f in cast("list[dict[str, Any]]", e["fields"])]
+        )
     console.print(f"{len(entries)} messages are in {record}")
+
+
+TALLY_FIELDS = ", ".join(f.name for f in fields(Tally))
+LEGEND = {
+    "header.error": "why there is no result: a code, without text of this organisation",
+    "header.tallies": f"counts over held-out problems, in all and by class: [{TALLY_FIELDS}]",
+    "header.nonce": "number of this request, repeated so that an old answer cannot be replayed",
+    "header": "which federation, round and settings this answers, and what the client can do",
+    "metrics": "training metrics that policy.metrics lets out",
+    "vector": "the update of the adapter, clipped to policy.max-delta-norm",
+}
+"""Field, or the record it is in -> what it is."""
+
+
+def print_legend(console: Console, names: Iterable[str]) -> None:
+    """Print what the fields are, for those that were shown."""
+    shown = set(names)
+    shown |= {name.partition(".")[0] for name in shown}
+    for key, meaning in LEGEND.items():
+        if key in shown:
+            console.print(f"  {key}: {meaning}", style="dim", markup=False)
 
 
 def fields_table(fields: Iterable[Mapping[str, Any]]) -> Table:

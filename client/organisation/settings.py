@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from ...common.bounds import at_least, between, one_of
+from ...common.bounds import at_least, between
 from ...common.errors import ConfigError
 from ...common.settings import toml
 from ...common.settings.backend import Backend
 from ...common.trackers.names import Use, read_uses
+from .model import Model
+from .policy_settings import Policy
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 MAX_SOCKET_PATH = 100
@@ -96,31 +98,6 @@ class Tools:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Model:
-    """The base model, as it lies on this machine."""
-
-    name: str = ""
-    """What the federation's settings call it: the server's `model.name` must be this."""
-    folder: str = ""
-    """Where it lies; empty takes `builtin`, or the Hub's cache."""
-    revision: str = ""
-    """Hub revision; empty is the default branch."""
-    sha256: str = ""
-    """Pins weights, tokenizer and chat template. `fedgrpo client check` prints it."""
-    device: str = "auto"
-    """`auto` takes a GPU if there is one; `cpu`; `cuda`, or `cuda:1`."""
-    rank: int = 0
-    """Rank of this organisation's own adapter, where it is to be smaller than the federation's; 0 takes that one."""
-
-    def __post_init__(self) -> None:
-        at_least("model.rank", self.rank, 0, "0 takes the federation's")
-        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
-            raise ConfigError(f"model.device is {self.device!r}. Use auto, cpu, cuda or cuda:1.")
-        if self.sha256 and not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
-            raise ConfigError("model.sha256 is not 64 hexadecimal digits. `fedgrpo client check` prints the right one.")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class LearnerSettings:
     """The process that holds model, data and rewards."""
 
@@ -172,62 +149,6 @@ class Flower:
     """This node's private key (`fedgrpo keys node`); its public half is registered by the operator."""
     egress_record: str = "egress.jsonl"
     """The record of everything that left. The account the SuperNode runs under writes it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
-    """What the server may ask for, and what may leave. Everything not allowed here is refused (docs/security.md)."""
-
-    privacy: str = "masked"
-    """`none` lets the delta itself leave, clipped; `masked` allows secure aggregation only (not in this version)."""
-    max_rank: int = 0
-    max_alpha: int = 64
-    """The adapter is scaled by alpha / rank: a large alpha would undo max-learning-rate."""
-    methods: tuple[str, ...] = ()
-    """Aggregation methods the server may choose. With `fedex` and `flora` it sets whole weight matrices of the model:
-    max-rank and max-alpha bound nothing."""
-    target_modules: tuple[str, ...] = ()
-    """Layers that may be adapted: `all-linear`, or names."""
-    max_learning_rate: float = 0.0
-    max_rounds: int = 0
-    max_steps_per_round: int = 0
-    max_seconds_per_round: float = 0.0
-    """Of time-budget rounds; rounds by steps alone are limited by max-steps-per-round."""
-    max_generations: int = 0
-    """Completions per prompt."""
-    max_completions_per_step: int = 0
-    """Completions sampled for one optimizer step, and answered at once in an evaluation."""
-    max_new_tokens: int = 0
-    """Tokens of a completion."""
-    max_left_out_share: float = 0.5
-    """Share of the prompts that grpo.max-prompt-length may leave out: means over the few left would tell too much."""
-    min_members: int = 3
-    """Fewest clients whose updates make a round: the quorum of the cohort must be at least this."""
-    max_delta_norm: float = 0.0
-    """A delta is scaled down to this L2 norm before it leaves."""
-    max_bytes_per_round: int = 0
-    """Bytes of the delta."""
-    metrics: tuple[str, ...] = ()
-    """Training metrics that may leave; `*` stands for anything: `groups/*`. Rewards are named in `reward/NAME/mean`."""
-    min_groups: int = 8
-    """A round of fewer groups (prompts) is refused: its means would say something of single prompts."""
-    evaluate: bool = False
-    """Whether counts of right and wrong held-out answers may leave."""
-    class_columns: tuple[str, ...] = ()
-    """Columns that those counts may be split by; `style` is the answers' format."""
-    min_class_problems: int = 10
-    """A class of fewer held-out problems is left out of the counts, and so is one that would give it away."""
-    report_hardware: bool = False
-    """Whether device, memory and speed may leave."""
-
-    def __post_init__(self) -> None:
-        one_of("policy.privacy", self.privacy, ("none", "masked"))
-        at_least("policy.min-groups", self.min_groups, 1, "a round has at least one group")
-        at_least("policy.min-class-problems", self.min_class_problems, 1, "a class has at least one problem")
-        between("policy.max-left-out-share", self.max_left_out_share, 0.0, 1.0, "it is a share of the prompts")
-        for name in ("max_learning_rate", "max_seconds_per_round"):
-            at_least(f"policy.{name.replace('_', '-')}", getattr(self, name), 0.0, "a limit is a number from 0 on")
-        at_least("policy.max-delta-norm", self.max_delta_norm, 0.0, "it is a length")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -39,7 +39,7 @@ MAX_RATE = 1e9
 FAILURES = {
     "policy": "its policy does not allow this setting of the run",
     "learner": "its learner does not answer, or was not done in time",
-    "reward": "one of its rewards failed",
+    "reward": "its reward function failed",
     "diverged": "its training ended with numbers that are not finite",
     "data": "something is wrong with its data",
     "config": "something is wrong with its own settings",

@@ -88,7 +88,7 @@ class Rounds:
         """Ask the cohort and take what is sound. Returns why the attempt is void, or nothing."""
         least = self.config.federation.min_clients
         if len(self.roster.able()) < least:
-            return f"{len(self.roster.able())} clients can take part, federation.min-clients is {least}"
+            return f"only {len(self.roster.able())} clients can take part (federation.min-clients is {least})"
         self.store.log(
             Planned(round=this.number, attempt=this.attempt, cohort=this.cohort, adapter=state.adapter.sha256)
         )
@@ -107,11 +107,11 @@ class Rounds:
         for_rule = updates_needed(settings.rule, settings.hostile)
         needed = self.config.federation.updates_needed(len(this.cohort))
         if len(this.updates) >= needed and 0 < weighed < for_rule:
-            return f"{weighed} updates had a weight, {for_rule} are needed by aggregation.rule = {settings.rule}"
+            return f"only {weighed} updates had a weight (aggregation.rule = {settings.rule} needs {for_rule})"
         if len(this.updates) >= needed:
             return ""
         detail = ", ".join(f"{name} {code}" for name, code in sorted(this.refused.items()))
-        return f"{len(this.updates)} of {len(this.cohort)} updates were valid, {needed} are needed ({detail})"
+        return f"only {len(this.updates)} of {len(this.cohort)} updates were valid (quorum {needed}): {detail}"
 
     def _take(self, state: State, this: Attempt, name: str, reply: Reply) -> None:
         client = self.roster.clients[name]

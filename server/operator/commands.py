@@ -1,4 +1,4 @@
-"""The commands of the operator: `fedgrpo server ...` and `fedgrpo keys ...`."""
+"""The commands of the operator: `fedgrpo server ...`."""
 
 # pyright: reportUnknownMemberType=false
 
@@ -19,10 +19,6 @@ from ...common.settings.run_config import RunConfig, load_scenario, parse_overri
 
 server = typer.Typer(
     help="Run a federation's server: set up, start, submit runs, look, go on after a crash.", no_args_is_help=True
-)
-keys = typer.Typer(
-    help="Certificates and keys: the federation's CA, the server's certificate, nodes' identities.",
-    no_args_is_help=True,
 )
 FolderArgument = Annotated[Path, typer.Argument(help="The operator's folder.")]
 HostOption = Annotated[list[str] | None, typer.Option("--host", help="Name or address clients connect to; repeatable.")]
@@ -90,7 +86,7 @@ def submit(
 ) -> None:
     """Play a run to its end: wait for clients, follow the rounds, go on after a crash of SuperLink or ServerApp.
 
-    The exit status is 0 only if every round was committed. Ctrl-C ends the following, not the run.
+    The exit status is 0 only if every round was committed. Ctrl-C detaches; the run continues.
 
     [bold]Examples[/bold]
 
@@ -181,89 +177,6 @@ def gateway(folder: FolderArgument) -> None:
     settings, where = made.settings.gateway, made.keys
     app = application(f"https://{made.superlink}", where / "ca.crt", int(settings.max_body_mb * 1e6))
     serve(app, settings.bind, settings.port, where / "server.pem", where / "server.key")
-
-
-@keys.command("ca")
-def ca(folder: Annotated[Path, typer.Argument(help="Folder for ca.crt and ca.key.")]) -> None:
-    """Make a federation's CA. (`fedgrpo server init` does.)"""
-    certificate = key_files.make_authority(folder)
-    print(f"Made {certificate}, fingerprint {key_files.fingerprint(certificate)}")
-
-
-@keys.command("server")
-def server_certificate(
-    folder: Annotated[Path, typer.Argument(help="Folder with ca.crt and ca.key.")], host: HostOption = None
-) -> None:
-    """Make the server's certificate, valid 397 days, for the names clients connect to. (`fedgrpo server init` does.)
-
-    [bold]Example[/bold]
-
-      fedgrpo keys server federation/keys --host fed.example.org --host 192.0.2.7
-    """
-    print(f"Made {key_files.make_server(folder, host or [])}")
-
-
-@keys.command("node")
-def node(
-    path: Annotated[Path, typer.Argument(help="The private key to write; NAME.pub is written beside it.")],
-) -> None:
-    """Make a node's identity. The organisation keeps NAME and sends NAME.pub to the operator.
-
-    [bold]Example[/bold]
-
-      fedgrpo keys node clinic-a
-    """
-    public = key_files.make_node(path)
-    print(
-        f"Made {path} (keep it) and {public} (send it to the operator), fingerprint\n  {key_files.fingerprint(public)}"
-    )
-
-
-@keys.command("register")
-def register(
-    folder: FolderArgument,
-    public_key: Annotated[Path, typer.Argument(help="The NAME.pub an organisation sent.")],
-    name: Annotated[
-        str | None, typer.Option(help="The organisation's name, which it must join under; default: the file's.")
-    ] = None,
-) -> None:
-    """Let a node take part. The server must be up.
-
-    [bold]Example[/bold]
-
-      fedgrpo keys register federation clinic-a.key.pub
-    """
-    from ..federation.intake import NAME
-    from .flwr_cli import Flower
-    from .server_folder import ServerFolder
-
-    name = name or public_key.name.removesuffix(".pub").removesuffix(".key")
-    if not NAME.fullmatch(name):
-        raise ConfigError(f"--name {name!r} is no name of an organisation: letters, digits, dots and hyphens.")
-    number = Flower(ServerFolder.read(folder)).register(public_key.resolve(), name)
-    print(
-        f"Registered {name} as node {number}. Compare the fingerprint with the organisation over another channel:\n"
-        f"  {key_files.fingerprint(public_key)}\n"
-        f"If it is another: fedgrpo keys unregister {folder} {number}"
-    )
-
-
-@keys.command("unregister")
-def unregister(
-    folder: FolderArgument, node_id: Annotated[int, typer.Argument(help="As server status shows it.")]
-) -> None:
-    """Let a node take part no longer. The server must be up."""
-    from .flwr_cli import Flower
-    from .server_folder import ServerFolder
-
-    Flower(ServerFolder.read(folder)).unregister(node_id)
-    print(f"Node {node_id} takes part no longer.")
-
-
-@keys.command("show")
-def show(path: Annotated[Path, typer.Argument(help="A certificate, or NAME.pub.")]) -> None:
-    """Print the fingerprint of a certificate or public key, to compare over another channel."""
-    print(key_files.fingerprint(path))
 
 
 def _check_name(config: RunConfig, name: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any, cast
 from ...common.cli.supervisor import environment, tool
 from ...common.errors import RunError
 from ...common.storage.jsonl import append_line
+from .heartbeats import last_heartbeats, state_in_words
 from .server_folder import CONNECTION, ServerFolder
 
 TIMEOUT_S = 120.0
@@ -49,10 +50,19 @@ class Flower:
         self._json("stop", str(run_id), CONNECTION)
 
     def nodes(self) -> list[dict[str, Any]]:
-        """Registered nodes: `node-id`, `name`, `status` (`online`, `offline`, `registered`) and times."""
+        """Registered nodes: `node-id`, `name`, `status` (`online`, `offline`, ...), `state` in words, and times."""
         names = self.folder.node_names()
         listed = cast("list[dict[str, Any]]", self._json("supernode", "list", CONNECTION)["nodes"])
-        return [{"name": names.get(int(node["node-id"]), ""), **node} for node in listed]
+        beats = last_heartbeats(self.folder.database)
+        return [
+            {
+                "name": names.get(number := int(node["node-id"]), ""),
+                **node,
+                "last-heartbeat-s": round(beats[number][0], 1) if number in beats else None,
+                "state": state_in_words(str(node["status"]), beats.get(number)),
+            }
+            for node in listed
+        ]
 
     def register(self, public_key: Path, name: str) -> int:
         """Let a node take part; returns its id."""

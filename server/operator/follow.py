@@ -1,4 +1,4 @@
-"""Following a run: its folder tells when it ends, and its journal what to say meanwhile."""
+"""Following a run until it ends, by its folder and by what Flower says."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from ...common.analysis.reward_hacking import HackingWarning
 from ...common.errors import RunError
-from ..run import journal
 from ..run.journal import Journal
 from ..run.layout import RunFolder
 from ..run.lock import is_busy
@@ -73,35 +71,3 @@ class Follower:
             self._flower.stop(self._run_id)
         except RunError as error:  # it may have failed already, or the SuperLink may be starting
             self._say(f"Flower run {self._run_id}: {error}")
-
-
-class JournalLines:
-    """Says what is new in a run's journal."""
-
-    def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
-        self._folder, self._say = folder, say
-        self._told = len(self._lines())
-
-    def catch_up(self) -> None:
-        """Say the lines written since the last call."""
-        lines = self._lines()
-        for line in lines[self._told :]:
-            self._say(f"{self._folder.name}: {_shown(line)}")
-        self._told = len(lines)
-
-    def _lines(self) -> tuple[journal.JournalLine, ...]:
-        return Journal.read(RunFolder(self._folder).journal).lines
-
-
-def _shown(line: journal.JournalLine) -> str:
-    if isinstance(line, journal.Planned):
-        return f"round {line.round}, attempt {line.attempt}: {', '.join(line.cohort)} train"
-    if isinstance(line, journal.Committed):
-        return f"round {line.round} committed, adapter {line.adapter[:12]}"
-    if isinstance(line, journal.Void):
-        return f"round {line.round} void: {line.reason}"
-    if isinstance(line, journal.Warned):
-        return str(
-            HackingWarning(round=line.round, tripwire=line.tripwire, organisation=line.organisation, text=line.text)
-        )
-    return type(line).__name__.lower()

@@ -6,7 +6,9 @@ import sys
 from collections.abc import Callable
 from threading import Event
 
-from ...common.cli.supervisor import Service, check_ports, environment, listens, supervise, tool
+from ...common.cli.ports import check_ports, listens
+from ...common.cli.service import Service
+from ...common.cli.supervisor import environment, supervise, tool
 from .server_folder import ServerFolder
 
 
@@ -32,7 +34,7 @@ def _superlink(folder: ServerFolder) -> Service:
     tls = ["--ssl-ca-certfile", keys / "ca.crt", "--ssl-certfile", keys / "server.pem"]
     tls += ["--ssl-keyfile", keys / "server.key"]
     secret = ["--isolation", "process", "--superexec-auth-secret-file", keys / "superexec.secret"]
-    place = ["--host", "127.0.0.1", "--port", folder.settings.superlink.port, "--database", folder.path / "state.db"]
+    place = ["--host", "127.0.0.1", "--port", folder.settings.superlink.port, "--database", folder.database]
     command = [tool("flower-superlink"), *tls, *secret, *place, "--enable-supernode-auth"]
     return Service(
         "SuperLink",

@@ -18,7 +18,9 @@ from ..run.lock import is_busy
 from ..run.status import RunStatus, stop_reason
 from ..run.store import Store
 from .flwr_cli import Flower
-from .follow import LOOK_S, Follower, JournalLines, Watch
+from .follow import LOOK_S, Follower, Watch
+from .heartbeats import NodeWatch
+from .journal_lines import JournalLines
 from .server_folder import ServerFolder
 
 SUPERLINK_PATIENCE_S = 180.0
@@ -90,7 +92,7 @@ def _played(
     folder: ServerFolder, config: RunConfig, name: str, say: Callable[[str], None], watch: Watch | None
 ) -> RunStatus:
     flower = Flower(folder)
-    watch = watch or JournalLines(folder.runs / name, say).catch_up
+    watch = watch or _printing(folder, name, say)
     config = config.with_values(
         {"output.dir": str(folder.runs), "output.run": name, "output.nodes": str(folder.nodes_file)}
     )
@@ -118,6 +120,18 @@ def _played(
                 f"{folder.logs / 'serverapp.log'} says why. Go on with: fedgrpo server resume {folder.path} {name}"
             )
         say(f"{name}: the ServerApp or the SuperLink has died; going on from the journal")
+
+
+def _printing(folder: ServerFolder, name: str, say: Callable[[str], None]) -> Watch:
+    """Return what prints the run's new events, and clients that go away or come back."""
+    lines = JournalLines(folder.runs / name, say)
+    nodes = NodeWatch(folder.database, folder.node_names, lambda text: say(f"{name}: {text}"))
+
+    def watch() -> None:
+        lines.catch_up()
+        nodes.look()
+
+    return watch
 
 
 def _submitted(flower: Flower, file: Path, *, patient: bool, say: Callable[[str], None]) -> int:

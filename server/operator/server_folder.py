@@ -145,6 +145,11 @@ class ServerFolder:
         return self.path / "logs"
 
     @property
+    def database(self) -> Path:
+        """The SuperLink's database."""
+        return self.path / "state.db"
+
+    @property
     def superlink(self) -> str:
         """Address of the SuperLink on this machine."""
         return f"127.0.0.1:{self.settings.superlink.port}"

@@ -35,7 +35,7 @@ def _nodes(nodes: list[dict[str, Any]]) -> Table:
     table = Table("node", "name", "state", "last change", box=None, pad_edge=False)
     for node in nodes:
         changed = next((str(node[key]) for key in ("online-at", "offline-at", "created-at") if node.get(key)), "")
-        table.add_row(*(plain(node.get(key, "")) for key in ("node-id", "name", "status")), changed)
+        table.add_row(*(plain(node.get(key, "")) for key in ("node-id", "name", "state")), changed)
     return table
 
 

@@ -86,7 +86,7 @@ class UpdateRefused:
     reason: str
 
     def __str__(self) -> str:
-        return f"round {self.round}: nothing from {self.organisation} ({self.code}: {self.reason})"
+        return f"round {self.round}: no update from {self.organisation} ({self.reason})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,9 @@ class RoundCommitted:
 
     def __str__(self) -> str:
         still = (
-            "" if self.moved else "; NOTHING MOVED: no group had signal, or every step's learning rate was 0 (warm-up)"
+            ""
+            if self.moved
+            else "; adapter unchanged: every group had zero reward variance, or every learning rate was 0 (warm-up)"
         )
         return (
             f"round {self.round} committed: {self.valid} of {self.asked} updates, {self.seconds:.1f} s, "

@@ -52,11 +52,21 @@ class RunStatus:
 
 def result_line(folder: Path) -> str:
     """What a run came to, in a line: held-out accuracy, if any organisation let counts out."""
-    lines = read_metrics(RunFolder(folder).metrics)
-    sampled = [line for line in lines if isinstance(line, EvaluationMetrics) and line.decoding == "sampled"]
-    if not sampled:
+    lines = [line for line in read_metrics(RunFolder(folder).metrics) if isinstance(line, EvaluationMetrics)]
+    if not lines:
         return "No organisation let counts of held-out answers out."
-    return f"Held-out accuracy after round {sampled[-1].round}: {score(sampled[-1].total)}"
+    by_decoding = ([line for line in lines if line.decoding == decoding] for decoding in ("sampled", "greedy"))
+    return " ".join(_accuracy(evaluations) for evaluations in by_decoding if evaluations)
+
+
+def _accuracy(evaluations: list[EvaluationMetrics]) -> str:
+    """Return the last accuracy of a decoding, and how it compares with the first."""
+    first, last = evaluations[0], evaluations[-1]
+    text = f"{last.decoding.capitalize()} held-out accuracy after round {last.round}: {score(last.total)}"
+    if len(evaluations) < 2:
+        return f"{text}."
+    change = "down" if last.accuracy < first.accuracy else "up" if last.accuracy > first.accuracy else "unchanged"
+    return f"{text}, {change} from {first.accuracy:.1%} after round {first.round}."
 
 
 def stop_reason(folder: Path) -> str:

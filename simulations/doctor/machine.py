@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from ...common.cli.supervisor import listens
+from ...common.cli.ports import listens
 from .finding import BROKEN, NOTE, OK, Finding
 from .gpu import Gpu
 

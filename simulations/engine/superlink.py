@@ -33,7 +33,7 @@ from ...client.organisation.settings import (
     Tools,
 )
 from ...common.cli import keys
-from ...common.cli.supervisor import free_ports
+from ...common.cli.ports import free_ports
 from ...common.errors import ConfigError
 from ...common.settings import toml
 from ...common.settings.run_config import RunConfig

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pytest
 import uvicorn
 from fedgrpo.client.organisation.settings import OrganisationFile
-from fedgrpo.common.cli.supervisor import free_ports
+from fedgrpo.common.cli.ports import free_ports
 from fedgrpo.common.settings import toml
 from fedgrpo.common.settings.run_config import RunConfig
 from fedgrpo.common.storage.jsonl import read_lines

@@ -10,7 +10,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from federation import play, settings
 from fedgrpo.common.cli import keys
-from fedgrpo.common.cli.supervisor import Service, check_ports, free_ports, supervise
+from fedgrpo.common.cli.ports import check_ports, free_ports
+from fedgrpo.common.cli.service import Service
+from fedgrpo.common.cli.supervisor import supervise
 from fedgrpo.common.errors import ConfigError, RunError
 from fedgrpo.common.storage.jsonl import append_line
 from fedgrpo.server.operator.gateway import gateway
@@ -155,7 +157,7 @@ def test_what_dies_is_started_again_and_everything_ends_in_the_end(tmp_path):
 
 
 def test_a_child_that_ignores_sigterm_is_ended_all_the_same(tmp_path, monkeypatch):
-    monkeypatch.setattr("fedgrpo.common.cli.supervisor.GRACE_S", 0.5)
+    monkeypatch.setattr("fedgrpo.common.cli.service.GRACE_S", 0.5)
     code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
     child = service(tmp_path, code)
     child.ready = lambda: "up" in child.last_words()
@@ -179,6 +181,16 @@ def test_the_last_words_are_those_of_this_life(tmp_path):
     assert "child ended with status 1" in said
     assert "bad key" not in child.last_words()
     assert "something else" in child.last_words()
+
+
+def test_what_a_log_line_means_is_announced_once_until_it_changes(tmp_path):
+    code = """import time
+print('node id: 7'); print('attempt failed'); print('attempt failed'); print('successful'); time.sleep(60)"""
+    meanings = {"node id": "connected", "attempt failed": "connection lost", "successful": "connected"}
+    child = service(tmp_path, code, announcements=meanings, loading="loading")
+    said = run_until(lambda lines: lines.count("connected") == 2, [child], tmp_path)
+    assert [line for line in said if "connect" in line] == ["connected", "connection lost", "connected"]
+    assert said.index(f"{child.name} is ready") < said.index("connected")
 
 
 def test_a_second_supervisor_is_kept_out_also_by_children_left_behind(tmp_path):

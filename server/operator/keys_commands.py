@@ -1,0 +1,101 @@
+"""The commands about keys: `fedgrpo keys ...`."""
+# pyright: reportUnknownMemberType=false
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ...common.cli import keys as key_files
+from ...common.errors import ConfigError
+from .commands import FolderArgument, HostOption
+
+keys = typer.Typer(
+    help="Certificates and keys: the federation's CA, the server's certificate, nodes' identities.",
+    no_args_is_help=True,
+)
+
+
+@keys.command("ca")
+def ca(folder: Annotated[Path, typer.Argument(help="Folder for ca.crt and ca.key.")]) -> None:
+    """Make a federation's CA. (`fedgrpo server init` does.)"""
+    certificate = key_files.make_authority(folder)
+    print(f"Made {certificate}, fingerprint {key_files.fingerprint(certificate)}")
+
+
+@keys.command("server")
+def server_certificate(
+    folder: Annotated[Path, typer.Argument(help="Folder with ca.crt and ca.key.")], host: HostOption = None
+) -> None:
+    """Make the server's certificate, valid 397 days, for the names clients connect to. (`fedgrpo server init` does.)
+
+    [bold]Example[/bold]
+
+      fedgrpo keys server federation/keys --host fed.example.org --host 192.0.2.7
+    """
+    print(f"Made {key_files.make_server(folder, host or [])}")
+
+
+@keys.command("node")
+def node(
+    path: Annotated[Path, typer.Argument(help="The private key to write; NAME.pub is written beside it.")],
+) -> None:
+    """Make a node's identity. The organisation keeps NAME and sends NAME.pub to the operator.
+
+    [bold]Example[/bold]
+
+      fedgrpo keys node clinic-a
+    """
+    public = key_files.make_node(path)
+    print(
+        f"Made {path} (keep it) and {public} (send it to the operator), fingerprint\n  {key_files.fingerprint(public)}"
+    )
+
+
+@keys.command("register")
+def register(
+    folder: FolderArgument,
+    public_key: Annotated[Path, typer.Argument(help="The NAME.pub an organisation sent.")],
+    name: Annotated[
+        str | None, typer.Option(help="The organisation's name, which it must join under; default: the file's.")
+    ] = None,
+) -> None:
+    """Let a node take part. The server must be up.
+
+    [bold]Example[/bold]
+
+      fedgrpo keys register federation clinic-a.key.pub
+    """
+    from ..federation.intake import NAME
+    from .flwr_cli import Flower
+    from .server_folder import ServerFolder
+
+    name = name or public_key.name.removesuffix(".pub").removesuffix(".key")
+    if not NAME.fullmatch(name):
+        raise ConfigError(f"--name {name!r} is no name of an organisation: letters, digits, dots and hyphens.")
+    number = Flower(ServerFolder.read(folder)).register(public_key.resolve(), name)
+    print(
+        f"Registered {name} as node {number}. Compare the fingerprint with the organisation over another channel:\n"
+        f"  {key_files.fingerprint(public_key)}\n"
+        f"If it is another: fedgrpo keys unregister {folder} {number}"
+    )
+
+
+@keys.command("unregister")
+def unregister(
+    folder: FolderArgument, node_id: Annotated[int, typer.Argument(help="As server status shows it.")]
+) -> None:
+    """Let a node take part no longer. The server must be up."""
+    from .flwr_cli import Flower
+    from .server_folder import ServerFolder
+
+    Flower(ServerFolder.read(folder)).unregister(node_id)
+    print(f"Node {node_id} takes part no longer.")
+
+
+@keys.command("show")
+def show(path: Annotated[Path, typer.Argument(help="A certificate, or NAME.pub.")]) -> None:
+    """Print the fingerprint of a certificate or public key, to compare over another channel."""
+    print(key_files.fingerprint(path))
