@@ -10,7 +10,7 @@ from fedgrpo.common.analysis.reward_hacking import HackingWarning
 from fedgrpo.common.messages import wire
 from fedgrpo.common.messages.messages import EvaluateTask
 from fedgrpo.common.settings.run_config import RunConfig
-from fedgrpo.server.operator.follow import JournalLines
+from fedgrpo.server.operator.journal_lines import JournalLines
 from fedgrpo.server.run import journal
 from fedgrpo.server.run.alarms import Alarms
 from fedgrpo.server.run.events import Warned

@@ -13,7 +13,7 @@ from fedgrpo.common.messages.messages import Tally
 from fedgrpo.common.messages.metric_names import TRAIN_METRICS
 from fedgrpo.common.storage.jsonl import read_lines
 from fedgrpo.server.federation.evaluation import due
-from fedgrpo.server.operator.follow import JournalLines
+from fedgrpo.server.operator.journal_lines import JournalLines
 from fedgrpo.server.run import journal as events
 from fedgrpo.server.run.journal import EVENTS, FORMAT, Created, Finished, Journal, Planned, Resumed, Void
 from fedgrpo.server.run.layout import RunFolder
