@@ -1,17 +1,11 @@
-"""The learner's process: HTTP over a Unix socket that only its owner may use.
+"""The learner's process: it serves `http_api` over a Unix socket that only its owner may use.
 
-POST   /v1/jobs           a frame that says kind, settings and task; answers {"job": KEY}
-GET    /v1/jobs/KEY       waits up to ?wait= seconds; 200 the result's frame, 202 progress, 409 an error's code
-DELETE /v1/jobs/KEY       nobody waits for it any more
-GET    /v1/status         what the learner is doing: counts and times, no text of the organisation's
-
-The socket's file permissions are the guard. What goes out over it is what `guard.GuardedLearner` lets out: a relay, or
-whatever else runs under the SuperNode's account, gets no more than the server may have.
+The socket's file permissions are the guard. Only what `guard.GuardedLearner` allows leaves through it: the relay, or
+any other process under the SuperNode's account, gets no more than the server may have.
 """
 
 from __future__ import annotations
 
-import asyncio
 import fcntl
 import grp
 import logging
@@ -19,27 +13,18 @@ import os
 import socket
 import stat
 import threading
-import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
 
 import uvicorn
-from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
 
-from ....common import __version__
-from ....common.cli.http import read_body
-from ....common.errors import ConfigError, ProtocolError
-from ....common.messages.frames import MAX_FIELDS_BYTES, VERSION, Frame
+from ....common.errors import ConfigError
+from ....common.messages.frames import Frame
 from ...organisation.settings import OrganisationFile
-from ...relay.error_codes import code_of
+from .http_api import HandlesJobs, Interface
 from .job_handler import JobHandler
-from .jobs import BusyError, Job, JobQueue
+from .jobs import Job, JobQueue
 
 LOGGER = logging.getLogger("fedgrpo.learner")
 MAX_WAIT_S = 30.0
@@ -62,27 +47,6 @@ def serve(organisation: OrganisationFile) -> None:
             learner.tracking.close()
 
 
-class HandlesJobs(Protocol):
-    """What the service needs of a learner."""
-
-    organisation: OrganisationFile
-    ready: bool
-
-    @property
-    def identity(self) -> str:
-        """What a result depends on besides the request: results of another identity are not taken from the cache."""
-        ...
-
-    @property
-    def task_bytes(self) -> int:
-        """Bytes of the adapter that comes with each task; 0 where that is not known yet."""
-        ...
-
-    def do(self, job: Job) -> Frame:
-        """Do a job."""
-        ...
-
-
 def serve_jobs(organisation: OrganisationFile, learner: HandlesJobs, stop: threading.Event | None = None) -> None:
     """Serve a learner's jobs on the organisation's socket until a signal, or `stop`, ends it.
 
@@ -93,7 +57,11 @@ def serve_jobs(organisation: OrganisationFile, learner: HandlesJobs, stop: threa
     queue = JobQueue(learner.do, organisation.folder / "cache", learner.identity)
     with _listening(organisation) as listener:
         config = uvicorn.Config(
-            _application(queue, learner), log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=2
+            Interface(queue, learner).application(),
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            timeout_graceful_shutdown=2,
         )
         server = uvicorn.Server(config)
         LOGGER.info("%s listens on %s", organisation.name, organisation.socket)
@@ -129,79 +97,6 @@ def prepare_folder(organisation: OrganisationFile) -> None:
         organisation.socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
         raise ConfigError(f"Cannot make {error.filename}: {error.strerror}.") from error
-
-
-def _application(queue: JobQueue, learner: HandlesJobs) -> Starlette:
-    started, usual = time.time(), MAX_FIELDS_BYTES + learner.organisation.policy.max_bytes_per_round
-
-    async def submit(request: Request) -> Response:
-        limit = max(usual, MAX_FIELDS_BYTES + learner.task_bytes)
-        try:
-            body = await asyncio.wait_for(read_body(request, limit), BODY_TIMEOUT_S)
-            if body is None:
-                return JSONResponse({"error": "too-large"}, 413)
-            job = await run_in_threadpool(queue.submit, body)
-        except (TimeoutError, ClientDisconnect):
-            return JSONResponse({"error": "header"}, 408)
-        except BusyError as error:
-            LOGGER.error("%s", error)
-            return JSONResponse({"error": "busy"}, 503)
-        except ProtocolError as error:
-            LOGGER.error("%s", error)
-            return JSONResponse({"error": code_of(error)}, 400)
-        return JSONResponse({"job": job.key})
-
-    async def look(request: Request) -> Response:
-        try:
-            seconds = min(MAX_WAIT_S, max(0.0, float(request.query_params.get("wait", "0"))))
-        except ValueError:
-            return JSONResponse({"error": "header"}, 400)
-        deadline = time.monotonic() + seconds
-        while True:
-            job = queue.look(request.path_params["key"])
-            if job is None or job.ended or time.monotonic() >= deadline or await request.is_disconnected():
-                break
-            await asyncio.sleep(LOOK_S)
-        if job is None or job.state != "done":
-            return _answer(job)
-        result = await run_in_threadpool(queue.result, job)
-        return Response(result, media_type="application/octet-stream") if result else _answer(None)
-
-    async def cancel(request: Request) -> Response:
-        queue.cancel(request.path_params["key"])
-        return JSONResponse({})
-
-    async def status(_: Request) -> Response:
-        job = queue.current()
-        about = {
-            "version": VERSION,
-            "fedgrpo": __version__,
-            "organisation": learner.organisation.name,
-            "pid": os.getpid(),
-        }
-        doing = {} if job is None else {"kind": job.frame.fields.get("kind"), **_progress(job)}
-        return JSONResponse({**about, "started": started, "ready": learner.ready, "job": doing})
-
-    routes = [
-        Route("/v1/jobs", submit, methods=["POST"]),
-        Route("/v1/jobs/{key}", look, methods=["GET"]),
-        Route("/v1/jobs/{key}", cancel, methods=["DELETE"]),
-        Route("/v1/status", status, methods=["GET"]),
-    ]
-    return Starlette(routes=routes)
-
-
-def _answer(job: Job | None) -> Response:
-    if job is None:
-        return JSONResponse({"error": "unknown-job"}, 404)
-    if job.error is not None:
-        return JSONResponse({"error": code_of(job.error)}, 409)
-    return JSONResponse(_progress(job), 202)
-
-
-def _progress(job: Job) -> dict[str, object]:
-    seconds = time.monotonic() - job.started if job.started else 0.0
-    return {"state": job.state, "step": job.step, "steps": job.steps, "seconds": round(seconds, 1)}
 
 
 @contextmanager
