@@ -1,9 +1,10 @@
 """Rewards: built-in functions and sets, and an organisation's own functions. No torch."""
 
-from .catalogue import FUNCTIONS, SETS
+from .catalogue import BUILT_IN, FUNCTIONS, SETS
 from .loading import Reward, RewardFunction, absolute_paths, load_rewards, try_rewards
 
 __all__ = [
+    "BUILT_IN",
     "FUNCTIONS",
     "SETS",
     "Reward",
