@@ -13,7 +13,7 @@ import safetensors.numpy
 
 from ...common.adapter.adapter import Adapter
 from ...common.adapter.methods import METHODS
-from ...common.adapter.peft_files import CONFIG, SCHEMA, WEIGHTS, read_peft
+from ...common.adapter.peft_files import BASE, CONFIG, SCHEMA, WEIGHTS, read_peft
 from ...common.adapter.schema import AdapterSchema, Key, Vector
 from ...common.errors import ConfigError
 from ...common.settings.run_config import RunConfig, load_scenario
@@ -110,7 +110,8 @@ def _adapter(folder: Path) -> Target | None:
         told: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         own = folder / SCHEMA
         values = _ours(AdapterSchema.from_json(own.read_text())) if own.is_file() else _theirs(folder, told)
-        model = str(told["base_model_name_or_path"])
+        brought = folder / BASE
+        model = str(brought.resolve() if brought.is_dir() else told["base_model_name_or_path"])
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{folder / CONFIG} describes no LoRA adapter: {error!r}.") from error
     return Target(folder.name, RunConfig().with_values({"model.name": model, **values}), folder, False)

@@ -13,7 +13,7 @@ from ...common import __version__
 from ...common.errors import ConfigError, RunError
 from .card import card, check_jinja
 from .output_folder import RECORD, check_free, listing, new_folder
-from .peft_folder import write_adapter
+from .peft_folder import write_adapter, write_base
 from .push import check_push, push
 from .quantize import QUANTISED, quantize, quantizer
 from .source import Source
@@ -60,6 +60,8 @@ def export_to(folder: Path, source: Source, wanted: Wanted, *, force: bool, say:
     check_free(folder, force)
     with new_folder(folder, force) as aside:
         made = {"adapter": _adapter, "merged": _merged, "gguf": _gguf}[wanted.to](source, wanted, aside, say)
+        if wanted.to == "adapter":
+            write_base(source.base, aside, None if wanted.repository else folder)
         text = card(
             source,
             wanted.to,
