@@ -18,6 +18,8 @@ WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 SCHEMA = "adapter_schema.json"
 VECTOR = "adapter_vector.safetensors"
+BASE = "base_model"
+"""Folder in an export of an adapter for a built-in model: that model, which no Hub has."""
 CLOSE = 1e-4
 """Tolerance of computed factors against the file, relative to the largest: machines round differently."""
 RANK_TOLERANCE = 1e-6

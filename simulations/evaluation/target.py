@@ -14,7 +14,7 @@ import safetensors.numpy
 
 from ...common.adapter.adapter import Adapter
 from ...common.adapter.methods import METHODS
-from ...common.adapter.peft_files import CONFIG, SCHEMA, WEIGHTS, read_peft
+from ...common.adapter.peft_files import BASE, CONFIG, SCHEMA, WEIGHTS, read_peft
 from ...common.adapter.schema import AdapterSchema, Key, Vector
 from ...common.errors import ConfigError
 from ...common.settings.run_config import RunConfig, Value, load_scenario
@@ -117,11 +117,11 @@ def _adapter(folder: Path) -> Target | None:
         return None
     try:
         peft_config: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        schema = folder / SCHEMA
+        schema, base = folder / SCHEMA, folder / BASE
         values = (
             _ours(AdapterSchema.from_json(schema.read_text())) if schema.is_file() else _theirs(folder, peft_config)
         )
-        model = str(peft_config["base_model_name_or_path"])
+        model = str(base.resolve() if base.is_dir() else peft_config["base_model_name_or_path"])
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{folder / CONFIG} does not describe a LoRA adapter: {error!r}.") from error
     return Target(folder.name, RunConfig().with_values({"model.name": model, **values}), folder, False)

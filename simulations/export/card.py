@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ...common import __version__
+from ...common.adapter.peft_files import BASE
 from ...common.errors import ConfigError
 from .facts import run_facts
 from .source import Source
@@ -62,6 +63,7 @@ def card(
         title=repository.rpartition("/")[2] or f"{source.base.public.rpartition('/')[2]}-fedgrpo",
         loadable=_loadable(source),
         place=repository or "FOLDER",
+        pushed=bool(repository),
         vllm_rank=next((size for size in VLLM_RANKS if size >= rank), rank),
         differences=differences,
         warnings=warnings,
@@ -71,7 +73,7 @@ def card(
 
 def _loadable(source: Source) -> str:
     base = source.base
-    return f"BUILTIN_POLICIES[{base.public!r}]" if base.built_in else repr(base.public)
+    return f'f"{{folder}}/{BASE}"' if base.built_in else repr(base.public)
 
 
 def _tidy(text: str) -> str:

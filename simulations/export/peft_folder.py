@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import safetensors.numpy
 
+from ...client.learner.models.model_files import built_in_model
 from ...common.adapter.adapter import Adapter
-from ...common.adapter.peft_files import CLOSE, CONFIG, SCHEMA, VECTOR, WEIGHTS, write_peft
+from ...common.adapter.peft_files import BASE, CLOSE, CONFIG, SCHEMA, VECTOR, WEIGHTS, write_peft
 from ...common.errors import RunError
 from ...common.storage.atomic import write_atomic
 from .source import BaseModel
@@ -45,6 +47,23 @@ def write_adapter(adapter: Adapter, base: BaseModel, folder: Path) -> tuple[floa
     if not difference <= CLOSE:
         raise RunError(f"The PEFT folder changes a layer differently from the adapter, by {difference:.1e} (relative).")
     return difference, described["r"], _warnings(described["r"], adapter.schema.rank)
+
+
+def write_base(base: BaseModel, folder: Path, final: Path | None) -> None:
+    """Write a built-in base model beside its adapter, and have PEFT look for it there and not on the Hub.
+
+    Args:
+        folder: the export while it is written.
+        final: where it will be; None where it is published, since a path of this machine says nothing to others.
+    """
+    model = built_in_model(base.public)
+    if model is None:
+        return
+    shutil.copytree(model, folder / BASE, ignore=shutil.ignore_patterns("__pycache__"))
+    if final is not None:
+        described = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        described["base_model_name_or_path"] = str(final.resolve() / BASE)
+        write_atomic(folder / CONFIG, json.dumps(described, indent=2).encode())
 
 
 def _warnings(rank: int, trained_rank: int) -> list[str]:

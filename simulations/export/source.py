@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...common.adapter.adapter import Adapter
-from ...common.adapter.peft_files import CONFIG, SCHEMA, read_peft
+from ...common.adapter.peft_files import BASE, CONFIG, SCHEMA, read_peft
 from ...common.analysis.scores import score
 from ...common.errors import ConfigError
 from ...common.settings.run_config import RunConfig
 from ...server.run.layout import RunFolder
 from ...server.run.reader import Run
+from .output_folder import RECORD
 
 BUILT_IN = ("builtin", "builtin-split")
 
@@ -87,6 +88,9 @@ def locate(target: Path, number: int | None, best: bool, public: str = "") -> So
         raise ConfigError(f"{target} is neither a run folder nor an adapter of fedgrpo: {SCHEMA} is missing.")
     described = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     name, revision = str(described.get("base_model_name_or_path") or ""), str(described.get("revision") or "")
+    if (folder / BASE).is_dir():  # an export that brings a built-in base model: it is known by its name
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        name = str(record["base_model"])
     return Source(read_peft(folder), _base(name, revision, public))
 
 

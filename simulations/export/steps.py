@@ -13,7 +13,7 @@ from ...common import __version__
 from ...common.errors import ConfigError, RunError
 from .card import card, check_jinja
 from .output_folder import RECORD, check_free, listing, new_folder
-from .peft_folder import write_adapter
+from .peft_folder import write_adapter, write_base
 from .push import check_push, push
 from .quantize import QUANTISED, quantize, quantizer
 from .source import Source
@@ -60,6 +60,8 @@ def export_to(folder: Path, source: Source, request: Wanted, *, force: bool, say
     check_free(folder, force)
     with new_folder(folder, force) as temporary:
         made = {"adapter": _adapter, "merged": _merged, "gguf": _gguf}[request.to](source, request, temporary, say)
+        if request.to == "adapter":
+            write_base(source.base, temporary, None if request.repository else folder)
         text = card(
             source,
             request.to,

@@ -19,11 +19,16 @@ from fedgrpo.common.adapter.peft_files import read_peft
 from fedgrpo.common.cli import main as cli
 from fedgrpo.common.errors import ConfigError, RunError
 from fedgrpo.server.run.layout import ANSWERS
+from fedgrpo.simulations.engine.simulated_clients import BUILTIN_POLICY
+from fedgrpo.simulations.evaluation.target import locate as evaluated_target
 from fedgrpo.simulations.export import push
+from fedgrpo.simulations.export.card import card as model_card
 from fedgrpo.simulations.export.output_folder import RECORD, new_folder
+from fedgrpo.simulations.export.peft_folder import write_adapter, write_base
 from fedgrpo.simulations.export.source import locate
 from fedgrpo.simulations.export.steps import quantized_base
-from peft import PeftModel
+from peft import AutoPeftModelForCausalLM, PeftModel
+from transformers import AutoModelForCausalLM
 
 IDS = torch.arange(20, 40)[None]
 
@@ -311,3 +316,44 @@ def test_a_base_of_fewer_bits_than_the_one_merged_into_is_said(run, bits):
     found = quantized_base(replace(source, run=replace(source.run, config=config)))
     assert len(found) == (bits != "none")
     assert all("trained on the base model in 4bit" in text for text in found)
+
+
+@pytest.fixture
+def built_in_run(tmp_path):
+    export_runs.make_run(tmp_path / "run-7", BUILTIN_POLICY, export_runs.settings("builtin"))
+    return tmp_path / "run-7"
+
+
+def test_an_adapter_for_the_built_in_model_brings_it_and_opens_by_its_folder_alone(command, built_in_run, tmp_path):
+    status, out, err = command("export", built_in_run, "--out", tmp_path / "made", "--format", "json")
+    assert status == 0, err
+    assert json.loads(out)["base_model"] == "builtin"
+    base = AutoModelForCausalLM.from_pretrained(BUILTIN_POLICY)
+    wanted = PeftModel.from_pretrained(base, tmp_path / "made").eval()(IDS).logits
+    opened = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "made").eval()
+    assert torch.equal(opened(IDS).logits, wanted)
+
+
+def test_the_card_of_a_built_in_base_says_how_to_load_it_and_its_lines_do(command, built_in_run, tmp_path, monkeypatch):
+    assert command("export", built_in_run, "--out", tmp_path / "made")[0] == 0
+    moved = tmp_path / "moved"
+    (tmp_path / "made").rename(moved)
+    card = (moved / "README.md").read_text()
+    assert "AutoPeftModelForCausalLM.from_pretrained` opens it as well, as long as the folder stays" in card
+    code = card.split("```python\n")[1].split("```")[0].replace('"FOLDER"', repr(str(moved)))
+    names = {}
+    exec(code, names)  # the card's own lines
+    assert names["model"](IDS).logits.shape[1] == 20
+    assert locate(moved, None, False).base.public == "builtin"
+    assert evaluated_target(moved, None).config.model.name == str(moved / "base_model")
+
+
+def test_a_pushed_adapter_for_the_built_in_model_names_no_path_and_says_what_does_not_work(built_in_run, tmp_path):
+    source = locate(built_in_run, None, False)
+    folder = tmp_path / "made"
+    write_adapter(source.adapter, source.base, folder)
+    write_base(source.base, folder, None)
+    assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] == "builtin"
+    text = model_card(source, "adapter", repository="org/name", differences={}, warnings=[])
+    assert "`AutoPeftModelForCausalLM` does not open this adapter" in text
+    assert 'snapshot_download("org/name")' in text
