@@ -1,4 +1,4 @@
-"""An organisation's learner: its data, rewards and model from its own file, resident for as long as the process lives.
+"""An organisation's learner: data, rewards and model from its own file, loaded for as long as the process runs.
 
 Everything heavy is imported where it is first used, so that the socket answers within a second of the start.
 """
@@ -35,16 +35,16 @@ from .tracking import OrganisationTracking
 
 if TYPE_CHECKING:
     from ..models.base_model import Base
-    from ..training.local_learner import LoadedModel, LocalLearner
+    from ..training.local_learner import LoadedModel
 
 LOGGER = logging.getLogger("fedgrpo.learner")
 
 
 class JobHandler:
-    """Does the jobs that come over the socket."""
+    """Handles the jobs that arrive over the socket."""
 
     def __init__(self, organisation: OrganisationFile) -> None:
-        """Read data and rewards, so that what is wrong with them is found at the start.
+        """Read data and rewards, so that errors in them are found at the start.
 
         Raises:
             ConfigError, DataError, RewardError: the organisation's file, a data row or a reward is wrong.
@@ -61,11 +61,11 @@ class JobHandler:
         self._base: Base | None = None
         self._learners: dict[str, GuardedLearner] = {}
         self._model: LoadedModel | None = None
-        self._proper: Learner | None = None
+        self._unguarded: Learner | None = None
         self._job: Job | None = None
 
     def do(self, job: Job) -> Frame:
-        """Do a job.
+        """Do a job, and return its result.
 
         Raises:
             FedGRPOError: the policy forbids it, or it failed in a way that has a code.
@@ -100,7 +100,7 @@ class JobHandler:
 
     @property
     def identity(self) -> str:
-        """Hash of all that a result depends on besides the request: the organisation's file, data and reward files."""
+        """Return a hash of everything that a result depends on except the request: settings, data and reward files."""
         digest = hashlib.sha256(repr(self.organisation.settings).encode())
         digest.update(fingerprint([*self.train, *self.held_out]).encode())
         for source in sorted({*self.tools.sources, *(reward.source for reward in self.rewards)} - {"built-in"}):
@@ -109,17 +109,17 @@ class JobHandler:
 
     @property
     def task_bytes(self) -> int:
-        """Bytes of the adapter that comes with each task of the run that is set up; 0 where none is."""
+        """Return the bytes of the adapter in each task of the current run; 0 without a run."""
         return 4 * self._model.schema.size if self._model is not None else 0
 
     @property
     def schema(self) -> Any:
-        """The adapter of the run that is set up."""
+        """Return the adapter schema of the current run."""
         assert self._model is not None
         return self._model.schema
 
     def base(self, dtype: str) -> Base:
-        """The base model, loaded once; `auto` takes the type of its file."""
+        """Return the base model, loaded once; the dtype `auto` uses the file's."""
         settings = self.organisation.settings
         if self._base is None or dtype not in ("auto", self._base.dtype):
             self._base = None  # first, so that two of them need not fit
@@ -138,20 +138,22 @@ class JobHandler:
         return self._base
 
     def learner(self, config: RunConfig) -> GuardedLearner:
-        """The learner for a run's settings. One run is set up at a time; another one takes over its base model."""
+        """Return the learner for a run's settings. Only one run is current; the next one takes over its base model."""
         if config.sha256 not in self._learners:
             policy.check_run(self.organisation, config)
             self._set_aside()
-            self._learners = {config.sha256: GuardedLearner(lambda: self._resident(config), self.organisation, config)}
+            self._learners = {
+                config.sha256: GuardedLearner(lambda: self._local_learner(config), self.organisation, config)
+            }
         return self._learners[config.sha256]
 
     def unguarded_capabilities(self) -> Capabilities:
-        """What the run that is set up could say, were there no policy: for the organisation's own eyes."""
-        assert self._proper is not None
-        return self._proper.capabilities()
+        """Return what the current run could report without a policy, for the organisation's own eyes."""
+        assert self._unguarded is not None
+        return self._unguarded.capabilities()
 
     def sample(self, count: int) -> list[tuple[Problem, str]]:
-        """Completions of the first prompts, by the base model with a fresh adapter, sampled at temperature 1."""
+        """Sample completions of the first prompts at temperature 1, by the base model with an untrained adapter."""
         from ..training.evaluate import answer_all
 
         assert self._model is not None
@@ -162,7 +164,7 @@ class JobHandler:
         return [(problem, answer.text) for problem, answer in zip(problems, found, strict=True)]
 
     def _set_aside(self) -> None:
-        """Take the adapter of an earlier run off the base model."""
+        """Remove the adapter of an earlier run from the base model."""
         self._learners = {}
         if self._model is not None and self._base is not None:
             self._model.trainer.sampler.close()
@@ -171,7 +173,7 @@ class JobHandler:
             gc.unfreeze()
             gc.collect()
 
-    def _resident(self, config: RunConfig) -> Any:
+    def _local_learner(self, config: RunConfig) -> Learner:
         from ..training.local_learner import ClientData, LoadedModel, LocalLearner
 
         base = self.base(config.model.dtype)
@@ -183,40 +185,27 @@ class JobHandler:
             rewards=self.rewards,
             system_prompt=self.organisation.settings.prompt.system,
         )
-        learner = LocalLearner(self._model, data, JobWatcher(lambda: self._job, config, self.tracking))
-        self._proper = _Measured(learner, self._model.measure(self.train[0], self.organisation.settings.prompt.system))
-        return self._proper
-
-
-class _Measured:
-    """A resident learner that also says what the machine can do, measured once with a batch of real prompts."""
-
-    def __init__(self, learner: LocalLearner, hardware: tuple[str, int, float]) -> None:
-        self.train, self.evaluate = learner.train, learner.evaluate
-        self._learner, self._hardware = learner, hardware
-
-    def capabilities(self) -> Capabilities:
-        """Who we are, and on what machine."""
-        device, memory, speed = self._hardware
-        can = self._learner.capabilities()
-        return replace(can, device=device, memory_bytes=memory, tokens_per_second=speed)
+        hardware = self._model.measure(self.train[0], self.organisation.settings.prompt.system)
+        watcher = JobWatcher(lambda: self._job, config, self.tracking)
+        self._unguarded = LocalLearner(self._model, data, watcher, hardware)
+        return self._unguarded
 
 
 def organisation_rewards(organisation: OrganisationFile) -> tuple[Reward, ...]:
-    """The organisation's rewards; paths in `rewards.use` are relative to its file."""
+    """Load the organisation's rewards; paths in `rewards.use` are relative to its file."""
     parts = [part.strip() for part in organisation.settings.rewards.use.split(",")]
     return load_rewards(",".join(str(organisation.path(part)) if ".py" in part else part for part in parts))
 
 
 def organisation_tools(organisation: OrganisationFile) -> ToolBox:
-    """The organisation's tools; paths are relative to its file."""
+    """Load the organisation's tools; paths are relative to its file."""
     own = organisation.settings.tools
     use, environment = (str(organisation.path(text)) if text else "" for text in (own.use, own.environment))
     return load_tools(use, environment, own.turns)
 
 
 def organisation_model(organisation: OrganisationFile) -> Path:
-    """The folder of the organisation's base model: its own, the built-in one, or one of `backend.source`."""
+    """Return the folder of the organisation's base model: its own, a built-in one, or one from `backend.source`."""
     own = organisation.settings.model
     if own.folder:
         return model_folder(str(organisation.path(own.folder)))

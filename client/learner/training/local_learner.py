@@ -43,6 +43,21 @@ class ClientData:
     system_prompt: str
 
 
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """The machine of a client, as far as it is measured and its policy lets it be reported."""
+
+    device: str = "unknown"
+    """One of `messages.DEVICES`."""
+    memory_bytes: int = 0
+    """Of the device, or of the machine; 0 if not measured."""
+    tokens_per_second: float = 0.0
+    """Tokens sampled per second in a batch of a step's size; 0 if not measured."""
+
+
+UNKNOWN_HARDWARE = Hardware()
+
+
 class LoadedModel:
     """A base model with adapter and trainer, for the settings of one run."""
 
@@ -63,8 +78,8 @@ class LoadedModel:
             LOGGER.warning("tools are available in training only: held-out problems are answered without them")
         self.trainer = LocalTrainer(base, self.schema, config, example.row(""), box or ToolBox())
 
-    def measure(self, example: Problem, system_prompt: str) -> tuple[str, int, float]:
-        """Return (type of device, its memory in bytes, tokens sampled per second in a batch of a step's size)."""
+    def measure(self, example: Problem, system_prompt: str) -> Hardware:
+        """Sample a batch of a step's size, and return what the machine is and how fast it samples."""
         grpo, device = self.config.grpo, self.trainer.adapted.model.device
         prompt = self.tokenizer(prompt_texts(self.tokenizer, [example], system_prompt), add_special_tokens=False)
         sampling = Sampling(max_tokens=min(MEASURED_TOKENS, grpo.max_completion_length), temperature=1.0)
@@ -75,8 +90,8 @@ class LoadedModel:
         tokens = sum(len(completion.tokens) for group in groups for completion in group)
         speed = tokens / (time.perf_counter() - start)
         if device.type == "cuda":
-            return "cuda", torch.cuda.get_device_properties(device).total_memory, speed
-        return "cpu", os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), speed
+            return Hardware("cuda", torch.cuda.get_device_properties(device).total_memory, speed)
+        return Hardware("cpu", os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), speed)
 
     def prompt_lengths(self, problems: Sequence[Problem], system_prompt: str) -> list[int]:
         """Return the number of tokens of each problem's prompt, chat template included."""
@@ -87,8 +102,13 @@ class LoadedModel:
 class LocalLearner:
     """A `Learner` for one client on a loaded model."""
 
-    def __init__(self, model: LoadedModel, data: ClientData, watcher: Watcher) -> None:
+    def __init__(
+        self, model: LoadedModel, data: ClientData, watcher: Watcher, hardware: Hardware = UNKNOWN_HARDWARE
+    ) -> None:
         """Select the prompts that are short enough, and try the rewards.
+
+        Args:
+            hardware: what the client reports about its machine (`LoadedModel.measure`).
 
         Raises:
             DataError: every prompt is longer than grpo.max-prompt-length.
@@ -96,7 +116,7 @@ class LocalLearner:
         """
         limit = model.config.grpo.max_prompt_length
         lengths = model.prompt_lengths(data.shard, data.system_prompt)
-        self._model, self._data, self._watcher = model, data, watcher
+        self._model, self._data, self._watcher, self._hardware = model, data, watcher, hardware
         self._shard = [p for p, length in zip(data.shard, lengths, strict=True) if length <= limit]
         if not self._shard:
             shortest = min(lengths, default=0)
@@ -119,6 +139,9 @@ class LocalLearner:
             metrics=TRAIN_METRICS + reward_metrics(names),
             examples=len(self._shard),
             prompts_too_long=len(self._data.shard) - len(self._shard),
+            device=self._hardware.device,
+            memory_bytes=self._hardware.memory_bytes,
+            tokens_per_second=self._hardware.tokens_per_second,
         )
 
     def train(self, task: TrainTask) -> Update:
