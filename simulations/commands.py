@@ -13,10 +13,11 @@ import typer
 
 from ..client.commands.rewards import complete_rewards
 from ..client.learner.rewards import absolute_paths
-from ..common.cli.completion import complete_path, complete_run
+from ..common.cli.completion import complete_path
 from ..common.cli.options import Format, FormatOption
 from ..common.errors import ConfigError
 from ..common.settings.run_config import RunConfig, Value, parse_override
+from ..server.run.completion import complete_run
 
 
 class Engine(StrEnum):

@@ -6,7 +6,8 @@ from typing import get_type_hints
 
 import pytest
 from fedgrpo.common.cli import main as cli
-from fedgrpo.common.cli.completion import complete_path, complete_run
+from fedgrpo.common.cli.completion import complete_path
+from fedgrpo.server.run.completion import complete_run
 from typer.models import ArgumentInfo, OptionInfo
 
 FRAME = re.compile(r"[\s│╭╮╰╯─]")

@@ -72,8 +72,8 @@ def test_a_federation_runs_with_a_method_of_a_plug_in(example, tmp_path):
 
     longer = play(settings(tmp_path, aggregation__method="equal-length"), ten_times_longer)
     plain = play(settings(tmp_path, aggregation__method="equal-length", output__run="plain"))
-    assert [len(line["clients"]) for line in longer.rounds] == [4, 4, 4]
-    assert longer.rounds[0]["aggregation/error"] > 0.01  # it is not the mean
+    assert [len(line.clients) for line in longer.rounds] == [4, 4, 4]
+    assert longer.rounds[0].aggregation_error > 0.01  # it is not the mean
     one, other = (read_peft(run.folder / "adapters" / "0001").vector for run in (longer, plain))
     lengths = np.array([l2_norm(deltas[1][k]) for k in range(4)])
     stretch = (lengths.sum() + 9 * lengths[0]) / lengths.sum()  # the mean length counts; the direction is the same
@@ -87,7 +87,7 @@ def test_a_federation_runs_with_a_robust_rule_of_a_plug_in(example, tmp_path):
         return reply
 
     run = play(settings(tmp_path, aggregation__rule="norm-filter", aggregation__hostile=1), long)
-    shares = {name: line["share"] for name, line in run.rounds[0]["clients"].items()}
+    shares = {name: part.share for name, part in run.rounds[0].clients.items()}
     assert shares == pytest.approx({"client-0": 0.0, "client-1": 1 / 3, "client-2": 1 / 3, "client-3": 1 / 3})
     assert len(run.rounds) == 3
 
@@ -103,7 +103,7 @@ def test_a_federation_runs_with_a_weight_of_a_plug_in(example, tmp_path):
         tmp_path, aggregation__weights="root-examples", train__steps_per_round=4, train__seconds_per_round=1.0
     )
     run = play(own, four_steps)
-    shares = {name: line["share"] for name, line in run.rounds[0]["clients"].items()}
+    shares = {name: part.share for name, part in run.rounds[0].clients.items()}
     assert shares == pytest.approx({"client-0": 0.4, "client-1": 0.2, "client-2": 0.2, "client-3": 0.2})
 
 
@@ -118,7 +118,7 @@ def test_a_federation_runs_with_a_codec_of_a_plug_in(example, tmp_path):
     config = settings(tmp_path, compression__up="sign")
     run = play(config, watch)
     assert len(run.rounds) == 3
-    assert all(len(line["clients"]) == 4 for line in run.rounds)
+    assert all(len(line.clients) == 4 for line in run.rounds)
     assert set(seen) == {("fedgrpo.sign", most_bytes(schema(config).size, "sign"))}
 
 
@@ -262,7 +262,7 @@ def test_a_linear_method_of_a_plug_in_is_averaged(site, tmp_path):
     )
     site(("turns", {"aggregation_methods": {"a-first": "turns:M"}}, {"turns.py": text}))
     run = play(settings(tmp_path, aggregation__method="a-first"))
-    assert [line["aggregation/error"] < 1e-5 for line in run.rounds] == [True] * 3
+    assert [line.aggregation_error < 1e-5 for line in run.rounds] == [True] * 3
 
 
 def test_a_weight_that_is_no_number_costs_that_client_its_update_only(site, tmp_path):
@@ -278,7 +278,7 @@ def test_a_weight_that_is_no_number_costs_that_client_its_update_only(site, tmp_
         return reply
 
     run = play(settings(tmp_path, aggregation__weights="odd"), proud)
-    assert run.rounds[0]["refused"] == {"client-1": "weight"}
+    assert run.rounds[0].refused == {"client-1": "weight"}
 
 
 def test_common_imports_no_plug_in_and_settings_only_the_ones_they_name(tmp_path):

@@ -16,10 +16,10 @@ import typer
 from ...client.commands.rewards import complete_rewards
 from ...client.learner.data.problems import Problem
 from ...client.learner.rewards import absolute_paths
-from ...common.cli.completion import complete_run
 from ...common.cli.options import Format, FormatOption
 from ...common.errors import ConfigError
 from ...common.settings.run_config import Value, parse_override
+from ...server.run.completion import complete_run
 from .target import Target, locate
 
 

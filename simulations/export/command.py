@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 
-from ...common.cli.completion import complete_run
 from ...common.cli.options import Format, FormatOption, say
 from ...common.errors import ConfigError
+from ...server.run.completion import complete_run
 from .push import NAME
 from .source import Source, locate
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ...common.analysis.scores import fall_in_words
-from ...common.cli.completion import complete_run
 from ...common.cli.options import Format, FormatOption, say
 from ...common.errors import ConfigError
+from ...server.run.completion import complete_run
 from ..commands import (
     DataOption,
     ModelOption,
