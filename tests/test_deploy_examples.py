@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import typer
 from fedgrpo.common.cli import main as cli
 
 FOLDER = Path(__file__).parent.parent / "examples" / "deploy"
@@ -31,7 +30,7 @@ def directives(unit):
 
 def assert_is_a_command(words):
     """Whether our command line takes these words."""
-    group = typer.main.get_command(cli._application())
+    group = cli._application()
     for number, word in enumerate(words, start=1):
         command = group.get_command(None, word)
         assert command is not None, f"there is no fedgrpo {' '.join(words[:number])}"

@@ -74,7 +74,7 @@ def _gsm8k_rows(split: str, folder: str) -> Iterable[Row]:
     path = Path(folder).expanduser() / f"{split}.jsonl"
     if not path.is_file():
         raise ConfigError(
-            f"There is no {path}. --data (simulation.data) wants a folder with train.jsonl and test.jsonl."
+            f"There is no {path}. --data (simulation.data) must be a folder with train.jsonl and test.jsonl."
         )
     return read_rows(str(path))
 

@@ -66,7 +66,7 @@ def test_a_warning_stands_in_journal_events_result_and_report(run, caplog):
 def test_the_operator_s_terminal_says_it(run):
     said: list[str] = []
     follower = JournalLines(run.folder, said.append)
-    follower._told = 0
+    follower._journal_lines = 0  # as if it had watched from the beginning
     follower.catch_up()
     assert sum("round 3: WARNING, loops: client-2: 90 % of the completions repeat themselves" in s for s in said) == 1
 

@@ -24,6 +24,17 @@ ROUND = RoundMetrics(
 )
 
 
+PLANNED = {"event": "PLANNED", "round": 1, "attempt": 1, "cohort": ["a", "b", "c"], "adapter": "00"}
+COMMITTED = {
+    "event": "COMMITTED",
+    "round": 1,
+    "attempt": 1,
+    "adapter": "0123456789abcdef",
+    "positions": {},
+    "strikes": {},
+}
+
+
 def evaluation(number, decoding, strict):
     total = Tally(problems=10, correct=strict, lenient=strict)
     return metrics_entry(EvaluationMetrics(round=number, decoding=decoding, clients=("a",), total=total, classes={}))
@@ -38,8 +49,7 @@ def test_a_committed_round_is_one_line_with_its_figures(tmp_path):
     said = []
     lines = JournalLines(tmp_path, said.append)
     write(tmp_path / "metrics.jsonl", metrics_entry(ROUND), evaluation(1, "greedy", 4))
-    write(tmp_path / "journal.jsonl", {"event": "PLANNED", "round": 1, "attempt": 1, "cohort": ["a", "b", "c"]})
-    write(tmp_path / "journal.jsonl", {"event": "COMMITTED", "round": 1, "adapter": "0123456789abcdef"})
+    write(tmp_path / "journal.jsonl", PLANNED, COMMITTED)
     lines.catch_up()
     lines.catch_up()
     assert len(said) == 3
@@ -52,7 +62,7 @@ def test_a_policy_that_keeps_metrics_back_leaves_them_out(tmp_path):
     said = []
     lines = JournalLines(tmp_path, said.append)
     write(tmp_path / "metrics.jsonl", metrics_entry(replace(ROUND, clients={"a": ClientMetrics(share=1.0)})))
-    write(tmp_path / "journal.jsonl", {"event": "COMMITTED", "round": 1, "adapter": "0123456789abcdef"})
+    write(tmp_path / "journal.jsonl", COMMITTED)
     lines.catch_up()
     assert "reward" not in said[0]
     assert "signal" not in said[0]
