@@ -47,7 +47,7 @@ class Contribution:
         return {k: None if isinstance(v, float) and isnan(v) else v for k, v in asdict(self).items()}
 
 
-class Part(Protocol):
+class ClientPart(Protocol):
     """One client's part in a committed round, as metrics.jsonl holds it."""
 
     @property
@@ -76,7 +76,7 @@ class Part(Protocol):
         ...
 
 
-def contributions(rounds: Sequence[Mapping[str, Part]]) -> list[Contribution]:
+def contributions(rounds: Sequence[Mapping[str, ClientPart]]) -> list[Contribution]:
     """Return the summaries of all clients.
 
     Args:
@@ -110,7 +110,7 @@ def signal_of(metrics: Mapping[str, float]) -> tuple[float, float, float]:
     return 1 - zero, metrics.get("groups/all-right-share", nan), metrics.get("groups/all-wrong-share", nan)
 
 
-def _contribution(name: str, parts: Sequence[Part]) -> Contribution:
+def _contribution(name: str, parts: Sequence[ClientPart]) -> Contribution:
     signals = [signal_of(part.reported) for part in parts]
     informative, right, wrong = (fmean(column) for column in zip(*signals, strict=True))
     return Contribution(

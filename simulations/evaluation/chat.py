@@ -23,7 +23,7 @@ HELP = """/greedy            answer greedily
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class ChatReply:
     """The reply of one side."""
 
     model: str
@@ -59,7 +59,7 @@ class Chat:
     turns: int = 0
     _history: dict[str, list[dict[str, str]]] = field(default_factory=dict[str, list[dict[str, str]]])
 
-    def ask(self, question: str) -> list[Reply]:
+    def ask(self, question: str) -> list[ChatReply]:
         """Send a question to each side, and return the replies. Both draw the same random numbers."""
         self.turns += 1
         return [self._answer(side, question) for side in self.sides]
@@ -93,7 +93,7 @@ class Chat:
             case _:
                 raise ConfigError(f"There is no command {name}. /help lists them.")
 
-    def _answer(self, side: str, question: str) -> Reply:
+    def _answer(self, side: str, question: str) -> ChatReply:
         tokenizer, message = self.model.tokenizer, {"role": "user", "content": question}
         messages = [*self._history.get(side, []), message]
         system = [{"role": "system", "content": self.how.system}] if self.how.system else []
@@ -104,7 +104,7 @@ class Chat:
         text = tokenizer.batch_decode([completion.tokens], skip_special_tokens=True)[0]
         self._history[side] = [*messages, {"role": "assistant", "content": text}]
         judgement = judge(text, None)
-        return Reply(
+        return ChatReply(
             model=side,
             text=text,
             strict_answer=judgement.strict_answer,
@@ -115,7 +115,7 @@ class Chat:
         )
 
 
-def as_json(chat: Chat, question: str, replies: list[Reply]) -> dict[str, Any]:
+def as_json(chat: Chat, question: str, replies: list[ChatReply]) -> dict[str, Any]:
     """Return a turn as a JSON object."""
     how = {"temperature": chat.how.temperature, "max_tokens": chat.how.max_tokens, "system_prompt": chat.how.system}
     return {"turn": chat.turns, "question": question, **how, "replies": {r.model: asdict(r) for r in replies}}

@@ -15,7 +15,7 @@ from ...common.cli.options import Format
 from ...common.cli.tables import WholeTable
 from ...common.errors import ConfigError
 from .answer import BASE
-from .chat import Chat, Reply, as_json
+from .chat import Chat, ChatReply, as_json
 
 TITLES = {BASE: "base model", "adapter": "adapter"}
 
@@ -52,7 +52,7 @@ def talk(chat: Chat, ask: str | None, output: Format) -> None:
             Console().print(WholeTable(side_by_side(replies)))
 
 
-def side_by_side(replies: list[Reply]) -> Table:
+def side_by_side(replies: list[ChatReply]) -> Table:
     """The answers beside each other, each with what is read out of it."""
     grid = Table.grid(expand=True, padding=(0, 1))
     for _ in replies:
@@ -64,10 +64,10 @@ def side_by_side(replies: list[Reply]) -> Table:
     return grid
 
 
-def read(reply: Reply) -> str:
+def read(reply: ChatReply) -> str:
     """What is read out of an answer, in a line.
 
-    >>> none = Reply("base", "7 or", strict_answer=None, last_number="7", style="untagged", tokens=9, truncated=True)
+    >>> none = ChatReply("base", "7 or", strict_answer=None, last_number="7", style="untagged", tokens=9, truncated=True)
     >>> read(none)
     'answer: none where the format wants it, last number 7 · untagged · 9 tokens, cut off'
     """

@@ -16,7 +16,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from ...common.errors import RunError
 from .gguf_file import rope_factors
-from .probes import Difference, difference, logits, texts, token_ids
+from .probes import OutputDifference, difference, logits, texts, token_ids
 
 SETTINGS = (
     "model_type",
@@ -52,7 +52,7 @@ def check_tokens(path: Path, tokenizer: PreTrainedTokenizerBase) -> int:
     return sum(len(expected) for _, expected, _ in pairs)
 
 
-def check_logits(path: Path, config: Any, prompts: list[list[int]], answers: torch.Tensor) -> Difference:
+def check_logits(path: Path, config: Any, prompts: list[list[int]], answers: torch.Tensor) -> OutputDifference:
     """Load the file, and compare its logits with the model's.
 
     Args:

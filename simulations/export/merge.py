@@ -24,7 +24,7 @@ from ...client.learner.models.base_model import load_base, load_tokenizer
 from ...client.learner.models.model_files import file_hash, model_folder
 from ...common.adapter.adapter import Adapter
 from ...common.errors import ConfigError, RunError
-from .probes import Difference, difference, logits, texts, token_ids
+from .probes import OutputDifference, difference, logits, texts, token_ids
 from .source import Source
 
 CPU = torch.device("cpu")
@@ -56,7 +56,7 @@ class Merged:
     prompts: list[list[int]]
     answers: torch.Tensor
     """Logits of the merged model on the probes."""
-    difference: Difference
+    difference: OutputDifference
     """Difference from base model and adapter, as PEFT computes them."""
 
 
@@ -104,7 +104,7 @@ def _add(model: PreTrainedModel, adapter: Adapter) -> None:
             weight.copy_(weight.double() + torch.from_numpy(adapter.change(module)))
 
 
-def write_merged(merged: Merged, folder: Path, dtype: str, say: Callable[[str], None]) -> Difference:
+def write_merged(merged: Merged, folder: Path, dtype: str, say: Callable[[str], None]) -> OutputDifference:
     """Write the merged model with its tokenizer, load it from there, and compare. Frees `merged.model`.
 
     Returns:

@@ -20,7 +20,7 @@ TEXTS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class OutputDifference:
     """The difference between two models' logits, over all positions of the probes."""
 
     logits: float
@@ -62,7 +62,7 @@ def logits(model: PreTrainedModel, prompts: list[list[int]]) -> torch.Tensor:
     return torch.cat(per_prompt)
 
 
-def difference(expected: torch.Tensor, actual: torch.Tensor) -> Difference:
+def difference(expected: torch.Tensor, actual: torch.Tensor) -> OutputDifference:
     """Return the difference of `actual` from `expected`; infinite if a number is not finite.
 
     Raises:
@@ -73,5 +73,5 @@ def difference(expected: torch.Tensor, actual: torch.Tensor) -> Difference:
     largest = float((expected - actual).abs().max())
     same = float((expected.argmax(1) == actual.argmax(1)).float().mean())
     if not bool(torch.isfinite(actual).all()):
-        return Difference(float("inf"), float("inf"), same, len(expected))
-    return Difference(largest, largest / float(expected.abs().max()), same, len(expected))
+        return OutputDifference(float("inf"), float("inf"), same, len(expected))
+    return OutputDifference(largest, largest / float(expected.abs().max()), same, len(expected))

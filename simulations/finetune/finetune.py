@@ -72,7 +72,7 @@ class Finetuned:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class StepMetrics:
     """One optimizer step, a line of metrics.jsonl."""
 
     step: int
@@ -149,7 +149,7 @@ def _run(config: RunConfig, folder: Path, say: Watch, started: float) -> Finetun
     lines = _completed_steps(files.metrics, trainer.steps_done)
 
     def step(number: int, metrics: dict[str, float]) -> None:
-        lines.append(Step(number, {f"train/{name}": value for name, value in metrics.items()}))
+        lines.append(StepMetrics(number, {f"train/{name}": value for name, value in metrics.items()}))
         append_line(files.metrics, lines[-1].as_entry())
         say(f"step {number} of {config.total_steps}: reward {metrics.get('reward', nan):.3f}")
 
@@ -206,17 +206,17 @@ def _counted(
     return {decoding: count(held_out, current, before[decoding], columns) for decoding, current in after.items()}
 
 
-def _completed_steps(path: Path, step: int) -> list[Step]:
+def _completed_steps(path: Path, step: int) -> list[StepMetrics]:
     """Return the steps that a checkpoint holds, and remove the later ones, which will be repeated."""
     steps = [line for line in read_typed(path, _step) if line is not None and line.step <= step]
     write_atomic(path, b"".join(as_line(line.as_entry()) for line in steps))
     return steps
 
 
-def _step(entry: Entry) -> Step | None:
+def _step(entry: Entry) -> StepMetrics | None:
     """Return the step that a line holds; None for an evaluation. Format 1 had TRL's names without their area."""
     if entry.get("kind") != "step":
         return None
     if "reward" in entry:
         entry = {key if key in ("kind", "step") else f"train/{key}": value for key, value in entry.items()}
-    return parsed(Step, entry)
+    return parsed(StepMetrics, entry)

@@ -39,7 +39,7 @@ def math_verify(completions: Sequence[str], answer: Sequence[str], **_: object) 
     return [1.0 if _worker().equal(text, right) else 0.0 for text, right in zip(completions, answer, strict=True)]
 
 
-class Worker:
+class MathWorker:
     """A process that compares answers one at a time, and is replaced when it dies. Safe for any number of threads."""
 
     def __init__(self, limit_s: float = LIMIT_S) -> None:
@@ -113,7 +113,7 @@ def _line(process: subprocess.Popen[bytes], seconds: float) -> bytes | None:
 
 
 @functools.cache
-def _worker() -> Worker:
-    worker = Worker()
+def _worker() -> MathWorker:
+    worker = MathWorker()
     atexit.register(worker.end)
     return worker

@@ -26,7 +26,7 @@ from ....common.errors import ProtocolError
 from ....common.messages.frames import MAX_FIELDS_BYTES, VERSION, Frame
 from ...organisation.settings import OrganisationFile
 from ...relay.error_codes import code_of
-from .jobs import BusyError, Job, JobQueue
+from .jobs import Job, JobQueue, QueueFullError
 
 LOGGER = logging.getLogger("fedgrpo.learner")
 MAX_WAIT_S = 30.0
@@ -81,7 +81,7 @@ class Interface:
             job = await run_in_threadpool(self._queue.submit, body)
         except (TimeoutError, ClientDisconnect):
             return JSONResponse({"error": "header"}, 408)
-        except BusyError as error:
+        except QueueFullError as error:
             LOGGER.error("%s", error)
             return JSONResponse({"error": "busy"}, 503)
         except ProtocolError as error:

@@ -23,7 +23,7 @@ MAX_WAITING = 16
 ENDED = ("done", "failed", "cancelled")
 
 
-class BusyError(ProtocolError):
+class QueueFullError(ProtocolError):
     """Too many jobs are waiting."""
 
 
@@ -202,7 +202,7 @@ class JobQueue:
 
     def _refuse_if_full(self) -> None:
         if sum(not job.ended for job in self._jobs.values()) >= MAX_WAITING:
-            raise BusyError("busy", f"{MAX_WAITING} jobs are waiting already")
+            raise QueueFullError("busy", f"{MAX_WAITING} jobs are waiting already")
 
     def _file(self, key: str) -> Path:
         return self._cache / f"{key}.frame"
