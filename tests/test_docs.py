@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import tomllib
 from functools import cache
 
 import pytest
@@ -109,3 +110,30 @@ def test_architecture_names_every_module_and_no_other():
 def test_the_index_links_every_page_of_the_documentation():
     linked = {(ROOT / "docs" / target.partition("#")[0]).resolve() for target in links(ROOT / "docs" / "README.md")}
     assert set((ROOT / "docs").glob("*.md")) - linked == {ROOT / "docs" / "README.md"}
+
+
+VIEWERS = {"tensorboard": "tensorboard", "wandb": "wandb", "trackio": "trackio", "mlflow": "mlflow"}
+"""Program of a tracker -> the package that brings all of its commands (mlflow-skinny's has no server)."""
+
+
+def programs(text):
+    """The tracker programs that a page calls, with an argument, in its shell blocks and in backticks."""
+    blocks = [body for kind, body in FENCE.findall(text) if kind in ("bash", "sh", "")]
+    calls = [line.split() for block in blocks for line in block.splitlines()]
+    calls += [code.split() for code in CODE.findall(without_fences(text))]
+    return {words[0] for words in calls if len(words) > 1 and words[0] in VIEWERS}
+
+
+def test_every_trackers_command_of_a_page_comes_with_the_extra_or_is_installed_on_that_page():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    packages = {re.split(r"[<>=!\[]", requirement)[0] for requirement in extras["trackers"]}
+    pins = {line.partition("==")[0].lower() for line in (ROOT / "constraints.txt").read_text().splitlines()}
+    assert {package.lower() for package in packages} <= pins
+    seen = set()
+    for page in PAGES:
+        text = page.read_text()
+        for program in programs(text):
+            package = VIEWERS[program]
+            assert package in packages or f"`pip install {package}`" in text, (page.name, program)
+            seen.add(program)
+    assert seen >= {"tensorboard", "wandb", "trackio", "mlflow"}

@@ -1,7 +1,10 @@
 """What `--help` prints, of every command and subcommand, and what the shell completes."""
 
 import inspect
+import os
 import re
+import subprocess
+import sys
 from typing import get_type_hints
 
 import pytest
@@ -137,3 +140,28 @@ def test_completion_can_be_installed(monkeypatch, capsys):
         cli.main()
     assert caught.value.code == 0
     assert "complete -o default -F _fedgrpo_completion fedgrpo" in capsys.readouterr().out
+
+
+def shell(instruction, words="", number=0):
+    """What the program prints when a shell asks it for completions."""
+    program = [
+        sys.executable,
+        "-c",
+        "from fedgrpo.common.cli.main import main; import sys; sys.argv[0] = 'fedgrpo'; main()",
+    ]
+    asked = {"_FEDGRPO_COMPLETE": instruction, "COMP_WORDS": words, "COMP_CWORD": str(number)}
+    done = subprocess.run(program, env={**os.environ, **asked}, capture_output=True, text=True, timeout=60)
+    return done.stdout
+
+
+@pytest.mark.parametrize("name", ["bash", "zsh", "fish"])
+def test_the_completion_script_of_a_shell_asks_fedgrpo(name):
+    assert "_FEDGRPO_COMPLETE" in shell(f"source_{name}")
+
+
+@pytest.mark.parametrize(
+    "words, expected",
+    [("fedgrpo simu", "simulate"), ("fedgrpo partition gsm8", "gsm8k"), ("fedgrpo client sta", "status")],
+)
+def test_a_shell_completes_commands_and_arguments(words, expected):
+    assert expected in shell("complete_bash", words, len(words.split()) - 1).split()

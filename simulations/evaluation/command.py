@@ -135,7 +135,8 @@ def chat(
     [bold]Examples[/bold]
 
       fedgrpo chat runs/builtin-20260101-120000
-      fedgrpo chat runs/NAME/adapters/0003 --ask "Ann has 3 boxes of 4 eggs. How many eggs?" --temperature 0
+      fedgrpo chat runs/NAME --temperature 0 --ask \\
+          "A farm has 5 stables with 6 ducks in each, and sells 8 ducks. How many ducks remain?"
       fedgrpo chat runs/NAME --format json < questions.txt
     """
     from .answer import ADAPTER, BASE

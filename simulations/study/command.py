@@ -19,7 +19,8 @@ def study(
     out: Annotated[Path, typer.Option(help="Folder of study folders.")] = Path("studies-out"),
     jobs: Annotated[int | None, typer.Option(min=1, help="Runs played at once; default: one per core.")] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="One seed, 2 rounds, 40 problems, in a folder of its own: does it work?")
+        bool,
+        typer.Option("--quick", help="Smoke run in its own folder: one seed, 2 rounds, 40 problems, no comparison."),
     ] = False,
     table: Annotated[bool, typer.Option("--table", help="Play nothing: tabulate what is there.")] = False,
     output: FormatOption = Format.text,

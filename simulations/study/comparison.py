@@ -28,6 +28,7 @@ def compared(study: Study, found: Mapping[str, ArmOutcomes], reasons: Mapping[st
     arms = {arm.name: _arm(study, arm, found) for arm in study.arms}
     return {
         "study": study.name,
+        "quick": study.quick,
         "question": study.question,
         "scenario": study.scenario,
         "seeds": list(study.seeds),
@@ -78,7 +79,7 @@ def _arm(study: Study, arm: Arm, found: Mapping[str, ArmOutcomes]) -> Json:
         "seconds": round(outcomes.seconds, 1),
         "curve": _curve(outcomes),
     }
-    if arm.name != study.baseline and study.baseline in found:
+    if arm.name != study.baseline and study.baseline in found and not study.quick:
         entry["against"] = _against(study.baseline, views, outcomes, found[study.baseline])
     return entry
 
@@ -136,7 +137,7 @@ def _notes(study: Study, found: Mapping[str, ArmOutcomes]) -> list[str]:
     """Return the notes beside the table."""
     notes: list[str] = []
     seeds = {name: len(outcomes.seeds) for name, outcomes in found.items()}
-    if seeds and max(seeds.values()) == 1:
+    if seeds and max(seeds.values()) == 1 and not study.quick:  # a smoke run has no intervals
         notes.append("One seed: the intervals are over problems alone, and say nothing of other seeds.")
     short = [f"{arm.name} {seeds.get(arm.name, 0)}" for arm in study.arms if seeds.get(arm.name, 0) < len(study.seeds)]
     if short:
@@ -147,7 +148,7 @@ def _notes(study: Study, found: Mapping[str, ArmOutcomes]) -> list[str]:
         notes.append(
             f"Rollouts that a policy learns from: {study.baseline} {equal[study.baseline]}, but {', '.join(other)}."
         )
-    if any(is_local(outcomes.arm.kind) for outcomes in found.values()):
+    if any(is_local(outcomes.arm.kind) for outcomes in found.values()) and not study.quick:
         notes.append("The best client is chosen on the problems it is then compared on, which flatters it.")
     return notes
 

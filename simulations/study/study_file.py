@@ -53,6 +53,8 @@ class Study:
     baseline: str
     figure: str
     arms: tuple[Arm, ...]
+    quick: bool = False
+    """Whether it is a smoke run, which shows that the file works and compares nothing."""
 
     @property
     def problems(self) -> int:
@@ -100,6 +102,7 @@ def _study(path: Path, tables: Mapping[str, Table], quick: bool) -> Study:
         baseline=baseline,
         figure=figure,
         arms=arms,
+        quick=quick,
     )
 
 

@@ -18,12 +18,21 @@ METHOD = (
     "its accuracy where there is none. MB and seconds are means over the seeds, of all clients; nothing crosses a "
     "network where a client trains alone."
 )
+SMOKE_RUN = (
+    "Smoke run (--quick): one seed, 2 rounds and 40 problems show that the study file works, and nothing about the "
+    "arms. For a comparison, run the study without --quick."
+)
+"""Stands above the figures of a smoke run, in place of comparisons."""
+SMOKE_METHOD = (
+    "Sampled, strict accuracy after the last round. MB and seconds are of all clients; nothing crosses a network where "
+    "a client trains alone."
+)
 
 
 def headings(result: Mapping[str, Any]) -> list[str]:
-    """Return the column titles."""
-    against = f"against {result['baseline']} (95 % interval)"
-    return ["arm", "accuracy", against, "each seed", "up MB", "down MB", "seconds"]
+    """Return the column titles; a smoke run has no column of differences."""
+    against = [] if result["quick"] else [f"against {result['baseline']} (95 % interval)"]
+    return ["arm", "accuracy", *against, "each seed", "up MB", "down MB", "seconds"]
 
 
 def rows(result: Mapping[str, Any]) -> list[list[str]]:
@@ -37,18 +46,20 @@ def rows(result: Mapping[str, Any]) -> list[list[str]]:
             seeds = [_points(share) if comparison else _share(share) for share in shares]
             first = row is arm["rows"][0]  # only the first line of an arm shows its cost
             cost = [_mb(arm["bytes_up"]), _mb(arm["bytes_down"]), f"{arm['seconds']:.0f}"] if first else [""] * 3
-            lines.append([row["label"], _share(row["accuracy"]), _against(comparison), ", ".join(seeds), *cost])
+            difference = [] if result["quick"] else [_against(comparison)]
+            lines.append([row["label"], _share(row["accuracy"]), *difference, ", ".join(seeds), *cost])
     return lines
 
 
 def markdown(result: Mapping[str, Any]) -> str:
     """Return table.md: the question, the table, the comparisons in words, and the notes."""
     columns = headings(result)
-    lines = [f"# {result['question']}", "", _line(columns), _line(["---"] * len(columns))]
+    lines = [f"# {result['question']}", "", *([f"**{SMOKE_RUN}**", ""] if result["quick"] else [])]
+    lines += [_line(columns), _line(["---"] * len(columns))]
     lines += [_line(study_runs) for study_runs in rows(result)]
-    lines += ["", *(f"- {_sentence(text)}" for text in result["sentences"]), ""]
-    seeds = len(result["seeds"])
-    lines += [f"{seeds} seed{'s' * (seeds > 1)}, {result['problems']} held-out problems. {METHOD}"]
+    lines += ["", *(f"- {_sentence(text)}" for text in result["sentences"])] if result["sentences"] else []
+    seeds, method = len(result["seeds"]), SMOKE_METHOD if result["quick"] else METHOD
+    lines += ["", f"{seeds} seed{'s' * (seeds > 1)}, {result['problems']} held-out problems. {method}"]
     lines += ["", *result["notes"]] if result["notes"] else []
     lines += ["", f"Not counted: {', '.join(result['not_counted'])}."] if result["not_counted"] else []
     return "\n".join(lines) + "\n"
@@ -57,6 +68,8 @@ def markdown(result: Mapping[str, Any]) -> str:
 def print_result(result: Mapping[str, Any], console: Console) -> None:
     """Print the same for a person at a terminal."""
     console.print(Text(result["question"], "bold"))
+    if result["quick"]:
+        console.print(Text(SMOKE_RUN, "yellow"))
     table = Table(box=None, pad_edge=False, header_style="dim")
     for heading in headings(result):
         text = heading in ("arm", "each seed")

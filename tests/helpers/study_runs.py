@@ -31,11 +31,11 @@ kind = "local"
 """
 
 
-def planned(folder: Path, text: str = STUDY) -> tuple[Study, dict[str, StudyRun]]:
+def planned(folder: Path, text: str = STUDY, *, quick: bool = False) -> tuple[Study, dict[str, StudyRun]]:
     """The study and its cells by name."""
     (folder / "which.toml").write_text(text)
-    study = read_study(folder / "which.toml")
-    return study, {study_run.name: study_run for study_run in study_runs_of(study, folder / "out" / "which")}
+    study = read_study(folder / "which.toml", quick=quick)
+    return study, {study_run.name: study_run for study_run in study_runs_of(study, folder / "out" / study.name)}
 
 
 EVENTS = {
@@ -59,7 +59,7 @@ def begun(study_run: StudyRun, *events: str) -> Store:
 def finished(study_run: StudyRun, right: str, *, megabytes: float = 1.0) -> None:
     """A finished run that answered the held-out problems like this: `1` right, `0` wrong."""
     store, answers = begun(study_run, "PLANNED", "COMMITTED", "FINISHED"), []
-    for number, marks in ((0, "0" * len(right)), (1, right)):
+    for number, marks in ((0, "0" * len(right)), (study_run.config.federation.rounds, right)):
         tally = Tally(problems=len(marks), correct=marks.count("1"), gained=marks.count("1"))
         for decoding in ("greedy", "sampled"):
             store.add_metrics(

@@ -278,6 +278,38 @@ def test_a_table_of_what_is_there_plays_nothing(run, tmp_path):
     assert "100.0%" in out
 
 
+def test_a_smoke_run_is_marked_everywhere_and_compares_nothing(run, tmp_path):
+    _, study_runs = planned(tmp_path, quick=True)
+    for name, right in RIGHT.items():
+        if "seed-0" in name:
+            finished(study_runs[name], right * 10)
+    status, out, err = run("which.toml", "--out", "out", "--quick", "--table", "--format", "json")
+    assert err == ""
+    printed = json.loads(out.splitlines()[-1])
+    folder = tmp_path / "out" / "which-quick"
+    assert status == 0
+    assert printed == json.loads((folder / "result.json").read_text())
+    assert printed["quick"] is True
+    assert printed["sentences"] == []
+    assert [arm["against"] for arm in printed["arms"].values()] == [[], [], []]
+    _, out, _ = run("which.toml", "--out", "out", "--quick", "--table")
+    for text in (out, (folder / "table.md").read_text()):
+        assert "Smoke run (--quick)" in text
+        assert "75.0%" in text
+        for verdict in ("no difference", "better", "above", "below", "points", "against", "interval"):
+            assert verdict not in text.replace("Which is better?", ""), verdict
+    assert "smoke run" in (folder / "figure.svg").read_text()
+
+
+def test_a_study_that_is_not_quick_is_not_called_a_smoke_run(tmp_path):
+    study, study_runs = planned(tmp_path)
+    for name, right in RIGHT.items():
+        finished(study_runs[name], right)
+    result = found(study, study_runs)
+    assert result["quick"] is False
+    assert "moke run" not in markdown(result)
+
+
 def test_a_failed_run_makes_the_exit_status_and_the_rest_is_tabulated(run, tmp_path, monkeypatch):
     _, study_runs = planned(tmp_path)
     for name, right in RIGHT.items():
