@@ -65,10 +65,10 @@ def side_by_side(replies: list[ChatReply]) -> Table:
 
 
 def read(reply: ChatReply) -> str:
-    """What is read out of an answer, in a line.
+    """Return one line on how an answer was read.
 
-    >>> none = ChatReply("base", "7 or", strict_answer=None, last_number="7", style="untagged", tokens=9, truncated=True)
-    >>> read(none)
+    >>> about = {"style": "untagged", "tokens": 9, "truncated": True}
+    >>> read(ChatReply("base", "7 or", strict_answer=None, last_number="7", **about))
     'answer: none where the format wants it, last number 7 · untagged · 9 tokens, cut off'
     """
     strict = reply.strict_answer
