@@ -1,4 +1,4 @@
-"""The commands of the researcher: simulate, partition, report."""
+"""The command `fedgrpo simulate`, and the options that it shares with other commands."""
 
 from __future__ import annotations
 
@@ -120,8 +120,8 @@ def simulate(
     if resume is not None:
         config = _resumed(resume, workers, changes=[central or None, run, settings, *options.values()])
     else:
-        name = run or default_name(scenario, "-central" * central)
-        config = new_run(scenario, options, settings or [], out=out, name=name, central=central)
+        kind = "-central" * central
+        config = new_run(scenario, options, settings or [], out=out, name=run, kind=kind, central=central)
     if list_settings:
         print(config.to_toml() if output is Format.text else json.dumps(config.flat()))
     else:
@@ -134,11 +134,11 @@ def _resumed(resume: Path, workers: int | None, changes: list[object]) -> RunCon
     Raises:
         ConfigError: an option other than --workers would change them, or the folder is not a run.
     """
-    from .engine import runner
+    from .api.settings import resumed
 
     if sum(option is not None for option in changes) > (workers is not None):
         raise ConfigError("--resume goes on with the run's own settings; of the options only --workers may change.")
-    return runner.resumed(resume).with_values({"simulation.workers": workers or 0})
+    return resumed(resume, workers)
 
 
 def new_run(
@@ -147,20 +147,21 @@ def new_run(
     overrides: list[str],
     *,
     out: Path,
-    name: str,
+    name: str | None,
+    kind: str,
     central: bool,
 ) -> RunConfig:
-    """Return the settings of a new run: the scenario's, the options, the --set overrides, and the run's folder."""
+    """Return the settings of a new run: the scenario's, the options, the --set overrides, and the run's folder.
+
+    Args:
+        kind: comes after the scenario in the folder's name, where `name` is None.
+    """
+    from .api.settings import default_name, simulated_settings
     from .engine import runner
 
-    place = {"output.dir": absolute(out), "output.run": name}
+    place = {"output.dir": absolute(out), "output.run": name or default_name(scenario, kind)}
     config = with_options(runner.scenario(scenario), {**options, **place}, overrides)
     return simulated_settings(config, central=central)
-
-
-def default_name(scenario: str, kind: str = "") -> str:
-    """Return the name of a run's folder: the scenario's, and the time."""
-    return f"{scenario_stem(scenario)}{kind}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def _simulate(config: RunConfig, engine: Engine, resume: Path | None, output: Format) -> None:
@@ -172,8 +173,6 @@ def _simulate(config: RunConfig, engine: Engine, resume: Path | None, output: Fo
 
     started = time.monotonic()
     with live_view.watching(config, resumed=resume is not None):
-        runner.check(config)
-        runner.same_inputs(config)
         real = engine is Engine.superlink or (resume is not None and RunFolder(resume).loopback.exists())
         run = superlink.run_loopback(config) if real else runner.run_simulation(config)
     report_path = write_report(run)
@@ -184,91 +183,13 @@ def _simulate(config: RunConfig, engine: Engine, resume: Path | None, output: Fo
         summary.print_summary(run, report_path, wall_s)
 
 
-def simulated_settings(config: RunConfig, *, central: bool) -> RunConfig:
-    """The settings of a simulation that begins when all clients have joined.
-
-    Args:
-        central: one client with all problems takes the steps of all, as the arm `central` of a study.
-
-    Raises:
-        ConfigError: rounds go by time, which has no central counterpart.
-    """
-    from .engine import runner
-    from .study import arms
-
-    (config,) = arms.runs_of(arms.CENTRAL if central else arms.FEDERATED, config)
-    return runner.all_at_once(config)
-
-
-def partition(
-    scenario: ScenarioArgument = "gsm8k",
-    clients: ClientsOption = None,
-    data: DataOption = None,
-    partition: PartitionOption = None,
-    alpha: AlphaOption = None,
-    label: Annotated[str | None, typer.Option(help="Column that dirichlet divides by.")] = None,
-    seed: SeedOption = None,
-    settings: SetOption = None,
-    plot: Annotated[Path, typer.Option(help="Picture to write.")] = Path("partition.png"),
-    output: FormatOption = Format.text,
-) -> None:
-    """Show how a scenario's problems are divided over the clients, before anything is trained.
-
-    [bold]Examples[/bold]
-
-      fedgrpo partition builtin
-      fedgrpo partition gsm8k --data gsm8k/ --partition difficulty --clients 8
-      fedgrpo partition gsm8k --partition dirichlet --label steps --alpha 0.1
-    """
-    from .engine import runner
-    from .report import partition_view
-
-    given = {
-        "simulation.clients": clients,
-        "simulation.data": data and absolute(data),
-        "simulation.partition": partition,
-        "simulation.partition-alpha": alpha,
-        "simulation.partition-label": label,
-        "federation.seed": seed,
-    }
-    config = with_options(runner.scenario(scenario), given, settings or [])
-    split = partition_view.Split.of(config)
-    split.plot(plot)
-    if output is Format.json:
-        print(json.dumps({**split.as_json(), "plot": str(plot)}))
-    else:
-        split.print_table(plot)
-
-
-def report(
-    folder: Annotated[Path, typer.Argument(help="A run folder.", autocompletion=complete_run)],
-    output: FormatOption = Format.text,
-) -> None:
-    """Write report.html of a run: one file with curves, classes, bytes and samples that opens in any browser.
-
-    [bold]Example[/bold]
-
-      fedgrpo report runs/builtin-20260101-120000
-    """
-    from ..server.run.reader import Run
-    from .report.html import write_report
-
-    path = write_report(Run.read(folder))
-    print(json.dumps({"report": str(path)}) if output is Format.json else f"Wrote {path}")
-
-
 def absolute(path: str | Path) -> str:
     """Return a path of the command line as an absolute one: a run may be resumed from another directory."""
     return str(Path(path).expanduser().resolve())
 
 
-def scenario_stem(scenario: str) -> str:
-    """A scenario's name without the end of a file's; a recipe's name may hold dots."""
-    return Path(scenario).name.removesuffix(".toml")
-
-
 def with_options(config: RunConfig, given: Mapping[str, Value | None], overrides: list[str]) -> RunConfig:
-    """`config` with the options that were given, then the --set overrides."""
+    """Return `config` with the options that were given, then the --set overrides."""
     values = {key: value for key, value in given.items() if value is not None}
     for text in overrides:
         key, value = parse_override(text)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,8 +14,8 @@ from ...common.settings.run_config import RunConfig
 from ..engine import runner
 from ..engine.inline_rewards import RewardFunction, write_inline
 from ..report.live_view import watching
-from ..study import arms
 from .run import Run
+from .settings import default_name, resumed, simulated_settings
 
 RewardSet = str | Callable[..., Any] | Sequence[str | Callable[..., Any]]
 
@@ -62,10 +61,9 @@ def simulate(
     """
     if resume is not None:
         _check_alone(clients, rounds, seed, model, data, rewards, settings, name, central=central)
-        config = runner.resumed(Path(resume)).with_values({"simulation.workers": workers or 0})
+        config = resumed(Path(resume), workers)
     else:
-        run_name = name or f"{Path(scenario).name.removesuffix('.toml')}-{time.strftime('%Y%m%d-%H%M%S')}"
-        folder = Path(out).expanduser().resolve() / run_name
+        folder = Path(out).expanduser().resolve() / (name or default_name(scenario))
         values = {
             "simulation.clients": clients,
             "federation.rounds": rounds,
@@ -74,14 +72,18 @@ def simulate(
             "simulation.data": data and str(Path(data).expanduser().resolve()),
             "simulation.workers": workers,
             "simulation.rewards": None if rewards is None else _specification(rewards, folder / "rewards"),
-            **(settings or {}),
-            "output.dir": str(folder.parent),
-            "output.run": folder.name,
         }
-        chosen = {key: value for key, value in values.items() if value is not None}
-        config = prepared(runner.scenario(str(scenario)).with_values(chosen), central=central)
+        config = simulated_settings(_config(scenario, values, settings or {}, folder), central=central)
     with watching(config, resumed=resume is not None) if progress else _silence():
         return Run(runner.run_simulation(config).folder)
+
+
+def _config(scenario: str | Path, arguments: Mapping[str, Any], settings: Mapping[str, Any], folder: Path) -> RunConfig:
+    """Return a scenario's settings with those of the arguments that are not None, then `settings`, and the folder."""
+    place = {"output.dir": str(folder.parent), "output.run": folder.name}
+    values = {**arguments, **settings, **place}
+    given = {key: value for key, value in values.items() if value is not None}
+    return runner.scenario(str(scenario)).with_values(given)
 
 
 @contextmanager
@@ -96,19 +98,6 @@ def _silence() -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         logger.propagate = propagate
-
-
-def prepared(config: RunConfig, *, central: bool) -> RunConfig:
-    """Return the settings of a simulation that begins when all clients have joined.
-
-    Args:
-        central: one client with all problems takes the steps of all, as the arm `central` of a study.
-
-    Raises:
-        ConfigError: rounds are limited by time, which has no central counterpart.
-    """
-    (config,) = arms.runs_of(arms.CENTRAL if central else arms.FEDERATED, config)
-    return runner.all_at_once(config)
 
 
 def scenarios() -> list[str]:

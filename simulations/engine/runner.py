@@ -119,6 +119,18 @@ def same_inputs(config: RunConfig) -> None:
         )
 
 
+def checked(config: RunConfig) -> RunConfig:
+    """Return the settings with which any engine starts the run, after every check that precedes the first model.
+
+    Raises:
+        ConfigError: something is wrong, or a resumed run has other inputs than it started with.
+    """
+    config = all_at_once(config).with_values({"output.run": run_folder(config).name})
+    check(config)
+    same_inputs(config)
+    return config
+
+
 def run_simulation(config: RunConfig) -> Run:
     """Check everything that can be checked, run the federation that the settings describe, and return its run.
 
@@ -126,10 +138,8 @@ def run_simulation(config: RunConfig) -> Run:
         FedGRPOError: something is wrong, found before a model is loaded.
         RunError: the run could not be completed; its committed rounds are safe.
     """
+    config = checked(config)
     folder = run_folder(config)
-    config = all_at_once(config).with_values({"output.run": folder.name})
-    check(config)
-    same_inputs(config)
     grid = LocalGrid(make_workers(config))
     try:
         with keeping(folder):

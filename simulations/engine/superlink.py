@@ -13,6 +13,7 @@ import logging
 import tempfile
 import threading
 from collections.abc import Callable, Generator
+from dataclasses import replace
 from pathlib import Path
 
 from ...client.commands.processes import run_client
@@ -45,21 +46,24 @@ from ...server.operator.server_folder import Gateway, RunFolders, ServerFolder, 
 from ...server.run.layout import RunFolder
 from ...server.run.reader import Run
 from .replay import Replay
+from .runner import checked
 from .simulated_clients import SYSTEM_PROMPTS, answered_by, client_name, client_rank, divide
 
 LOGGER = logging.getLogger("fedgrpo.loopback")
 
 
 def run_loopback(config: RunConfig) -> Run:
-    """Run the federation with real processes, and return its run folder as a `Run`.
+    """Check the settings, run the federation with real processes, and return its run folder as a `Run`.
 
     Raises:
+        ConfigError: something is wrong, found before a process starts.
         RunError: the run could not finish; what was committed is safe.
     """
     if config.simulation.faults:
         raise ConfigError(
             "simulation.faults need simulated learners, but this engine runs real ones. Use --engine processes."
         )
+    config = checked(config)
     folder = run_folder(config)
     base = RunFolder(folder).loopback
     server = _server(base, folder.parent)
@@ -108,46 +112,49 @@ def _server(base: Path, run_folders: Path) -> ServerFolder:
 def _organisations(base: Path, server: ServerFolder, config: RunConfig, sockets: Path) -> list[OrganisationFile]:
     """Write each organisation's folder: data, file, key."""
     shards, held_out = divide(config)
-    specs = config.simulation.rewards.split(";")
     model = model_folder(config.model.name, config.model.revision, config.backend.source)
+    base_model = Model(name=config.model.name, folder=str(model), sha256=file_hash(model))
+    flower = Flower(
+        superlink=f"127.0.0.1:{server.settings.gateway.port}",
+        root_certificates=str(server.keys / "ca.crt"),
+        key="node.key",
+    )
     organisations: list[OrganisationFile] = []
     for number in config.simulation.taking_part:
-        shard = shards[number]
-        name = client_name(number)
-        place = base / name
+        shard, place = shards[number], base / client_name(number)
         place.mkdir(parents=True, exist_ok=True, mode=0o700)
         _write_problems(place / "train.jsonl", shard)
         _write_problems(place / "held_out.jsonl", [held_out[i] for i in answered_by(number, config, len(held_out))])
-        settings = Organisation(
-            organisation=Identity(name=name),
-            data=Data(train="train.jsonl", held_out="held_out.jsonl", labels=tuple(sorted(shard[0].labels))),
-            prompt=Prompt(system=SYSTEM_PROMPTS[config.simulation.system_prompt]),
-            rewards=Rewards(use=specs[number % len(specs)]),
-            tools=Tools(
-                use=absolute_paths(config.simulation.tools),
-                environment=absolute_paths(config.simulation.environment),
-                turns=config.simulation.tool_turns,
-            ),
-            backend=config.backend,
-            model=Model(
-                name=config.model.name,
-                folder=str(model),
-                sha256=file_hash(model),
-                rank=client_rank(config, number),
-            ),
+        settings = replace(
+            _settings(config, number, tuple(sorted(shard[0].labels))),
+            model=replace(base_model, rank=client_rank(config, number)),
             learner=LearnerSettings(socket=str(sockets / f"{number}.sock")),
-            flower=Flower(
-                superlink=f"127.0.0.1:{server.settings.gateway.port}",
-                root_certificates=str(server.keys / "ca.crt"),
-                key="node.key",
-            ),
-            policy=_just_this_run(config),
+            flower=flower,
         )
         write_atomic(place / "organisation.toml", toml.to_toml(settings).encode())
         if not (place / "node.key").exists():
             keys.make_node(place / "node.key")
         organisations.append(OrganisationFile.read(place / "organisation.toml"))
     return organisations
+
+
+def _settings(config: RunConfig, number: int, labels: tuple[str, ...]) -> Organisation:
+    """Return an organisation's settings that follow from the run's alone."""
+    simulation = config.simulation
+    specs = simulation.rewards.split(";")
+    return Organisation(
+        organisation=Identity(name=client_name(number)),
+        data=Data(train="train.jsonl", held_out="held_out.jsonl", labels=labels),
+        prompt=Prompt(system=SYSTEM_PROMPTS[simulation.system_prompt]),
+        rewards=Rewards(use=specs[number % len(specs)]),
+        tools=Tools(
+            use=absolute_paths(simulation.tools),
+            environment=absolute_paths(simulation.environment),
+            turns=simulation.tool_turns,
+        ),
+        backend=config.backend,
+        policy=_just_this_run(config),
+    )
 
 
 def _just_this_run(config: RunConfig) -> Policy:

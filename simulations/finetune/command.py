@@ -19,7 +19,6 @@ from ..commands import (
     SeedOption,
     SetOption,
     absolute,
-    default_name,
     new_run,
 )
 
@@ -69,8 +68,7 @@ def finetune(
         "federation.rounds": rounds,
     }
     if resume is None:
-        name = run or default_name(scenario, "-full")
-        config = new_run(scenario, options, settings or [], out=out, name=name, central=central)
+        config = new_run(scenario, options, settings or [], out=out, name=run, kind="-full", central=central)
     elif central or run or settings or any(value is not None for value in options.values()):
         raise ConfigError("--resume goes on with the run's own settings; no other option may change them.")
     else:

@@ -4,9 +4,14 @@ import json
 import subprocess
 import sys
 from importlib import metadata
+from pathlib import Path
 
 import pytest
-from fedgrpo.common.errors import ConfigError, RewardError
+from fedgrpo.common.errors import ConfigError, RewardError, RunError
+from fedgrpo.common.settings.run_config import RunConfig
+from fedgrpo.server.run.layout import RunFolder
+from fedgrpo.simulations.commands import new_run
+from fedgrpo.simulations.engine import runner, superlink
 from fedgrpo.simulations.engine.inline_rewards import write_inline
 from peft import PeftConfig
 
@@ -148,3 +153,35 @@ def test_the_module_is_the_command():
     assert set(dir(fedgrpo)) >= set(fedgrpo.__all__)
     with pytest.raises(AttributeError, match="It has Run, __version__, evaluate"):
         fedgrpo.simulat  # noqa: B018
+
+
+@pytest.mark.parametrize("engine", [runner.run_simulation, superlink.run_loopback], ids=["processes", "superlink"])
+def test_either_engine_checks_the_settings_itself_and_has_all_clients_join_first(tmp_path, engine, monkeypatch):
+    place = {"output.dir": str(tmp_path), "output.run": "one", "simulation.clients": 2}
+    config = RunConfig().with_values(place)
+    with pytest.raises(ConfigError, match=r"missing\.py"):
+        engine(config.with_values({"simulation.rewards": str(tmp_path / "missing.py")}))
+    seen = []
+    monkeypatch.setattr(runner, "check", seen.append)
+    folder = tmp_path / "one"
+    folder.mkdir(exist_ok=True)
+    RunFolder(folder).inputs.write_text("other data")
+    with pytest.raises(ConfigError, match="has changed since"):
+        engine(config)
+    assert [(c.federation.start_clients, c.federation.min_clients) for c in seen] == [(2, 2)]
+    assert {path.name for path in folder.iterdir()} == {RunFolder(folder).inputs.name}
+
+
+def test_the_command_and_python_make_the_same_settings(tmp_path, monkeypatch):
+    begun = []
+
+    def note(config):
+        begun.append(config)
+        raise RunError("noted")
+
+    monkeypatch.setattr(runner, "run_simulation", note)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RunError, match="noted"):
+        fedgrpo.simulate(clients=3, rounds=2, seed=5, central=True, out="there", name="x", progress=False)
+    options = {"simulation.clients": 3, "federation.rounds": 2, "federation.seed": 5}
+    assert begun == [new_run("builtin", options, [], out=Path("there"), name="x", kind="", central=True)]

@@ -15,7 +15,7 @@ from fedgrpo.common.errors import ConfigError
 from fedgrpo.common.settings.run_config import RunConfig
 from fedgrpo.server.main import run_federation
 from fedgrpo.server.run.reader import Run
-from fedgrpo.simulations.commands import simulated_settings
+from fedgrpo.simulations.api.settings import simulated_settings
 from fedgrpo.simulations.engine.grid import LocalGrid, LocalWorker
 from fedgrpo.simulations.engine.runner import scenario
 from fedgrpo.simulations.engine.simulated_clients import client_rewards

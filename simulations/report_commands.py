@@ -1,0 +1,80 @@
+"""The commands `fedgrpo partition` and `fedgrpo report`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..common.cli.completion import complete_run
+from ..common.cli.options import Format, FormatOption
+from .commands import (
+    AlphaOption,
+    ClientsOption,
+    DataOption,
+    PartitionOption,
+    ScenarioArgument,
+    SeedOption,
+    SetOption,
+    absolute,
+    with_options,
+)
+
+
+def partition(
+    scenario: ScenarioArgument = "gsm8k",
+    clients: ClientsOption = None,
+    data: DataOption = None,
+    partition: PartitionOption = None,
+    alpha: AlphaOption = None,
+    label: Annotated[str | None, typer.Option(help="Column that dirichlet divides by.")] = None,
+    seed: SeedOption = None,
+    settings: SetOption = None,
+    plot: Annotated[Path, typer.Option(help="Picture to write.")] = Path("partition.png"),
+    output: FormatOption = Format.text,
+) -> None:
+    """Show how a scenario's problems are divided over the clients, before anything is trained.
+
+    [bold]Examples[/bold]
+
+      fedgrpo partition builtin
+      fedgrpo partition gsm8k --data gsm8k/ --partition difficulty --clients 8
+      fedgrpo partition gsm8k --partition dirichlet --label steps --alpha 0.1
+    """
+    from .engine import runner
+    from .report import partition_view
+
+    given = {
+        "simulation.clients": clients,
+        "simulation.data": data and absolute(data),
+        "simulation.partition": partition,
+        "simulation.partition-alpha": alpha,
+        "simulation.partition-label": label,
+        "federation.seed": seed,
+    }
+    config = with_options(runner.scenario(scenario), given, settings or [])
+    split = partition_view.Split.of(config)
+    split.plot(plot)
+    if output is Format.json:
+        print(json.dumps({**split.as_json(), "plot": str(plot)}))
+    else:
+        split.print_table(plot)
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(help="A run folder.", autocompletion=complete_run)],
+    output: FormatOption = Format.text,
+) -> None:
+    """Write report.html of a run: one file with curves, classes, bytes and samples that opens in any browser.
+
+    [bold]Example[/bold]
+
+      fedgrpo report runs/builtin-20260101-120000
+    """
+    from ..server.run.reader import Run
+    from .report.html import write_report
+
+    path = write_report(Run.read(folder))
+    print(json.dumps({"report": str(path)}) if output is Format.json else f"Wrote {path}")
