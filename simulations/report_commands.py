@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from ..common.cli.completion import complete_run
 from ..common.cli.options import Format, FormatOption
+from ..server.run.completion import complete_run
 from .commands import (
     AlphaOption,
     ClientsOption,
