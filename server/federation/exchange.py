@@ -149,7 +149,7 @@ def exchange(
         stopped: raises if the run is to end; called between looks.
     """
     start = time.monotonic()
-    box = _Resender(grid, messages, kind, group, start + timeout_s, again_s)
+    box = _Resender(grid, messages, kind, group=group, deadline=start + timeout_s, again_s=again_s)
     while box.waits:
         stopped()
         yield from box.collect()
@@ -168,7 +168,14 @@ class _Resender:
     """
 
     def __init__(
-        self, grid: Grid, messages: Mapping[int, RecordDict], kind: str, group: str, deadline: float, again_s: float
+        self,
+        grid: Grid,
+        messages: Mapping[int, RecordDict],
+        kind: str,
+        *,
+        group: str,
+        deadline: float,
+        again_s: float,
     ) -> None:
         self._messages, self._kind, self._group = messages, kind, group
         self._deadline, self._again_s = deadline, again_s
