@@ -12,7 +12,7 @@ from fedgrpo.client.learner.rewards import FUNCTIONS, columns, expressions, load
 from fedgrpo.client.learner.rewards.choice import chosen_letter, multiple_choice
 from fedgrpo.client.learner.rewards.citations import answer_precision, citation_support
 from fedgrpo.client.learner.rewards.columns import same_value
-from fedgrpo.client.learner.rewards.expressions import Worker, math_verify
+from fedgrpo.client.learner.rewards.expressions import MathWorker, math_verify
 from fedgrpo.client.learner.rewards.extraction import NoJSON, json_fields, json_schema, read_json, valid_json
 from fedgrpo.client.learner.rewards.gsm8k import hash_correctness, number_present
 from fedgrpo.client.learner.rewards.guards import (
@@ -97,7 +97,7 @@ def test_cut_off_is_what_the_trainer_says_and_nothing_is_guessed():
 @pytest.fixture(scope="module")
 def worker():
     pytest.importorskip("math_verify", reason="math-verify is not installed: pip install 'fedgrpo[rewards]'")
-    made = Worker(limit_s=2.0)
+    made = MathWorker(limit_s=2.0)
     yield made
     made.end()
 
@@ -140,7 +140,7 @@ def test_a_worker_that_hangs_or_dies_is_replaced_and_none_is_left(tmp_path, monk
     )
     monkeypatch.setattr(expressions, "SCRIPT", script)
     monkeypatch.setattr(expressions, "GRACE_S", 0.1)
-    own, before = Worker(limit_s=0.2), len(os.listdir("/proc/self/fd"))
+    own, before = MathWorker(limit_s=0.2), len(os.listdir("/proc/self/fd"))
     found, processes = [], []
     for text in ("1", "hang", "1", "die", "1"):
         found.append(own.equal(text, "1"))
@@ -154,7 +154,7 @@ def test_a_worker_that_hangs_or_dies_is_replaced_and_none_is_left(tmp_path, monk
 
 def test_the_real_worker_ends_itself_when_nobody_is_left_to_kill_it(worker):
     """The timer is the kernel's: it also ends a worker whose parent was killed."""
-    own = Worker(limit_s=0.001)
+    own = MathWorker(limit_s=0.001)
     try:
         assert not own.equal(r"\boxed{\int_0^1 \frac{x^9}{1+x}}", r"\frac{1}{7}")
         assert own._process is None
