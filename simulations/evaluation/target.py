@@ -17,9 +17,8 @@ from ...common.adapter.methods import METHODS
 from ...common.adapter.peft_files import BASE, CONFIG, SCHEMA, WEIGHTS, read_peft
 from ...common.adapter.schema import AdapterSchema, Key, Vector
 from ...common.errors import ConfigError
-from ...common.settings.run_config import RunConfig, Value, load_scenario
-from ...server.run.layout import RunFolder
-from ...server.run.reader import Run
+from ...common.settings.run_config import RunConfig, Value
+from ...server.run.locate import locate_adapter
 
 UNSUPPORTED = (
     "use_dora",
@@ -82,39 +81,17 @@ def locate(target: Path | None, model: str | None) -> Target:
         if model is None:
             raise ConfigError("Give a run folder, an adapter, or a model (--model NAME).")
         return Target(model, RunConfig().with_values({"model.name": model}), None, False)
-    adapter_target = _run(target) or _adapter(target)
-    if adapter_target is None:
-        if (target / "config.json").is_file():
-            raise ConfigError(f"{target} is a model, not an adapter or a run. Give it as --model {target}.")
-        raise ConfigError(
-            f"{target} is neither a run folder nor one of its adapters (RUN/adapters/NUMBER), nor a PEFT adapter "
-            f"({CONFIG})."
-        )
-    if model is None:
-        return adapter_target
-    return Target(
-        adapter_target.name,
-        adapter_target.config.with_values({"model.name": model}),
-        adapter_target.folder,
-        adapter_target.of_run,
-    )
-
-
-def _run(target: Path) -> Target | None:
-    files = RunFolder(target.resolve())
-    if files.settings.is_file():
-        folder = files.adapter(Run.read(files.path).journal.round)
+    located = locate_adapter(target)
+    if located.run is None:
+        found = _adapter(located.folder)
     else:
-        files, folder = RunFolder(files.path.parent.parent), files.path
-    if not folder.is_dir() or not files.settings.is_file():
-        return None
-    return Target(f"{files.path.name}, adapter {folder.name}", load_scenario(files.settings), folder, True)
+        run_folder = located.run.folder.resolve()
+        found = Target(f"{run_folder.name}, adapter {located.folder.name}", located.run.config, located.folder, True)
+    return found if model is None else found.with_settings({"model.name": model})
 
 
-def _adapter(folder: Path) -> Target | None:
+def _adapter(folder: Path) -> Target:
     """Return the target of a PEFT adapter in any folder, with settings from its own files."""
-    if not (folder / CONFIG).is_file():
-        return None
     try:
         peft_config: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         schema, base = folder / SCHEMA, folder / BASE

@@ -8,10 +8,9 @@ from pathlib import Path
 
 from ...common.adapter.adapter import Adapter
 from ...common.adapter.peft_files import BASE, CONFIG, SCHEMA, read_peft
-from ...common.analysis.scores import score
 from ...common.errors import ConfigError
 from ...common.settings.run_config import RunConfig
-from ...server.run.layout import RunFolder
+from ...server.run.locate import locate_adapter
 from ...server.run.reader import Run
 from .output_folder import RECORD
 
@@ -73,47 +72,26 @@ def locate(target: Path, number: int | None, best: bool, public: str = "") -> So
         public: the name by which others know the base model; empty derives it from the run's name for it.
 
     Raises:
-        ConfigError: the adapter does not exist, or differs from the one in the journal.
+        ConfigError: the adapter does not exist, is not one of fedgrpo, or differs from the one in the journal.
     """
-    if number is not None and best:
-        raise ConfigError("--round and --best both select a round. Use only one of them.")
-    if RunFolder(target).begun:
-        return _of_run(Run.read(target), number, best, public)
-    if number is not None or best:
-        raise ConfigError(f"{target} is not a run folder, so it has no rounds to select: leave out --round and --best.")
-    folder = target.resolve()
-    if RunFolder(folder.parent.parent).begun and folder.name.isdigit():
-        return _of_run(Run.read(folder.parent.parent), int(folder.name), False, public)
+    located = locate_adapter(target, number, best=best)
+    run, folder = located.run, located.folder
+    if run is not None and located.round is not None:
+        if not located.round:
+            raise ConfigError(f"Round 0 of {run.folder} was not committed: it is the untrained start of the run.")
+        adapter = read_peft(folder)
+        if adapter.sha256 != run.journal.adapters[located.round]:
+            raise ConfigError(f"The adapter of round {located.round} in {run.folder} is not the one in the journal.")
+        base = _base(run.config.model.name, run.config.model.revision, public)
+        return Source(adapter, base, run, located.round, best)
     if not (folder / SCHEMA).is_file():
-        raise ConfigError(f"{target} is neither a run folder nor an adapter of fedgrpo: {SCHEMA} is missing.")
+        raise ConfigError(f"{target} is a PEFT adapter, but not one of fedgrpo: {SCHEMA} is missing.")
     described = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     name, revision = str(described.get("base_model_name_or_path") or ""), str(described.get("revision") or "")
     if (folder / BASE).is_dir():  # an export that brings a built-in base model: it is known by its name
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         name = str(record["base_model"])
     return Source(read_peft(folder), _base(name, revision, public))
-
-
-def _of_run(run: Run, number: int | None, best: bool, public: str) -> Source:
-    committed = run.journal.adapters
-    if not committed:
-        raise ConfigError(f"{run.folder} has no committed round yet, so there is nothing to export.")
-    selected = _best(run, committed) if best else max(committed) if number is None else number
-    if selected not in committed:
-        raise ConfigError(f"Round {selected} of {run.folder} was not committed. The rounds are 1 to {max(committed)}.")
-    adapter = read_peft(run.files.adapter(selected))
-    if adapter.sha256 != committed[selected]:
-        raise ConfigError(f"The adapter of round {selected} in {run.folder} is not the one in the journal.")
-    return Source(adapter, _base(run.config.model.name, run.config.model.revision, public), run, selected, best)
-
-
-def _best(run: Run, committed: dict[int, str]) -> int:
-    scored = [(score(e.total).strict, -e.round) for e in run.sampled if e.round in committed and e.total.problems]
-    if not scored:
-        raise ConfigError(
-            f"{run.folder} has no held-out accuracy after any round, so --best cannot select one. Use --round."
-        )
-    return -max(scored)[1]
 
 
 def _base(name: str, revision: str, public: str) -> BaseModel:

@@ -68,7 +68,9 @@ def test_the_last_committed_round_is_taken_or_the_one_that_was_asked_for(run, ba
 
 
 @pytest.mark.parametrize(("words", "says"), [
-    (["nowhere"], "neither a run folder nor an adapter"),
+    (["nowhere"], "neither a run folder nor one of its adapters (RUN/adapters/NUMBER), nor a PEFT adapter"),
+    (["run-7/adapters/0000"], "run-7 was not committed: it is the untrained start"),
+    (["run-7/adapters/0007"], "run-7 was not committed. The rounds are 1 to 2"),
     (["run-7", "--round", "3"], "Round 3 of run-7 was not committed. The rounds are 1 to 2"),
     (["run-7", "--round", "0"], "Round 0 of run-7 was not committed"),
     (["run-7", "--round", "1", "--best"], "Use only one of them"),
