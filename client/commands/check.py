@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ...common.cli.options import plain
+from ...common.cli.tables import WholeTable
 from ...common.errors import FedGRPOError
 from ...common.settings.run_config import RunConfig
 from ..learner import Learner
@@ -161,7 +162,7 @@ def show(found: Checked) -> None:
     steps = Table("tried", "found", box=None, pad_edge=False)
     for name, what in found.steps:
         steps.add_row(name, plain(what))
-    console.print(steps)
+    console.print(WholeTable(steps))
     for sample in found.samples:
         console.rule("a prompt of yours, and what the model makes of it now", style="dim")
         console.print(sample.question, style="dim", markup=False)
@@ -170,7 +171,7 @@ def show(found: Checked) -> None:
         console.print(plain("  ".join(paid)))
     for kind, fields in found.leaving:
         console.rule(f"would leave in answer to {kind}", style="dim")
-        console.print(fields_table(fields))
+        console.print(WholeTable(fields_table(fields)))
     for warning in found.warnings:
         console.print("[yellow]Warning:[/yellow]", plain(warning))
     if found.problems:

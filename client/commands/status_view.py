@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ...common.cli.options import plain
+from ...common.cli.tables import WholeTable
 from ...common.messages.messages import Tally
 from ...common.storage.jsonl import Entry
 from ..organisation.settings import OrganisationFile
@@ -46,8 +47,9 @@ def print_egress(record: Path, entries: list[Entry], last: int) -> None:
         when = time.strftime("%F %T", time.localtime(float(cast(float, entry["time"]))))
         way = "sent to" if entry["sent"] else "NOT SENT, would go to"
         head = f"{when}  answer to {entry['answers']}  {way} {entry['to']}  {entry['bytes']} bytes"
-        console.rule(plain(head), style="dim")
-        console.print(fields_table(cast("list[dict[str, Any]]", entry["fields"])))
+        console.rule(style="dim")
+        console.print(plain(head))  # a rule would cut the destination in a narrow terminal
+        console.print(WholeTable(fields_table(cast("list[dict[str, Any]]", entry["fields"]))))
     if entries and last:
         print_legend(
             console, [str(f["name"]) for e in entries[-last:] for f in cast("list[dict[str, Any]]", e["fields"])]
@@ -77,15 +79,13 @@ def print_legend(console: Console, names: Iterable[str]) -> None:
 
 
 def fields_table(fields: Iterable[Mapping[str, Any]]) -> Table:
-    """One row per field. A long value is cut at the edge of the terminal; `--format json` has it whole."""
-    rows = [_cells(f) for f in fields]
-    table = Table(box=None, pad_edge=False)
-    for number, name in enumerate(("field", "type", "bytes", "SHA-256")):
-        width = max([len(name), *(len(row[number]) for row in rows)])
-        table.add_column(name, no_wrap=True, min_width=width)
-    table.add_column("norm or value", no_wrap=True, overflow="ellipsis")
-    for row in rows:
-        table.add_row(*map(plain, row))
+    """Return a table with one row per field."""
+    table = Table("field", "type", box=None, pad_edge=False)
+    table.add_column("bytes", justify="right")
+    table.add_column("SHA-256", justify="right")  # as a number, it is never folded
+    table.add_column("norm or value")
+    for f in fields:
+        table.add_row(*map(plain, _cells(f)))
     return table
 
 

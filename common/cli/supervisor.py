@@ -38,6 +38,7 @@ def supervise(
     lock: Path,
     say: Callable[[str], None],
     stopped: threading.Event | None = None,
+    *,
     before: Callable[[], None] = lambda: None,
     when_up: str = "ready",
 ) -> None:

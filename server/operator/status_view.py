@@ -8,17 +8,20 @@ from rich.console import Console
 from rich.table import Table
 
 from ...common.cli.options import plain
+from ...common.cli.tables import WholeTable
 from ..run.status import RunStatus
 
 
 def print_status(runs: list[RunStatus], nodes: list[dict[str, Any]], trouble: str) -> None:
     """Two tables: runs and nodes."""
     console = Console(highlight=False)
-    console.print(_runs(runs) if runs else "No run yet: fedgrpo server submit FOLDER SCENARIO")
+    console.print(WholeTable(_runs(runs)) if runs else "No run yet: fedgrpo server submit FOLDER SCENARIO")
     if trouble:
         console.print("Nodes are unknown:", plain(trouble))
     else:
-        console.print(_nodes(nodes) if nodes else "No node is registered yet: fedgrpo keys register FOLDER NAME.pub")
+        console.print(
+            WholeTable(_nodes(nodes)) if nodes else "No node is registered yet: fedgrpo keys register FOLDER NAME.pub"
+        )
 
 
 def _runs(runs: list[RunStatus]) -> Table:

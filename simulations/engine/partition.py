@@ -28,33 +28,36 @@ def partition(problems: Sequence[Problem], config: RunConfig) -> list[list[Probl
     Raises:
         ConfigError: there are too few problems for the clients, or the label does not exist.
     """
-    settings, seed = config.simulation, derived_seed(config.federation.seed, "partition")
-    clients, least = settings.clients, config.grpo.prompts_per_step
+    clients, least = config.simulation.clients, config.grpo.prompts_per_step
     if len(problems) < clients * least:
         raise ConfigError(
             f"{len(problems)} problems are too few for {clients} clients: each needs at least {least} for one step "
             "(batch size / num-generations). Use fewer clients or more problems."
         )
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(derived_seed(config.federation.seed, "partition"))
+    return [[problems[i] for i in part] for part in _parts(problems, config, rng)]
+
+
+def _parts(problems: Sequence[Problem], config: RunConfig, rng: np.random.Generator) -> list[list[int]]:
+    """Return the numbers of each client's problems."""
+    settings, least = config.simulation, config.grpo.prompts_per_step
+    clients, alpha = settings.clients, settings.partition_alpha
     match settings.partition:
         case "dirichlet":
-            parts = _dirichlet(
-                _labels(problems, settings.partition_label), settings.partition_alpha, clients, least, rng
-            )
+            return _dirichlet(_labels(problems, settings.partition_label), alpha, clients, least, rng)
         case "size":
-            parts = _sizes(len(problems), settings.partition_alpha, clients, least, rng)
+            return _sizes(len(problems), alpha, clients, least, rng)
         case "label":
-            parts = _by_label(_labels(problems, settings.partition_label), clients, least)
+            return _by_label(_labels(problems, settings.partition_label), clients, least)
         case "difficulty":
             steps = [int(label) for label in _labels(problems, "steps")]
             order = sorted(rng.permutation(len(problems)).tolist(), key=lambda i: steps[i])
-            parts = [part.tolist() for part in np.array_split(order, clients)]
+            return [part.tolist() for part in np.array_split(order, clients)]
         case "iid":
             order = rng.permutation(len(problems)).tolist()
-            parts = [order[k::clients] for k in range(clients)]
+            return [order[k::clients] for k in range(clients)]
         case other:
             raise ConfigError(f"There is no way {other} to partition the problems (simulation.partition).")
-    return [[problems[i] for i in part] for part in parts]
 
 
 def _labels(problems: Sequence[Problem], name: str) -> list[str]:

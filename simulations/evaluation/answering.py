@@ -79,6 +79,7 @@ def answer_all(
     questions: Questions,
     how: Protocol,
     plan: list[DecodingPass],
+    *,
     record: Record,
     on_batch: Callable[[int, bool], None],
 ) -> list[Answer]:
@@ -101,7 +102,9 @@ def answer_all(
             batch = order[start : start + size]
             known = record.answers(decoding_pass.decoding, decoding_pass.model, batch, decoding_pass.count)
             if known is None:
-                known = list(_answered(model, questions, how, decoding_pass, batch, number, prompts))
+                known = list(
+                    _answered(model, questions, how, decoding_pass, batch, seed=how.seed + number, prompts=prompts)
+                )
                 record.add(known, questions.problems)
                 on_batch(len(known), True)
             else:
@@ -116,10 +119,11 @@ def _answered(
     how: Protocol,
     decoding_pass: DecodingPass,
     batch: list[int],
-    number: int,
+    *,
+    seed: int,
     prompts: list[str],
 ) -> Iterator[Answer]:
-    sampling = Sampling(max_tokens=how.max_tokens, temperature=decoding_pass.temperature, seed=how.seed + number)
+    sampling = Sampling(max_tokens=how.max_tokens, temperature=decoding_pass.temperature, seed=seed)
     ids = model.tokenizer([prompts[i] for i in batch], add_special_tokens=False)["input_ids"]
     groups = model.trainer.sampler.sample(ids, sampling, count=decoding_pass.count, base=decoding_pass.model == BASE)
     whole = [(i, j, one) for i, group in zip(batch, groups, strict=True) for j, one in enumerate(group)]
@@ -127,7 +131,7 @@ def _answered(
     texts = model.tokenizer.batch_decode(tokens, skip_special_tokens=True)
     rewards = paid(questions.rewards, [questions.row(i) for i, *_ in whole], texts, tokens)
     for (i, j, one), text, payment in zip(whole, texts, rewards, strict=True):
-        yield judged(questions.problems[i], decoding_pass, (i, j), text, one, payment)
+        yield judged(questions.problems[i], decoding_pass, (i, j), text, sampled=one, rewards=payment)
 
 
 def judged(
@@ -135,7 +139,8 @@ def judged(
     decoding_pass: DecodingPass,
     place: tuple[int, int],
     text: str,
-    one: Sampled,
+    *,
+    sampled: Sampled,
     rewards: dict[str, float | None],
 ) -> Answer:
     """Return the answer with its verdict for a completion.
@@ -154,8 +159,8 @@ def judged(
         strict=judgement.strict,
         lenient=judgement.lenient,
         style=judgement.style,
-        truncated=not one.ended,
-        tokens=len(one.tokens),
+        truncated=not sampled.ended,
+        tokens=len(sampled.tokens),
         rewards=rewards,
     )
 

@@ -97,7 +97,7 @@ def evaluate(
     start = time.perf_counter()
     with closing(model.trainer.sampler), _progress(total) as progress:
         record = Record(save, answering.fingerprint(questions, how, model.sha256, adapter_sha256))
-        answers = answering.answer_all(model, questions, how, plan, record, progress)
+        answers = answering.answer_all(model, questions, how, plan, record=record, on_batch=progress)
     return EvaluationResult(
         target=target,
         questions=questions,

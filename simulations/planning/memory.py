@@ -35,16 +35,14 @@ from .shapes import Shape
 
 def memory_parts(config: RunConfig, shape: Shape, machine: Machine) -> list[Part]:
     """Return all parts of one process that serves clients of one rank."""
-    schema = run_schema(config, shape.modules(config.adapter.target_modules))
-    view = _View(config, shape, machine, schema)
+    view = _View.of(config, shape, machine)
     return [*view.resident(), *view.update(), *view.sampling(), *view.evaluation()]
 
 
 def vllm_needs(config: RunConfig, shape: Shape, machine: Machine) -> int:
     """Return the fewest bytes vLLM can work with: its base model, and the KV cache of one group; 0 if it does not run
     here."""
-    schema = run_schema(config, shape.modules(config.adapter.target_modules))
-    view = _View(config, shape, machine, schema)
+    view = _View.of(config, shape, machine)
     if not config.backend.uses_vllm or config.backend.vllm_url:
         return 0
     grpo = config.grpo
@@ -60,6 +58,11 @@ class _View:
     shape: Shape
     machine: Machine
     schema: AdapterSchema
+
+    @classmethod
+    def of(cls, config: RunConfig, shape: Shape, machine: Machine) -> _View:
+        """Return the view with the schema that the settings give this model."""
+        return cls(config, shape, machine, run_schema(config, shape.modules(config.adapter.target_modules)))
 
     @property
     def width(self) -> int:
@@ -170,9 +173,8 @@ class _View:
         backend = self.config.backend
         if backend.uses_vllm and not backend.vllm_url:
             share = int(backend.gpu_memory_utilization * self.machine.bytes)
-            yield Part(
-                "vLLM", share, ALWAYS, "backend.gpu-memory-utilization x the GPU: its own base model and KV cache"
-            )
+            formula = "backend.gpu-memory-utilization x the GPU: its own base model and KV cache"
+            yield Part("vLLM", share, ALWAYS, formula)
 
     def _layer_bytes(self) -> int:
         """Return the bytes that one decoder layer keeps for its backward pass."""
@@ -220,9 +222,8 @@ class _View:
         scored = grpo.per_device_train_batch_size * grpo.max_completion_length
         if not self.machine.tiled_logits:
             both = 2 * width * (scored + grpo.per_device_train_batch_size) * shape.vocabulary
-            return Part(
-                "logits", both, UPDATE, f"2 x {width} x completion tokens x vocabulary: they and their gradient"
-            )
+            formula = f"2 x {width} x completion tokens x vocabulary: they and their gradient"
+            return Part("logits", both, UPDATE, formula)
         if self.machine.kind == "cpu":
             scored = self.pass_tokens  # without Triton, prompts are scored too
         rows = min(scored, TILE_TOKENS)
@@ -237,15 +238,12 @@ class _View:
         """Yield KV cache, prompts, and the logits of one token of each completion."""
         shape, width, prompt = self.shape, self.width, self.config.grpo.max_prompt_length
         per_token = 2 * width * shape.kv_heads * shape.head_dim
-        cache = (
-            (shape.layers + 1) * per_token * completions * (prompt + length)
-        )  # the cache of one layer is copied as it grows
-        yield Part(
-            "KV cache", cache, when, f"(layers + 1) x 2 x {width} x kv width x completions x (prompt + completion)"
-        )
+        layers = shape.layers + 1  # the cache of one layer is copied as it grows
+        cache = layers * per_token * completions * (prompt + length)
+        formula = f"(layers + 1) x 2 x {width} x kv width x completions x (prompt + completion)"
+        yield Part("KV cache", cache, when, formula)
         prompts = -(-completions // group) * prompt
         read = int(prompts * width * (4 * shape.intermediate + 1.5 * shape.hidden)) + self._unpacked()
         yield Part("reading prompts", read, when, f"prompt tokens x {width} x (4 intermediate + 1.5 hidden)")
-        yield Part(
-            "next token", (width + 12) * completions * shape.vocabulary, when, "completions x vocabulary x (width + 12)"
-        )
+        logits = (width + 12) * completions * shape.vocabulary
+        yield Part("next token", logits, when, "completions x vocabulary x (width + 12)")

@@ -2,9 +2,14 @@
 
 import io
 import re
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from fedgrpo.client.commands import check, status_view
 from fedgrpo.common.cli.tables import WholeTable
+from fedgrpo.server.operator.status_view import print_status
+from fedgrpo.server.run.status import RunStatus
 from rich.console import Console
 from rich.table import Table
 
@@ -56,3 +61,55 @@ def test_a_path_in_a_table_of_text_folds():
     table = Table("name", "what", show_header=False, box=None)
     table.add_row("Python", f"3.11.7 in {PATH}")
     assert PATH in re.sub(r"\s", "", drawn(table, 60))
+
+
+@pytest.fixture(params=[80, 60])
+def printed(request, monkeypatch, capsys):
+    """What a view prints at this width, without white space; no line is wider, and nothing is cut."""
+    monkeypatch.setenv("COLUMNS", str(request.param))
+
+    def read(view, *arguments):
+        view(*arguments)
+        out = capsys.readouterr().out
+        assert max(map(len, out.splitlines())) <= request.param
+        assert "…" not in out
+        return re.sub(r"\s", "", out)
+
+    return read
+
+
+FIELDS = [
+    {"name": "header.tallies", "type": "text", "bytes": 4321, "sha256": "ab" * 32, "value": str(list(range(60)))},
+    {"name": "vector", "type": "float32", "shape": [147456], "bytes": 589824, "sha256": "cd" * 32, "norm": 1.25},
+]
+
+
+def test_server_status_is_whole_in_a_narrow_terminal(printed):
+    clients = {f"clinic-of-a-long-name-{n}": 200.0 for n in range(4)}
+    status = RunStatus("pilot-of-spring", 3, 12, "stopped", "the disk was full", 10_000, clients)
+    node = {"node-id": 12345678901234567890, "name": "clinic-a", "state": "online", "online-at": "2026-01-01T00:00:00Z"}
+    text = printed(print_status, [status], [node], "")
+    shown = ",".join(f"{name}3minago" for name in clients)
+    for character in set(shown):
+        assert text.count(character) >= shown.count(character), character
+    assert "3/12" in text
+
+
+def test_client_egress_shows_every_value_whole_in_a_narrow_terminal(printed):
+    entry = {"time": 0.0, "sent": True, "to": "fed.example.org", "answers": "train", "bytes": 594145, "fields": FIELDS}
+    text = printed(status_view.print_egress, Path("egress.jsonl"), [entry], 1)
+    assert "589824" in text
+    assert all(digits in text for digits in ("abababab", "cdcdcdcd"))
+    assert "57,58,59]" in text
+
+
+def test_client_check_shows_steps_and_fields_whole_in_a_narrow_terminal(printed):
+    found = check.Checked(
+        organisation=SimpleNamespace(file=Path("clinic.toml")),
+        steps=[("model", f"Qwen/Qwen2.5-0.5B-Instruct in {PATH}")],
+        leaving=[("train", FIELDS)],
+    )
+    text = printed(check.show, found)
+    assert "57,58,59]" in text
+    assert "589824" in text
+    assert "20260101-120000" in text

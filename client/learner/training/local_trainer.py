@@ -68,22 +68,7 @@ class LocalTrainer:
         """
         self.config = config
         self.log = StepLog()
-        arguments = trl_config(config, base.model.device)
-        model, peft_config = base.model, lora_config(schema)
-        if base.loader == "unsloth":
-            model, peft_config = adapt_with_unsloth(model, schema, checkpointing=arguments.gradient_checkpointing), None
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            self.trainer = FederatedTrainer(
-                model=model,
-                reward_funcs=[lambda completions, **_: [0.0] * len(completions)],
-                args=arguments,
-                train_dataset=Dataset.from_list([row]),
-                processing_class=base.tokenizer,
-                peft_config=peft_config,
-                callbacks=[self.log, TimeBudget(config.train.seconds_per_round)],
-                **tool_arguments(box, base),
-            )
+        self.trainer = self._trl_trainer(base, schema, row, box)
         self.adapted = AdaptedModel(self.trainer.model, schema)  # pyright: ignore[reportArgumentType]
         self.adapted.drop_reference()
         self.sampler = make_sampler(config, base, self.adapted)
@@ -93,6 +78,25 @@ class LocalTrainer:
         self.adapted.freeze()
         gc.collect()
         gc.freeze()  # each train() starts with a collection, which now skips the model and the libraries
+
+    def _trl_trainer(self, base: Base, schema: AdapterSchema, row: dict[str, Any], box: ToolBox) -> FederatedTrainer:
+        """Return TRL's trainer, whose model is the base model with an adapter."""
+        arguments = trl_config(self.config, base.model.device)
+        model, peft_config = base.model, lora_config(schema)
+        if base.loader == "unsloth":
+            model, peft_config = adapt_with_unsloth(model, schema, checkpointing=arguments.gradient_checkpointing), None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return FederatedTrainer(
+                model=model,
+                reward_funcs=[lambda completions, **_: [0.0] * len(completions)],
+                args=arguments,
+                train_dataset=Dataset.from_list([row]),
+                processing_class=base.tokenizer,
+                peft_config=peft_config,
+                callbacks=[self.log, TimeBudget(self.config.train.seconds_per_round)],
+                **tool_arguments(box, base),
+            )
 
     def train(self, work: LocalRound) -> tuple[Vector, int, dict[str, float]]:
         """Train one round, and return the delta, the number of steps, and TRL's metrics averaged over them.
