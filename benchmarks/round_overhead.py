@@ -29,6 +29,8 @@ from fedgrpo.client.learner.rewards import load_rewards
 from fedgrpo.client.main import app
 from fedgrpo.common.adapter.adapter import Adapter
 from fedgrpo.common.settings.run_config import RunConfig
+from fedgrpo.server.federation.evaluation import Evaluator
+from fedgrpo.server.federation.exchange import ClientCalls
 from fedgrpo.server.federation.roster import Roster
 from fedgrpo.server.federation.rounds import Rounds
 from fedgrpo.server.run.store import Store
@@ -55,7 +57,8 @@ class Federated:
         store = Store(folder)
         terms = roster.gather(lambda: None)
         self._start = store.create(config, "benchmark", Adapter.initial(terms.schema), terms.base_model_sha256)
-        self._rounds = Rounds(grid, config, store, roster, lambda: None)
+        calls = ClientCalls(grid, config.federation, lambda: None)
+        self._rounds = Rounds(calls, config, store, roster, Evaluator(calls, config, store, roster))
 
     def __call__(self) -> None:
         self._rounds.play(replace(self._start))

@@ -169,9 +169,9 @@ class Rounds:
             )
         self._wait(settings.retry_wait_s * 2 ** ((this.attempt - 1) % settings.max_void_rounds))
 
-    def _commit(self, state: State, done: State, this: Attempt, found: Diagnostics) -> None:
+    def _commit(self, state: State, done: State, this: Attempt, diagnostics: Diagnostics) -> None:
         self.roster.strikes.update(this.strikes)
-        metrics = self._metrics(this, found)
+        metrics = self._metrics(this, diagnostics)
         self.store.commit(replace(done, strikes=dict(self.roster.strikes)), metrics, self.config.model.name)
         emit(
             RoundCommitted(
@@ -186,23 +186,23 @@ class Rounds:
             )
         )
 
-    def _metrics(self, this: Attempt, found: Diagnostics) -> RoundMetrics:
+    def _metrics(self, this: Attempt, diagnostics: Diagnostics) -> RoundMetrics:
         return RoundMetrics(
             round=this.number,
             attempt=this.attempt,
             seconds=round(time.monotonic() - this.started, 3),
             bytes_up=sum(this.bytes_up.values()),
             bytes_down=sum(this.bytes_down.values()),
-            update_norm=found.update_norm,
-            aggregation_error=found.error,
+            update_norm=diagnostics.update_norm,
+            aggregation_error=diagnostics.error,
             refused=this.refused,
             clients={
                 name: ClientMetrics(
-                    share=found.shares[name],
+                    share=diagnostics.shares[name],
                     steps=update.steps,
                     examples=update.examples,
                     norm=update.norm,
-                    clipped=found.clipped[name],
+                    clipped=diagnostics.clipped[name],
                     bytes_up=this.bytes_up[name],
                     bytes_down=this.bytes_down[name],
                     reported=update.metrics,

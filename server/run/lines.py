@@ -15,6 +15,8 @@ from ...common.storage.jsonl import Entry, numbered_lines
 Line = TypeVar("Line")
 OTHERS: Mapping[str, tuple[str, ...]] = {"keys": ()}
 """Metadata of a field that holds all metrics of a line, by `area/name`, that no other field does."""
+MAX_INTEGER = 1 << 62
+"""A larger whole number is not taken as a float."""
 WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
 
 
@@ -85,15 +87,17 @@ def read_typed(path: Path, parse: Callable[[Entry], Line]) -> list[Line]:
 
 def _value(hint: Any, value: Any, what: str) -> Any:
     """Return a JSON value as the type that a field declares."""
-    origin, inner = get_origin(hint), get_args(hint)
     if hint in WORDS:
         return _scalar(hint, value, what)
+    origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):  # a type or None
         return None if value is None else _value(inner[0], value, what)
     if is_dataclass(hint) and isinstance(value, dict):
         return parsed(cast("type[object]", hint), cast(Entry, value))
     if origin is dict and isinstance(value, dict):
         table = cast(Entry, value)
+        if inner[1] in WORDS and all(type(item) is inner[1] for item in table.values()):
+            return table  # most of a file is these: in a long run they are read after each round
         return {key: _value(inner[1], item, f"{key} in {what}") for key, item in table.items()}
     if origin is tuple and isinstance(value, list):
         items = cast("list[object]", value)
@@ -104,7 +108,7 @@ def _value(hint: Any, value: Any, what: str) -> Any:
 
 
 def _scalar(hint: Any, value: Any, what: str) -> Any:
-    if hint is float and type(value) is int:
+    if hint is float and type(value) is int and abs(value) <= MAX_INTEGER:
         return float(value)
     if type(value) is not hint:  # bool is a subclass of int
         raise ValueError(f"{what} is {_short(value)}, not {WORDS[hint]}")

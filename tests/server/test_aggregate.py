@@ -15,6 +15,7 @@ from fedgrpo.server.aggregation.aggregate import ReceivedUpdate, aggregate, clip
 from fedgrpo.server.aggregation.state import State
 from fedgrpo.server.aggregation.weights import KEPT_ROUNDS
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 MODULES = (Module("down", 5, 3), Module("up", 3, 4))
@@ -162,6 +163,7 @@ def test_what_clients_get_is_rounded_and_the_server_goes_on_from_what_is_not():
     assert exact.adapter.vector == pytest.approx(rounded(total.astype(np.float32), "int4"), abs=1e-5)
 
 
+@hypothesis_settings(deadline=None)
 @given(st.integers(0, 2**31 - 1), st.permutations(range(5)))
 def test_neither_the_order_of_the_updates_nor_a_second_call_changes_a_bit(seed, order):
     config, rng = settings(intake__clip_to_median=1.0), np.random.default_rng(seed)

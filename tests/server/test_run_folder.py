@@ -26,6 +26,7 @@ from fedgrpo.simulations.evaluation import target
 from fedgrpo.simulations.export import source
 from fedgrpo.simulations.planning.traffic import evaluations
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from test_rounds import fail, misbehave_in
 
@@ -87,6 +88,7 @@ EVALUATIONS = st.builds(
 )
 
 
+@hypothesis_settings(deadline=None)
 @given(st.lists(ROUNDS | EVALUATIONS, max_size=4))
 def test_metrics_are_read_as_they_were_written(tmp_path_factory, lines):
     store = Store(tmp_path_factory.mktemp("run"))
@@ -117,6 +119,7 @@ LINES = st.one_of(
 )
 
 
+@hypothesis_settings(deadline=None)
 @given(st.lists(LINES, max_size=6))
 def test_a_journal_is_read_as_it_was_written_with_the_time_of_each_line(tmp_path_factory, lines):
     path = tmp_path_factory.mktemp("run") / "journal.jsonl"

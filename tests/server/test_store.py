@@ -43,6 +43,30 @@ def test_a_run_is_recovered_as_it_was(tmp_path):
     assert (found.round, found.positions, found.federation, found.voids) == (3, {"a": 12}, "fed-1", 0)
 
 
+def test_all_of_the_state_is_recovered_and_the_prompts_that_a_void_attempt_used(tmp_path):
+    config, store, states = committed(tmp_path)
+    state = replace(
+        states[-1],
+        round=4,
+        positions={"a": 16, "b": 2},
+        strikes={"b": 1},
+        counted={"a": (4, 2), "b": (1, 1)},
+        rewards={"a": (0.5, 1.5)},
+        median_norm=2.5,
+        memory={"mean": np.arange(3.0)},
+    )
+    store.commit(state, round_metrics(4), "builtin")
+    found = store.recover(config)
+    assert (found.memory["mean"] == state.memory["mean"]).all()
+    assert found.adapter.sha256 == state.adapter.sha256
+    same = {"adapter": state.adapter, "memory": {}}
+    assert replace(found, **same) == replace(state, **same)
+    store.log(Void(round=5, attempt=1, reason="x", positions={"a": 20}))
+    assert store.recover(config).positions == {"a": 20}
+    store.log(Void(round=5, attempt=2, reason="x"))
+    assert store.recover(config).positions == state.positions
+
+
 def test_void_attempts_are_remembered(tmp_path):
     config, store, _ = committed(tmp_path)
     store.log(Void(round=4, attempt=1, reason="x"))
