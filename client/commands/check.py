@@ -17,6 +17,7 @@ from ...common.settings.run_config import RunConfig
 from ..learner import Learner
 from ..organisation.settings import OrganisationFile
 from .dry_run import Leaving, allowed_run, dry_run
+from .learning_signal import SampledGroup, described, signal_warnings
 from .preflight import connection_problems
 from .status_view import fields_table
 
@@ -110,7 +111,6 @@ def _try_all(found: Checked, scenario: RunConfig | None, samples: int) -> None:
         ("adapter", f"{can.schema.size:,} trained parameters, {can.schema.size * 4 / 1e6:.2f} MB a round")
     )
     _sample(found, here, samples)
-    _warn_without_signal(found)
     found.steps.append(("policy", "allows the run of --scenario" if scenario else "allows a run such as assumed here"))
     if find_spec("flwr") is None:
         found.steps.append(("messages", WITHOUT_FLOWER))
@@ -133,27 +133,28 @@ def _machine(device: str, memory: int, speed: float) -> str:
 
 
 def _sample(found: Checked, here: Any, count: int) -> None:
-    """Sample completions of real prompts, and score them with the organisation's rewards."""
-    for problem, text in here.sample(count):
-        row = problem.row(found.organisation.settings.prompt.system)
-        columns = {key: [value] for key, value in row.items() if key != "prompt"}
-        chat = [[{"role": "assistant", "content": text}]]
-        paid = {
-            r.name: r(prompts=[row["prompt"]], completions=chat, completion_ids=[[0]], **columns)[0]
-            for r in here.rewards
-        }
-        found.samples.append(Sample(problem.question, text, paid))
+    """Sample a group of completions for each of `count` prompts, and score them with the organisation's rewards."""
+    groups = [_scored(found, here, problem, group) for problem, group in here.sample_groups(count)]
+    if groups:
+        found.steps.append(("learning signal", described(groups)))
+    found.warnings += signal_warnings(groups)
 
 
-def _warn_without_signal(found: Checked) -> None:
-    """Warn where every reward pays all sampled completions alike: GRPO learns from differences within a group."""
-    paid = [tuple(sample.rewards.values()) for sample in found.samples]
-    if len(paid) > 1 and len(set(paid)) == 1:
-        found.warnings.append(
-            f"All {len(paid)} sampled completions have the same rewards, so they show no learning signal. Compare the "
-            "completions above with the format that the rewards expect (prompt.system, grpo.max-completion-length), "
-            "and sample more: --samples 16."
-        )
+def _scored(found: Checked, here: Any, problem: Any, group: list[tuple[str, Any]]) -> SampledGroup:
+    """Score a group; its first completion becomes the sample that is shown."""
+    row = problem.row(found.organisation.settings.prompt.system)
+    size = len(group)
+    truncated = [not sampled.ended for _, sampled in group]
+    columns = {key: [value] * size for key, value in row.items() if key != "prompt"} | {"truncated": truncated}
+    chats = [[{"role": "assistant", "content": text}] for text, _ in group]
+    ids = [sampled.tokens for _, sampled in group]
+    paid = {
+        r.name: r(prompts=[row["prompt"]] * size, completions=chats, completion_ids=ids, **columns)
+        for r in here.rewards
+    }
+    found.samples.append(Sample(problem.question, group[0][0], {name: values[0] for name, values in paid.items()}))
+    totals = [sum(r.weight * (paid[r.name][i] or 0.0) for r in here.rewards) for i in range(size)]
+    return SampledGroup(totals, truncated)
 
 
 def show(found: Checked) -> None:

@@ -85,7 +85,7 @@ def init(
 def check(
     file: FileArgument,
     scenario: ScenarioOption = None,
-    samples: Annotated[int, typer.Option(help="Real completions to sample and score.")] = 4,
+    samples: Annotated[int, typer.Option(help="Prompts for which a group of completions is sampled and scored.")] = 4,
     output: FormatOption = Format.text,
 ) -> None:
     """Try everything before joining: data, rewards on real completions, model, speed, policy, and what would leave.

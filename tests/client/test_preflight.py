@@ -3,6 +3,7 @@
 import pytest
 from fedgrpo.client.commands import check
 from fedgrpo.client.commands.client import init
+from fedgrpo.client.commands.learning_signal import SampledGroup, described, signal_warnings
 from fedgrpo.client.commands.preflight import check_connection, connection_problems
 from fedgrpo.client.commands.processes import run_client
 from fedgrpo.client.commands.status_view import print_legend
@@ -70,15 +71,19 @@ def test_the_template_gives_only_other_models_a_system_prompt(tmp_path, model, s
     assert bool(OrganisationFile.read(tmp_path / "clinic.toml").settings.prompt.system) is system
 
 
-def test_equal_rewards_on_all_samples_are_a_warning():
-    found = check.Checked(None)  # pyright: ignore
-    found.samples += [check.Sample("q", "c", {"correctness": 0.0}) for _ in range(4)]
-    check._warn_without_signal(found)
-    assert "no learning signal" in found.warnings[0]
-    found.samples.append(check.Sample("q", "c", {"correctness": 1.0}))
-    found.warnings.clear()
-    check._warn_without_signal(found)
-    assert not found.warnings
+def test_groups_without_reward_variance_are_a_warning():
+    same = [SampledGroup([0.0, 0.0], [False, False]), SampledGroup([1.0, 1.0], [False, True])]
+    (warning,) = signal_warnings(same)
+    assert "no learning signal" in warning
+    assert described(same).startswith("2 of 2 groups of 2 completions")
+    assert not signal_warnings([*same, SampledGroup([0.0, 1.0], [False, False])])
+
+
+def test_completions_that_are_all_truncated_are_a_warning():
+    cut = SampledGroup([0.0, 1.0], [True, True])
+    (warning,) = signal_warnings([cut, cut])
+    assert "Raise grpo.max-completion-length" in warning
+    assert not signal_warnings([cut, SampledGroup([0.0, 1.0], [True, False])])
 
 
 def test_every_field_of_an_egress_view_is_in_the_legend(capsys):

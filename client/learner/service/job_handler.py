@@ -152,16 +152,37 @@ class JobHandler:
         assert self._unguarded is not None
         return self._unguarded.capabilities()
 
+<<<<<<< HEAD
     def sample(self, count: int) -> list[tuple[Problem, str]]:
         """Sample completions of the first prompts at temperature 1, by the base model with an untrained adapter."""
         from ..training.evaluate import answer_all
+=======
+    def sample_groups(self, count: int) -> list[tuple[Problem, list[tuple[str, Any]]]]:
+        """Return a group of completions, (text, Sampled), for each of the first prompts, sampled as in training.
+
+        The adapter is fresh, so these are the base model's. One prompt at a time, to need no more memory than a step.
+        """
+        from ..samplers import Sampling
+        from ..training.evaluate import prompt_texts
+>>>>>>> w2-deploy
 
         assert self._model is not None
         problems = self.train[:count]
-        system = self.organisation.settings.prompt.system
-        sampler, tokenizer, config = self._model.trainer.sampler, self._model.tokenizer, self._model.config
-        found = answer_all(sampler, tokenizer, problems, config, system_prompt=system, temperature=1.0, seed=0)
-        return [(problem, answer.text) for problem, answer in zip(problems, found, strict=True)]
+        sampler, tokenizer, grpo = self._model.trainer.sampler, self._model.tokenizer, self._model.config.grpo
+        groups: list[tuple[Problem, list[tuple[str, Any]]]] = []
+        for seed, prompt in enumerate(prompt_texts(tokenizer, problems, self.organisation.settings.prompt.system)):
+            ids = tokenizer([prompt], add_special_tokens=False)["input_ids"]
+            sampling = Sampling(
+                max_tokens=grpo.max_completion_length,
+                temperature=grpo.temperature,
+                seed=seed,
+                top_p=grpo.top_p,
+                top_k=grpo.top_k,
+            )
+            (group,) = sampler.sample(ids, sampling, count=grpo.num_generations)
+            texts = tokenizer.batch_decode([one.tokens for one in group], skip_special_tokens=True)
+            groups.append((problems[seed], list(zip(texts, group, strict=True))))
+        return groups
 
     def _set_aside(self) -> None:
         """Remove the adapter of an earlier run from the base model."""
