@@ -152,11 +152,6 @@ class JobHandler:
         assert self._unguarded is not None
         return self._unguarded.capabilities()
 
-<<<<<<< HEAD
-    def sample(self, count: int) -> list[tuple[Problem, str]]:
-        """Sample completions of the first prompts at temperature 1, by the base model with an untrained adapter."""
-        from ..training.evaluate import answer_all
-=======
     def sample_groups(self, count: int) -> list[tuple[Problem, list[tuple[str, Any]]]]:
         """Return a group of completions, (text, Sampled), for each of the first prompts, sampled as in training.
 
@@ -164,7 +159,6 @@ class JobHandler:
         """
         from ..samplers import Sampling
         from ..training.evaluate import prompt_texts
->>>>>>> w2-deploy
 
         assert self._model is not None
         problems = self.train[:count]
