@@ -148,8 +148,8 @@ def _simulated(node_config: NodeConfig, run_config: NodeConfig) -> Learner:
     """The learner of a simulated client: made once in a process, so that the model stays resident between messages."""
     if "partition-id" not in dict(node_config):
         raise ConfigError(
-            "This node's --node-config gives no config-path, so it is no organisation. Give it the organisation's "
-            "file: --node-config 'config-path=\"/path/clinic.toml\"'. (`fedgrpo client up` does.)"
+            "This node's --node-config does not give a config-path, so it is not an organisation. Give it the "
+            "organisation's file: --node-config 'config-path=\"/path/clinic.toml\"'. (`fedgrpo client up` does.)"
         )
     (entry,) = entry_points(group="fedgrpo.learners", name="simulation")
     return entry.load()(dict(node_config), RunConfig().with_values(dict(run_config)))

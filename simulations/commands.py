@@ -46,7 +46,7 @@ SetOption = Annotated[
 DataOption = Annotated[str | None, typer.Option(help="Folder with train.jsonl and test.jsonl.")]
 ClientsOption = Annotated[int | None, typer.Option(help="Number of simulated clients.")]
 ModelOption = Annotated[str | None, typer.Option(help="builtin, a Hub name, or a local folder.")]
-SeedOption = Annotated[int | None, typer.Option(help="Seed of everything random.")]
+SeedOption = Annotated[int | None, typer.Option(help="Seed of all randomness.")]
 PartitionOption = Annotated[str | None, typer.Option(help="iid, dirichlet, label, size or difficulty.")]
 AlphaOption = Annotated[float | None, typer.Option(help="Concentration of dirichlet and size; small is uneven.")]
 
@@ -54,7 +54,7 @@ AlphaOption = Annotated[float | None, typer.Option(help="Concentration of dirich
 def simulate(
     scenario: ScenarioArgument = "builtin",
     clients: ClientsOption = None,
-    rounds: Annotated[int | None, typer.Option(help="Rounds to play.")] = None,
+    rounds: Annotated[int | None, typer.Option(help="Rounds to run.")] = None,
     seed: SeedOption = None,
     model: ModelOption = None,
     source: Annotated[str | None, typer.Option(help="Where a named model comes from: hub or modelscope.")] = None,
@@ -76,7 +76,8 @@ def simulate(
     ] = False,
     workers: Annotated[int | None, typer.Option(help="Worker processes; default: one per core.")] = None,
     engine: Annotated[
-        Engine, typer.Option(help="processes: workers on this machine. superlink: the real deployment, on superlink.")
+        Engine,
+        typer.Option(help="processes: worker processes on this machine. superlink: the real deployment, on loopback."),
     ] = Engine.processes,
     settings: SetOption = None,
     out: Annotated[Path, typer.Option(help="Folder of run folders.")] = Path("runs"),
@@ -84,7 +85,7 @@ def simulate(
     resume: Annotated[
         Path | None, typer.Option(help="Resume the run in this folder.", autocompletion=complete_run)
     ] = None,
-    list_settings: Annotated[bool, typer.Option("--list-settings", help="Print the settings and end.")] = False,
+    list_settings: Annotated[bool, typer.Option("--list-settings", help="Print the settings and exit.")] = False,
     output: FormatOption = Format.text,
 ) -> None:
     """Simulate a federation on this machine: K clients, the real server, held-out accuracy, a report.

@@ -29,13 +29,13 @@ def partition(
     data: DataOption = None,
     partition: PartitionOption = None,
     alpha: AlphaOption = None,
-    label: Annotated[str | None, typer.Option(help="Column that dirichlet divides by.")] = None,
+    label: Annotated[str | None, typer.Option(help="Column that dirichlet partitions by.")] = None,
     seed: SeedOption = None,
     settings: SetOption = None,
     plot: Annotated[Path, typer.Option(help="Picture to write.")] = Path("partition.png"),
     output: FormatOption = Format.text,
 ) -> None:
-    """Show how a scenario's problems are divided over the clients, before anything is trained.
+    """Preview how a scenario's problems are partitioned across clients.
 
     [bold]Examples[/bold]
 

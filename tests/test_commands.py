@@ -77,7 +77,7 @@ def test_every_setting_can_be_listed(run):
         (["simulate", "--partition", "odd"], "must be one of: iid, dirichlet"),
         (["simulate", "--clients", "900"], "too few for 900 clients"),
         (["simulate", "--run", "../x"], "must be a plain folder name"),
-        (["simulate", "--resume", "nothing"], "holds no run"),
+        (["simulate", "--resume", "nothing"], "is not a run folder"),
         (["simulate", "--resume", "nothing", "--rounds", "9"], "of the options only --workers may change"),
         (["simulate", "--set", "simulation.clients=many"], "simulation.clients is 'many', but must be a whole number"),
         (["simulate", "--set", "evaluation.problems=3"], "3 held-out problems are too few for 4 clients"),
@@ -99,7 +99,7 @@ def test_every_setting_can_be_listed(run):
         (["evaluate", "--model", "builtin", "--samples", "4", "--pass-at", "1,8"], "from 1 to --samples, which is 4"),
         (["evaluate", "--model", "builtin", "--temperature", "0"], "use --samples 0"),
         (["chat", "nothing"], "neither a run folder nor one of its adapters"),
-        (["report", "."], "holds no run"),
+        (["report", "."], "is not a run folder"),
     ],
 )
 def test_bad_input_ends_with_one_message_and_leaves_nothing_behind(run, tmp_path, words, says):

@@ -18,7 +18,7 @@ from ...common.storage.jsonl import read_lines
 from ..organisation.settings import OrganisationFile
 
 client = typer.Typer(
-    help="Take part in a federation: write the organisation's file, check it, join, show what left.",
+    help="Take part in a federation: write the organisation's file, check it, connect, list what was sent.",
     no_args_is_help=True,
 )
 FileArgument = Annotated[Path, typer.Argument(help="The organisation's file.")]
@@ -185,7 +185,7 @@ def egress(
 
 
 def learner(file: FileArgument) -> None:
-    """Run the learner alone: model, data and rewards in their own process, behind a Unix socket.
+    """Run only the learner: model, data and rewards in a process of their own, behind a Unix socket.
 
     `fedgrpo client up` starts it. Run it yourself under another account, or from another environment: it needs torch,
     TRL and PEFT, and does not need flwr.

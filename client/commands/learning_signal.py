@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 EQUAL_REWARDS = 1e-6
@@ -12,8 +13,8 @@ EQUAL_REWARDS = 1e-6
 class SampledGroup:
     """The completions of one prompt: each one's weighted reward, and whether it was cut off."""
 
-    rewards: list[float]
-    truncated: list[bool]
+    rewards: Sequence[float]
+    truncated: Sequence[bool]
 
     @property
     def zero_variance(self) -> bool:

@@ -24,7 +24,7 @@ from ...common.errors import ConfigError, DataError
 from ..learner.data.problems import json_lines
 from ..learner.rewards import FUNCTIONS, SETS, Reward, load_rewards
 
-rewards = typer.Typer(help="See what rewards pay, try them on completions, write your own.", no_args_is_help=True)
+rewards = typer.Typer(help="List rewards, score completions with them, and write your own.", no_args_is_help=True)
 TEMPLATES = Path(__file__).parent
 Row = dict[str, Any]
 

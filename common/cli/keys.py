@@ -135,7 +135,7 @@ def _authority(folder: Path) -> tuple[ec.EllipticCurvePrivateKey, x509.Certifica
     except (OSError, ValueError) as error:
         raise ConfigError(f"{folder} holds no CA: {error}. Make one: fedgrpo keys ca {folder}") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise ConfigError(f"{folder / 'ca.key'} is no elliptic-curve key.")
+        raise ConfigError(f"{folder / 'ca.key'} is not an elliptic-curve key.")
     return key, certificate
 
 

@@ -50,7 +50,7 @@ def _application() -> Any:
     """Return the click command with all subcommands that are installed."""
     cli = typer.Typer(
         name="fedgrpo",
-        help="Federated GRPO: organisations teach one reasoning model together, and no prompt leaves any of them.",
+        help="Federated GRPO: organisations train one reasoning model together, and no prompt leaves any of them.",
         no_args_is_help=True,
         rich_markup_mode="rich",
         pretty_exceptions_enable=False,
@@ -72,7 +72,7 @@ def _print_version(wanted: bool) -> None:
 
 
 VersionOption = typer.Option(  # pyright: ignore[reportUnknownMemberType]
-    "--version", help="Print the version and end.", callback=_print_version, is_eager=True
+    "--version", help="Print the version and exit.", callback=_print_version, is_eager=True
 )
 
 

@@ -18,7 +18,7 @@ from ...common.errors import ConfigError, RunError
 from ...common.settings.run_config import RunConfig, load_scenario, parse_override
 
 server = typer.Typer(
-    help="Run a federation's server: set up, start, submit runs, look, go on after a crash.", no_args_is_help=True
+    help="Run a federation's server: set up, start, submit, monitor and resume runs.", no_args_is_help=True
 )
 FolderArgument = Annotated[Path, typer.Argument(help="The operator's folder.")]
 HostOption = Annotated[list[str] | None, typer.Option("--host", help="Name or address clients connect to; repeatable.")]
@@ -33,7 +33,7 @@ def init(
     bind: Annotated[str, typer.Option(help="Address the gateway listens on.")] = "0.0.0.0",
     output: FormatOption = Format.text,
 ) -> None:
-    """Make an operator's folder: settings, the federation's CA, the server's certificate, a secret.
+    """Create an operator's folder: settings, the federation's CA, the server's certificate, a secret.
 
     [bold]Example[/bold]
 
@@ -59,7 +59,7 @@ def init(
 
 @server.command("up")
 def up(folder: FolderArgument) -> None:
-    """Run SuperLink, SuperExec and gateway, and start again what dies. Ctrl-C ends them.
+    """Run SuperLink, SuperExec and gateway, and restart what dies. Ctrl-C ends them.
 
     Only the gateway's port is open to the network, and only Flower's fleet API is behind it. Registered nodes and runs
     survive a restart.
@@ -84,7 +84,7 @@ def submit(
     settings: Annotated[list[str] | None, typer.Option("--set", help="Any setting: --set grpo.beta=0.04.")] = None,
     output: FormatOption = Format.text,
 ) -> None:
-    """Play a run to its end: wait for clients, follow the rounds, go on after a crash of SuperLink or ServerApp.
+    """Run a federation to its end: wait for clients, follow the rounds, resume after a crash of SuperLink or ServerApp.
 
     The exit status is 0 only if every round was committed. Ctrl-C detaches; the run continues.
 
@@ -114,7 +114,7 @@ def resume(
     run: Annotated[str, typer.Argument(help="Name of the run.")],
     output: FormatOption = Format.text,
 ) -> None:
-    """Go on with an interrupted run from its last committed round, with its own settings.
+    """Resume an interrupted run from its last committed round, with its own settings.
 
     [bold]Example[/bold]
 
@@ -128,7 +128,7 @@ def resume(
 
 @server.command("stop")
 def stop(folder: FolderArgument, run: Annotated[str, typer.Argument(help="Name of the run.")]) -> None:
-    """End a run that is under way. What is committed is safe, and `resume` goes on from it.
+    """Stop a run. Committed rounds are safe; `resume` continues from them.
 
     [bold]Example[/bold]
 
@@ -143,7 +143,7 @@ def stop(folder: FolderArgument, run: Annotated[str, typer.Argument(help="Name o
 
 @server.command("status")
 def status(folder: FolderArgument, output: FormatOption = Format.text) -> None:
-    """Show the runs, how far they are, the nodes, and when each was last heard of.
+    """Show the runs with their progress, and the nodes with their last heartbeat.
 
     [bold]Example[/bold]
 
@@ -168,7 +168,7 @@ def status(folder: FolderArgument, output: FormatOption = Format.text) -> None:
 
 @server.command("gateway", hidden=True)
 def gateway(folder: FolderArgument) -> None:
-    """Run the gateway alone; `fedgrpo server up` and the systemd unit do."""
+    """Run only the gateway, as `fedgrpo server up` and the systemd unit do."""
     from .gateway import gateway as application
     from .gateway import serve
     from .server_folder import ServerFolder

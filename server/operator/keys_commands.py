@@ -74,7 +74,7 @@ def register(
 
     name = name or public_key.name.removesuffix(".pub").removesuffix(".key")
     if not NAME.fullmatch(name):
-        raise ConfigError(f"--name {name!r} is no name of an organisation: letters, digits, dots and hyphens.")
+        raise ConfigError(f"--name {name!r} is not a valid organisation name: use letters, digits, dots and hyphens.")
     number = Flower(ServerFolder.read(folder)).register(public_key.resolve(), name)
     print(
         f"Registered {name} as node {number}. Compare the fingerprint with the organisation over another channel:\n"

@@ -109,7 +109,7 @@ class ServerFolder:
         """
         path = path.expanduser().resolve()
         if not (path / "server.toml").is_file():
-            raise ConfigError(f"{path} is no server folder. Make one: fedgrpo server init {path} --host NAME")
+            raise ConfigError(f"{path} is not a server folder. Create one: fedgrpo server init {path} --host NAME")
         try:
             settings = toml.with_values(ServerSettings(), toml.read_toml(path / "server.toml", "settings"))
         except ConfigError as error:

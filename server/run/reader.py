@@ -43,7 +43,7 @@ class Run:
         files = RunFolder(folder)
         journal = Journal.read(files.journal)
         if not journal.lines:
-            raise ConfigError(f"{folder} holds no run: there is no {files.journal.name} in it, or nothing in that.")
+            raise ConfigError(f"{folder} is not a run folder: {files.journal.name} is missing or empty.")
         lines = read_metrics(files.metrics)
         return cls(
             folder=folder,

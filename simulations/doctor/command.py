@@ -23,7 +23,7 @@ def doctor(
     offline: Annotated[bool, typer.Option("--offline", help="Do not ask whether the Hub can be reached.")] = False,
     output: FormatOption = Format.text,
 ) -> None:
-    """Check this environment and machine, and say what to do.
+    """Check this environment and machine, and say how to fix what is wrong.
 
     Versions, GPU, engines, threads, ports, disk, open files, telemetry, sandbox for code, Hub, clock.
 

@@ -71,7 +71,9 @@ def evaluate(
     max_tokens: TokensOption = None,
     backend: BackendOption = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the sampling; default: the run's.")] = None,
-    save: Annotated[Path | None, typer.Option(help="Write every completion here as JSONL, and go on from it.")] = None,
+    save: Annotated[
+        Path | None, typer.Option(help="Write every completion to this JSONL file, and resume from it.")
+    ] = None,
     show: Annotated[int, typer.Option(min=0, help="Problems whose completions are printed.")] = 3,
     settings: SetOption = None,
     output: FormatOption = Format.text,
@@ -119,7 +121,7 @@ def evaluate(
 def chat(
     target: TargetArgument = None,
     model: ModelOption = None,
-    ask: Annotated[str | None, typer.Option(help="One question; then end.")] = None,
+    ask: Annotated[str | None, typer.Option(help="Ask one question, then exit.")] = None,
     system: SystemOption = "",
     temperature: TemperatureOption = None,
     max_tokens: TokensOption = None,
@@ -128,7 +130,7 @@ def chat(
     settings: SetOption = None,
     output: FormatOption = Format.text,
 ) -> None:
-    """Put the same question to the base model and to the adapter, side by side. Each remembers its own talk.
+    """Ask the base model and the adapter the same questions, side by side. Each keeps its own conversation.
 
     In the talk: /greedy, /temperature T, /tokens N, /system PROMPT, /new, /help, /quit.
 

@@ -58,7 +58,7 @@ def export(
     dtype: Annotated[Dtype | None, typer.Option(help="With --to merged; default: the run's model.dtype.")] = None,
     number: Annotated[int | None, typer.Option("--round", help="Round; default: the last committed one.")] = None,
     best: Annotated[bool, typer.Option("--best", help="The round with the highest held-out accuracy.")] = False,
-    out: Annotated[Path | None, typer.Option(help="Folder to make; default: exports/RUN-ROUND-FORMAT.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to create; default: exports/RUN-ROUND-FORMAT.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier export in that folder.")] = False,
     model: Annotated[str, typer.Option(help="Where the base model is, if not where the run had it.")] = "",
     base_model: Annotated[str, typer.Option(help="The base model's public name, where the run used a folder.")] = "",
@@ -68,7 +68,7 @@ def export(
     public: Annotated[bool, typer.Option("--public", help="With --push: for all to see; default: private.")] = False,
     output: FormatOption = Format.text,
 ) -> None:
-    """Make a trained adapter into what others load, check it against what was trained, and write its model card.
+    """Export a trained adapter (PEFT, merged model or GGUF), check it against the training, and write its model card.
 
     [bold]Examples[/bold]
 

@@ -44,7 +44,7 @@ def finetune(
     ] = None,
     output: FormatOption = Format.text,
 ) -> None:
-    """Train all weights of a model at one site, by a scenario's settings, rewards and data; no adapter, nothing sent.
+    """Train all weights of a model on one machine with a scenario's settings, rewards and data; nothing is sent.
 
     Weights, gradients and AdamW's moments are float32: about 16 bytes a weight, and 4 more with a KL term. A scenario
     of several clients is refused without --central. A checkpoint is written each train.steps-per-round steps, and the

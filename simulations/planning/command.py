@@ -28,7 +28,8 @@ def plan(
     data: Annotated[str | None, typer.Option(help="Folder with train.jsonl and test.jsonl; for --calibrate.")] = None,
     settings: SetOption = None,
     calibrate: Annotated[
-        bool, typer.Option("--calibrate", help="Load the model here and time a few steps. Needs the [train] extra.")
+        bool,
+        typer.Option("--calibrate", help="Load the model here and time a few steps. Needs the [simulation] extra."),
     ] = False,
     tokens_per_second: Annotated[
         float | None, typer.Option(min=0.001, help="Tokens sampled per second, where you know it.")

@@ -17,12 +17,12 @@ from ...common.cli.options import Format, FormatOption
 def study(
     file: Annotated[Path, typer.Argument(help="The study file, a .toml.")],
     out: Annotated[Path, typer.Option(help="Folder of study folders.")] = Path("studies-out"),
-    jobs: Annotated[int | None, typer.Option(min=1, help="Runs played at once; default: one per core.")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Runs executed in parallel; default: one per core.")] = None,
     quick: Annotated[
         bool,
         typer.Option("--quick", help="Smoke run in its own folder: one seed, 2 rounds, 40 problems, no comparison."),
     ] = False,
-    table: Annotated[bool, typer.Option("--table", help="Play nothing: tabulate what is there.")] = False,
+    table: Annotated[bool, typer.Option("--table", help="Run nothing; tabulate the finished runs.")] = False,
     output: FormatOption = Format.text,
 ) -> None:
     """Compare ways to train over several seeds, on the same held-out problems, with paired intervals.

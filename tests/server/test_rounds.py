@@ -286,7 +286,7 @@ def test_a_message_can_carry_anything_and_the_server_stays_up(tmp_path):
 
 
 def test_a_run_folder_without_a_run_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="holds no run"):
+    with pytest.raises(ConfigError, match="is not a run folder"):
         Run.read(tmp_path)
 
 

@@ -345,7 +345,7 @@ def test_a_journal_says_how_far_a_run_is():
 
 
 def test_a_folder_without_a_journal_holds_no_run(tmp_path):
-    with pytest.raises(ConfigError, match=r"holds no run: there is no journal.jsonl"):
+    with pytest.raises(ConfigError, match=r"is not a run folder: journal.jsonl is missing"):
         Run.read(tmp_path)
     assert not RunFolder(tmp_path).begun
     assert list(tmp_path.iterdir()) == []
