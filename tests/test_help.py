@@ -79,7 +79,7 @@ def test_a_docstring_is_printed_with_all_its_brackets(printed, words, columns):
 
 
 def test_an_extra_in_brackets_is_not_taken_for_a_style(printed):
-    assert "Needsthe[train]extra." in printed(("plan",), 500)
+    assert "Needsthe[simulation]extra." in printed(("plan",), 500)
 
 
 @pytest.fixture
