@@ -128,7 +128,7 @@ def _failure(code: str) -> RecordDict:
 
 
 def _gate(node_config: dict[str, Value]) -> EgressGate | None:
-    """The organisation's gate; a simulated client has none."""
+    """Return the organisation's egress gate; None for a simulated client."""
     path = node_config.get("config-path")
     if path is None:
         return None
@@ -145,7 +145,7 @@ def _released(gate: EgressGate | None, content: RecordDict, kind: str) -> Record
 
 @cache
 def _simulated(node_config: NodeConfig, run_config: NodeConfig) -> Learner:
-    """The learner of a simulated client: made once in a process, so that the model stays resident between messages."""
+    """Return the learner of a simulated client, created once in a process so that the model stays loaded."""
     if "partition-id" not in dict(node_config):
         raise ConfigError(
             "This node's --node-config does not give a config-path, so it is not an organisation. Give it the "

@@ -90,13 +90,13 @@ def run_federation(grid: Grid, config: RunConfig) -> None:
 
 
 def first_adapter(config: RunConfig, schema: AdapterSchema) -> Adapter:
-    """The adapter before the first round, rounded as it travels."""
+    """Return the adapter before the first round, rounded as it is sent."""
     start = Adapter.initial(schema)
     return replace(start, vector=rounded(start.vector, config.compression.down))
 
 
 def run_folder(config: RunConfig) -> Path:
-    """Where this run is written.
+    """Return the folder of this run.
 
     Raises:
         ConfigError: output.run is no plain folder name.

@@ -72,7 +72,7 @@ def check(organisation: OrganisationFile, scenario: RunConfig | None, samples: i
 
 
 def guarded(organisation: OrganisationFile, config: RunConfig) -> Learner:
-    """The organisation's learner for a run, in this process."""
+    """Return the organisation's learner for a run, in this process."""
     from ..learner.service.job_handler import JobHandler
 
     return JobHandler(organisation).learner(config)

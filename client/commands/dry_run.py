@@ -49,7 +49,7 @@ def dry_run(organisation: OrganisationFile, learner: Learner, config: RunConfig)
 
 
 def allowed_run(organisation: OrganisationFile) -> RunConfig:
-    """A run as large as the organisation's policy allows, where nobody has said which run is meant."""
+    """Return the settings of a run as large as the policy allows, for use without a scenario."""
     policy, usual = organisation.policy, RunConfig()
     step = min(usual.grpo.per_device_train_batch_size, policy.max_completions_per_step)
     size = max(1, min(usual.grpo.num_generations, policy.max_generations, step))

@@ -18,7 +18,7 @@ class SampledGroup:
 
     @property
     def zero_variance(self) -> bool:
-        """Whether all rewards are equal, so that every advantage is zero."""
+        """Return whether all rewards are equal, so that every advantage is zero."""
         return max(self.rewards) - min(self.rewards) <= EQUAL_REWARDS
 
 

@@ -54,7 +54,7 @@ def run_client(
 
 
 def learner_service(organisation: OrganisationFile) -> Service:
-    """The learner, in its own environment if the organisation's file names one."""
+    """Return the learner's process, in its own environment if the organisation's file names one."""
     own = organisation.settings.learner.python
     python = str(organisation.path(own)) if own else sys.executable
     command = [python, "-m", "fedgrpo.common.cli.main", "learner", str(organisation.file)]
@@ -101,7 +101,7 @@ def supernode_service(organisation: OrganisationFile, *, dry_run: bool) -> Servi
 
 
 def learner_status(socket: Path) -> dict[str, object]:
-    """What the learner says of itself; empty where none answers."""
+    """Return the learner's status; empty if it does not answer."""
     try:
         with httpx.Client(transport=httpx.HTTPTransport(uds=str(socket)), timeout=5) as http:
             return dict(http.get("http://learner/v1/status").json())

@@ -169,7 +169,7 @@ def _note_missing_answers(chosen: tuple[Reward, ...], rows: list[Row]) -> None:
 
 
 def _scores(chosen: tuple[Reward, ...], row: Row) -> dict[str, float | None]:
-    """What each reward pays, by name, and `total`, in which each counts by its weight."""
+    """Return the value of each reward by name, and `total`, their weighted sum."""
     message = [{"role": "assistant", "content": row["completion"]}]
     columns = {name: [value] for name, value in row.items() if name not in ("completion", "prompt")}
     prompts = [[{"role": "user", "content": str(row.get("question", ""))}]]

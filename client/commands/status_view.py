@@ -19,7 +19,7 @@ from ..organisation.settings import OrganisationFile
 
 
 def print_status(organisation: OrganisationFile, learner: dict[str, object], log: list[str], left: list[Entry]) -> None:
-    """What the learner does, the end of its log, and when something last left."""
+    """Print what the learner is doing, the end of its log, and when a message was last sent."""
     console = Console(highlight=False)
     if not learner:
         console.print(
@@ -41,7 +41,7 @@ def print_status(organisation: OrganisationFile, learner: dict[str, object], log
 
 
 def print_egress(record: Path, entries: list[Entry], last: int) -> None:
-    """The last messages, field by field."""
+    """Print the last messages, field by field."""
     console = Console(highlight=False)
     for entry in entries[-last:] if last else []:
         when = time.strftime("%F %T", time.localtime(float(cast(float, entry["time"]))))

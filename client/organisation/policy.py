@@ -86,7 +86,7 @@ def check_size(policy: Policy, config: RunConfig, schema: AdapterSchema) -> None
 
 
 def metrics_that_leave(policy: Policy, reward_names: tuple[str, ...]) -> tuple[str, ...]:
-    """Names of the training metrics this organisation lets out, in the protocol's order."""
+    """Return the names of the training metrics that may leave, in the protocol's order."""
     names = TRAIN_METRICS + reward_metrics(reward_names)
     return tuple(name for name in names if any(fnmatchcase(name, pattern) for pattern in policy.metrics))
 
@@ -122,7 +122,7 @@ def check_prompts(policy: Policy, kept: int, left_out: int) -> None:
 
 
 def evaluation_that_leaves(policy: Policy, found: Evaluation) -> Evaluation:
-    """The counts without the classes that hold too few problems, and without those that would give them away.
+    """Return the counts without classes of too few problems, and without those that would reveal them.
 
     The total is known, so what a column leaves out is known too, as the rest: it must be nothing, or as many problems
     as a class needs.
@@ -146,7 +146,7 @@ def evaluation_that_leaves(policy: Policy, found: Evaluation) -> Evaluation:
 
 
 def _limits(config: RunConfig, policy: Policy) -> Iterable[tuple[str, float, str, float]]:
-    """(setting, its value, the policy's name, its limit) of everything that has an upper bound."""
+    """Yield (setting, its value, the policy's name, its limit) of everything with an upper bound."""
     grpo, train, evaluation = config.grpo, config.train, config.evaluation
     per_step = grpo.per_device_train_batch_size * grpo.gradient_accumulation_steps
     yield "adapter.rank", config.adapter.rank, "max-rank", policy.max_rank
@@ -164,7 +164,7 @@ def _limits(config: RunConfig, policy: Policy) -> Iterable[tuple[str, float, str
 
 
 def _covered(wanted: str, allowed: tuple[str, ...]) -> bool:
-    """Whether every layer name of `wanted` is allowed; `all-linear` must be allowed by that name."""
+    """Return whether every layer name of `wanted` is allowed; `all-linear` must be allowed by that name."""
     if "all-linear" in allowed:
         return True
     return bool(allowed) and all(name.strip() in allowed for name in wanted.split(","))

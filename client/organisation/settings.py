@@ -133,7 +133,7 @@ class Tracking:
 
     @property
     def uses(self) -> tuple[Use, ...]:
-        """The trackers, read."""
+        """Return the trackers, parsed."""
         return read_uses("tracking.use", self.use)
 
 
@@ -148,7 +148,7 @@ class Flower:
     key: str = ""
     """This node's private key (`fedgrpo keys node`); its public half is registered by the operator."""
     egress_record: str = "egress.jsonl"
-    """The record of everything that left. The account the SuperNode runs under writes it."""
+    """Return the record of everything that was sent. The account the SuperNode runs under writes it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,33 +200,33 @@ class OrganisationFile:
 
     @property
     def name(self) -> str:
-        """The organisation's name."""
+        """Return the organisation's name."""
         return self.settings.organisation.name
 
     @property
     def policy(self) -> Policy:
-        """What the server may ask for."""
+        """Return the policy section."""
         return self.settings.policy
 
     @cached_property
     def policy_sha256(self) -> str:
-        """Hash of the policy, which the egress record names."""
+        """Return the hash of the policy, which the egress record names."""
         return hashlib.sha256(repr(self.settings.policy).encode()).hexdigest()
 
     @property
     def folder(self) -> Path:
-        """Where the client keeps what it writes."""
+        """Return the folder that the client writes to."""
         return self.path(self.settings.learner.folder)
 
     @property
     def socket(self) -> Path:
-        """The learner's socket."""
+        """Return the path of the learner's socket."""
         named = self.settings.learner.socket
         return self.path(named) if named else self.folder / "learner.sock"
 
     @property
     def tracking_folder(self) -> Path:
-        """Where the trackers keep their files."""
+        """Return the trackers' folder."""
         named = self.settings.tracking.folder
         return self.path(named) if named else self.folder / "tracking"
 
@@ -236,5 +236,5 @@ class OrganisationFile:
         return self.path(self.settings.flower.egress_record)
 
     def path(self, text: str) -> Path:
-        """A path of the file, which is relative to the file."""
+        """Resolve a path in the file, relative to the file."""
         return (self.file.parent / Path(text).expanduser()).absolute()

@@ -40,11 +40,11 @@ class EgressGate:
 
     @property
     def record(self) -> Path:
-        """Where this gate writes: what does not leave is not on the record of what left."""
+        """Return the file this gate writes to: a dry run has its own, since nothing leaves."""
         return self.organisation.folder / "rehearsal.jsonl" if self.dry_run else self.organisation.egress_record
 
     def release(self, content: RecordDict, answers: str) -> RecordDict:
-        """What may go out in answer to a message of kind `answers`: the content, once its record is on the disk.
+        """Record a reply to a message of kind `answers` on disk, then return the content that may be sent.
 
         Raises:
             ConfigError: the record cannot be written; nothing may leave.
@@ -74,7 +74,7 @@ class EgressGate:
 
 
 def fields_of(content: RecordDict) -> Iterator[Entry]:
-    """Every field of a message: name, type, shape, bytes, SHA-256, and norm or value."""
+    """Yield every field of a message: name, type, shape, bytes, SHA-256, and norm or value."""
     for record_name, record in content.items():
         for name, value in cast(ArrayRecord | ConfigRecord | MetricRecord, record).items():
             yield {"name": f"{record_name}.{name}", **_described(value)}

@@ -27,7 +27,7 @@ CODES = {
 
 
 def code_of(error: Exception) -> str:
-    """The code of a failure. A refusal by policy names the server's own setting; everything else is one of CODES."""
+    """Return the code of a failure: for a policy refusal the server's setting, otherwise one of CODES."""
     if isinstance(error, PolicyError):
         return f"policy.{error.key}"
     return next((code for kind, code in CODES.items() if isinstance(error, kind)), "internal")

@@ -27,7 +27,7 @@ class RemoteLearner:
     """A `Learner` on the other side of a Unix socket."""
 
     def __init__(self, socket: Path, config: RunConfig, deadline: float, policy_sha256: str = "") -> None:
-        """A learner to ask.
+        """Connect to the learner's socket when it is first needed.
 
         Args:
             deadline: seconds since the epoch: when nobody wants the answer any more.
@@ -40,11 +40,11 @@ class RemoteLearner:
         self._http = httpx.Client(transport=transport, base_url="http://learner", timeout=WAIT_S + 20)
 
     def capabilities(self) -> Capabilities:
-        """Who we are, the adapter we train, and the prompts we have."""
+        """Return what the learner reports about the organisation."""
         return frames.message_of(Capabilities, self._done("capabilities", Frame({})))
 
     def train(self, task: TrainTask) -> Update:
-        """One round of local GRPO."""
+        """Have the learner run one round of local GRPO."""
         return frames.update_of(self._done("train", frames.frame_of(task)))
 
     def evaluate(self, task: EvaluateTask) -> Evaluation:
@@ -84,7 +84,7 @@ class RemoteLearner:
             self._check_time(key)
 
     def _submitted(self, body: bytes) -> str:
-        """The key of the job; empty where the learner is too busy to take it now."""
+        """Submit a job and return its key; empty if the learner is too busy."""
         response = self._http.post("/v1/jobs", content=body)
         if response.status_code == httpx.codes.SERVICE_UNAVAILABLE:
             return ""

@@ -6,7 +6,7 @@ from starlette.requests import Request
 
 
 async def read_body(request: Request, limit: int) -> bytes | None:
-    """The body of a request; None where it is, or says it will be, longer than `limit` bytes."""
+    """Return the body of a request; None if it is, or announces to be, longer than `limit` bytes."""
     announced = request.headers.get("content-length", "0")
     if not announced.isdigit() or int(announced) > limit:
         return None

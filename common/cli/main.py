@@ -77,7 +77,7 @@ VersionOption = typer.Option(  # pyright: ignore[reportUnknownMemberType]
 
 
 def _root(version: Annotated[bool, VersionOption] = False) -> None:
-    """The options of `fedgrpo` itself."""
+    """Handle the options of `fedgrpo` itself."""
 
 
 if __name__ == "__main__":

@@ -24,10 +24,10 @@ FormatOption = Annotated[Format, typer.Option("--format", help="json: stdout hol
 
 
 def say(line: str) -> None:
-    """A line of progress: time and text, on stderr."""
+    """Print a line of progress, with the time, to stderr."""
     print(f"{time.strftime('%H:%M:%S')} {line}", file=sys.stderr, flush=True)
 
 
 def plain(text: object) -> Text:
-    """A text that says what it says: no markup, no control characters. Some of it comes from other parties."""
+    """Return a text without markup and control characters, since some of it comes from other machines."""
     return Text("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(text)))

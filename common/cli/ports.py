@@ -40,7 +40,7 @@ def check_ports(ports: Iterable[tuple[str, str, int]]) -> None:
 
 
 def listens(port: int, address: str = "127.0.0.1") -> bool:
-    """Whether somebody listens on a port of this machine; an address that means all stands for the loopback."""
+    """Return whether a process listens on a port of this machine; a wildcard address means the loopback."""
     target = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)
     with contextlib.suppress(OSError), socket.create_connection((target, port), timeout=1):
         return True

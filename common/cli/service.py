@@ -49,7 +49,7 @@ class Service:
 
     @property
     def alive(self) -> bool:
-        """Whether its process runs."""
+        """Return whether its process is running."""
         return self.process is not None and self.process.poll() is None
 
     def start(self, keep_open: int) -> None:
@@ -88,7 +88,7 @@ class Service:
         self.groups.clear()
 
     def last_words(self) -> str:
-        """The end of what this process has written."""
+        """Return the end of the process's log."""
         try:
             with self.log.open("rb") as file:
                 end = file.seek(0, os.SEEK_END)

@@ -67,5 +67,5 @@ class Backend:
 
     @property
     def uses_vllm(self) -> bool:
-        """Whether completions come from vLLM."""
+        """Return whether completions come from vLLM."""
         return self.sampler != "transformers"

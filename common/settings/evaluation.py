@@ -40,5 +40,5 @@ class Evaluation:
 
     @property
     def class_columns(self) -> tuple[str, ...]:
-        """The names in `classes`."""
+        """Return the names in `classes`."""
         return tuple(name.strip() for name in self.classes.split(",") if name.strip())

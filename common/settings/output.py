@@ -27,5 +27,5 @@ class Output:
 
     @property
     def tracker_uses(self) -> tuple[Use, ...]:
-        """The trackers of `trackers`, parsed."""
+        """Return the trackers of `trackers`, parsed."""
         return read_uses("output.trackers", self.trackers)

@@ -101,7 +101,7 @@ class RunConfig:
 
     @property
     def mixed_ranks_refused(self) -> str:
-        """Why all clients need the adapter's rank; empty where each may have a smaller one of its own."""
+        """Return why all clients need the adapter's rank; empty if each may have a smaller one."""
         if not METHODS[self.aggregation.method].mixed_ranks:
             return f"aggregation.method {self.aggregation.method} has no smaller ranks"
         if RULES[self.aggregation.rule].by_coordinate:
@@ -127,7 +127,7 @@ class RunConfig:
 
     @property
     def sha256(self) -> str:
-        """Hash over all settings that decide the result: not the output folder, nor the number of processes."""
+        """Return the hash of all settings that decide the result: not the output folder or the number of processes."""
         relevant = {k: v for k, v in self.flat().items() if not k.startswith("output.") and k != "simulation.workers"}
         return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()
 

@@ -81,7 +81,7 @@ class Simulation:
 
     @property
     def fault_of(self) -> dict[int, str]:
-        """The fault of each faulty client, by its number."""
+        """Return the fault of each faulty client, by its number."""
         pairs = (part.partition("=") for part in self.faults.split(";") if part.strip())
         return {int(number): fault.strip() for number, _, fault in pairs}
 

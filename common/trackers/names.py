@@ -26,7 +26,7 @@ class Use:
 
     @property
     def host(self) -> str:
-        """The host that data goes to; empty if it stays on this machine."""
+        """Return the host that data goes to; empty if it stays on this machine."""
         return urlsplit(self.url).hostname or ""
 
     def __str__(self) -> str:

@@ -109,7 +109,7 @@ class Evaluator:
     def _ask(
         self, adapter: Adapter, state: State, temperature: float, *, against: str = "", attempt: int = 0
     ) -> tuple[dict[str, Evaluation], list[str]]:
-        """(by organisation, its counts; the codes of those that sent none)."""
+        """Return (counts by organisation, the codes of those that did not send any)."""
         self.roster.welcome()
         arrays = EncodedAdapter(adapter, self.config.compression.down)
         task = EvaluateTask(

@@ -38,7 +38,7 @@ class Reply:
     code: str = ""
 
     def opened(self) -> RecordDict:
-        """The content.
+        """Return the content.
 
         Raises:
             PeerFailedError: the node failed or did not reply in time.
@@ -57,7 +57,7 @@ class InFlight:
 
     @property
     def nodes(self) -> set[int]:
-        """Nodes that have not replied yet."""
+        """Return the nodes that have not replied yet."""
         return {node for node, _ in self._waiting.values()}
 
     def send(self, messages: Mapping[int, RecordDict], kind: str, *, group: str, timeout_s: float) -> None:
@@ -77,7 +77,7 @@ class InFlight:
         self._waiting = {i: (n, deadline) for i, (n, deadline) in self._waiting.items() if n != node}
 
     def collect(self) -> Iterator[Reply]:
-        """Replies that have come, pulled one at a time so that one is in memory, then the nodes whose time is over."""
+        """Yield the replies that have arrived, pulled one at a time to bound memory, then the nodes that are late."""
         for message_id, (node, _) in list(self._waiting.items()):
             reply = next(iter(self._grid.pull_messages([message_id])), None)  # the first counts, if there are more
             if reply is not None:
@@ -99,7 +99,7 @@ class EncodedAdapter:
         self._arrays: dict[str, ArrayRecord] = {}
 
     def at(self, schema: AdapterSchema) -> ArrayRecord:
-        """The array for a member with this schema."""
+        """Return the array for a client with this schema."""
         if schema.sha256 not in self._arrays:
             self._arrays[schema.sha256] = wire.packed(self._adapter.fitted(schema).vector, self._codec)
         return self._arrays[schema.sha256]
@@ -187,11 +187,11 @@ class _Resender:
 
     @property
     def waits(self) -> bool:
-        """Whether a node has still to reply."""
+        """Return whether a node has not replied yet."""
         return bool(self._box.nodes or self._dead)
 
     def collect(self) -> Iterator[Reply]:
-        """Replies that have come. Sends again what has to be."""
+        """Yield the replies that have arrived, and resend messages that were lost."""
         now = time.monotonic()
         for reply in self._box.collect():
             if self._may_come_back(reply, now):
@@ -209,7 +209,7 @@ class _Resender:
         return now - self._first_death.setdefault(reply.node, now) < self._again_s
 
     def _lost(self, now: float) -> Iterator[int]:
-        """Nodes that have answered a ping and so cannot be at work; pings those that have been silent for long."""
+        """Yield nodes that answered a ping and so are not working on a message; ping those that are silent for long."""
         for pong in self._pings.collect():
             if pong.content is not None and pong.node in self._box.nodes:
                 self._box.forget(pong.node)

@@ -22,7 +22,7 @@ def objection(
     settings: Gate,
     hostile: int,
 ) -> str:
-    """Why the candidate must not become the global adapter; empty if it may.
+    """Return why the candidate must not become the global adapter; empty if it may.
 
     Args:
         candidate: by organisation, its answers with the candidate, compared with those of the current adapter.

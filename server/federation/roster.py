@@ -121,7 +121,7 @@ class Roster:
         self._admit_all()
 
     def cohort(self, round_number: int) -> tuple[str, ...]:
-        """The organisations of one round, sorted: all that may take part, or a draw of them."""
+        """Return the organisations of one round, sorted: all that may take part, or a random subset."""
         able = self.able()
         size = self._config.federation.clients_per_round
         if not size or size >= len(able):
@@ -130,7 +130,7 @@ class Roster:
         return tuple(sorted(generator.choice(able, size, replace=False).tolist()))
 
     def able(self) -> tuple[str, ...]:
-        """Members that do not sit out, sorted."""
+        """Return the clients that may take part, sorted: those with too many strikes sit out."""
         return tuple(sorted(n for n in self.clients if self.strikes[n] < self._config.federation.max_strikes))
 
     def refuse(self, organisation: str, error: ProtocolError) -> bool:
@@ -144,7 +144,7 @@ class Roster:
         return True
 
     def _everybody_answered(self) -> bool:
-        """Whether as many as expected have answered, or are there and can only have failed."""
+        """Return whether as many clients as expected have answered, or are connected and have failed."""
         settings = self._config.federation
         expected = max(settings.start_clients, settings.min_clients)
         came = len(self.clients) + len(self._answers)
@@ -173,7 +173,7 @@ class Roster:
         return not waits and now >= self._asked_at.get(node, -ASK_AGAIN_S) + ASK_AGAIN_S
 
     def _majority(self) -> Terms | None:
-        """What more than half of the answers mean, if the run's settings allow it."""
+        """Return the terms of more than half of the answers, if the run's settings allow them."""
         meant = [(self._federations(answer.schema), answer) for answer in self._answers.values()]
         votes = Counter((schema.sha256, answer.base_model_sha256) for schema, answer in meant)
         for schema, answer in meant:
@@ -183,11 +183,11 @@ class Roster:
         return None
 
     def _federations(self, schema: AdapterSchema) -> AdapterSchema:
-        """The federation's adapter on the layers of a client's."""
+        """Return the federation's schema on the layers of a client's."""
         return run_schema(self._config, schema.modules)
 
     def _fits(self, own: AdapterSchema, whole: AdapterSchema) -> bool:
-        """Whether a client's adapter is the federation's, or the same at a smaller rank where that is allowed."""
+        """Return whether a client's schema is the federation's, or the same at a smaller rank if allowed."""
         if own.rank != whole.rank and self._config.mixed_ranks_refused:
             return False
         try:

@@ -76,7 +76,7 @@ class Flower:
         self._json("supernode", "unregister", str(node_id), CONNECTION)
 
     def _json(self, *words: str) -> dict[str, Any]:
-        """What a `flwr` command answers.
+        """Run a `flwr` command and return its JSON output.
 
         Raises:
             RunError: it failed; says what Flower said, and what to do where that is known.
@@ -109,7 +109,7 @@ class Flower:
 
 
 def _last_object(text: str) -> dict[str, Any]:
-    """The JSON object in what a command printed, which may stand below other lines."""
+    """Return the JSON object in a command's output, which may follow other lines."""
     for start in (match.start() for match in re.finditer(r"^\{", text, re.MULTILINE)):
         try:
             found = json.loads(text[start:])

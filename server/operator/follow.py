@@ -48,7 +48,7 @@ class Follower:
         return Journal.read(RunFolder(self._folder).journal).finished and not is_busy(self._folder)
 
     def _died(self) -> bool:
-        """Whether the ServerApp held the run folder and has let go of it. Ends what is left of the Flower run."""
+        """Return whether the ServerApp has released the run folder without finishing; stop the Flower run if so."""
         now = time.monotonic()
         if is_busy(self._folder):
             self._seen_busy, self._free_since = True, 0.0

@@ -29,7 +29,7 @@ MAX_CONNECTIONS = 1000
 
 
 def gateway(superlink: str, root_certificates: Path | None, max_body_bytes: int) -> Starlette:
-    """The gateway before a SuperLink.
+    """Return the gateway in front of a SuperLink.
 
     Args:
         superlink: its base URL: `https://127.0.0.1:18000`.

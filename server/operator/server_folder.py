@@ -131,7 +131,7 @@ class ServerFolder:
 
     @property
     def app(self) -> Path:
-        """The app that is submitted."""
+        """Return the folder of the app that is submitted."""
         return self.path / "app"
 
     @property
@@ -146,7 +146,7 @@ class ServerFolder:
 
     @property
     def database(self) -> Path:
-        """The SuperLink's database."""
+        """Return the path of the SuperLink's database."""
         return self.path / "state.db"
 
     @property
@@ -156,7 +156,7 @@ class ServerFolder:
 
     @property
     def nodes_file(self) -> Path:
-        """Which node is which organisation: written when a key is registered, held to by every run."""
+        """Return the file that maps nodes to organisations: registering a key writes it, every run reads it."""
         return self.path / "nodes.jsonl"
 
     def node_names(self) -> dict[int, str]:
@@ -164,7 +164,7 @@ class ServerFolder:
         return read_nodes(self.nodes_file)
 
     def run_names(self) -> list[str]:
-        """Names of the runs, oldest first."""
+        """Return the names of the runs, oldest first."""
         found = [path for path in (self.path / "submitted").glob("*.toml") if (self.runs / path.stem).is_dir()]
         return [path.stem for path in sorted(found, key=lambda path: path.stat().st_mtime)]
 
@@ -196,5 +196,5 @@ def write_app(folder: Path) -> Path:
 
 
 def names_or_default(hosts: Sequence[str]) -> tuple[str, ...]:
-    """The hosts of a certificate; without any, this machine only."""
+    """Return the hosts of a certificate, by default this machine only."""
     return tuple(hosts) or keys.LOOPBACK

@@ -43,7 +43,7 @@ def _nodes(nodes: list[dict[str, Any]]) -> Table:
 
 
 def ago(seconds: float) -> str:
-    """A time span in one unit.
+    """Return a time span in one unit.
 
     >>> ago(5), ago(200), ago(10_000), ago(200_000)
     ('5 s ago', '3 min ago', '2.8 h ago', '2.3 d ago')

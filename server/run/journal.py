@@ -147,13 +147,13 @@ class Journal:
 
     @property
     def created(self) -> Created | None:
-        """The first line, where it is that of a run."""
+        """Return the first line, if it is the start of a run."""
         first = self.lines[0] if self.lines else None
         return first if isinstance(first, Created) else None
 
     @property
     def adapters(self) -> dict[int, str]:
-        """Hash of the adapter of each committed round."""
+        """Return the hash of each committed round's adapter."""
         return {line.round: line.adapter for line in self.of(Committed)}
 
     @property
@@ -163,7 +163,7 @@ class Journal:
 
     @property
     def finished(self) -> bool:
-        """Whether the run has come to its end."""
+        """Return whether the run has finished."""
         return bool(self.of(Finished))
 
 

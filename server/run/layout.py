@@ -16,12 +16,12 @@ class RunFolder:
 
     @property
     def settings(self) -> Path:
-        """Every setting of the run, also the defaults."""
+        """Return the file of all settings, defaults included."""
         return self.path / "config.resolved.toml"
 
     @property
     def journal(self) -> Path:
-        """What happened, one line an event (`run.journal`)."""
+        """Return the journal, one line per event (`run.journal`)."""
         return self.path / "journal.jsonl"
 
     @property
@@ -31,12 +31,12 @@ class RunFolder:
 
     @property
     def begun(self) -> bool:
-        """Whether a run has been journalled here."""
+        """Return whether a run has started here."""
         return self.journal.exists()
 
     @property
     def adapters(self) -> Path:
-        """One folder per committed round, in PEFT's format."""
+        """Return the folder of the adapters, one sub-folder per committed round in PEFT's format."""
         return self.path / "adapters"
 
     def adapter(self, number: int) -> Path:
@@ -63,12 +63,12 @@ class RunFolder:
 
     @property
     def stopped(self) -> Path:
-        """Why a ServerApp gave up. A crash leaves none."""
+        """Return the file with the reason why a ServerApp gave up; a crash does not leave one."""
         return self.path / "stopped.json"
 
     @property
     def trackers(self) -> Path:
-        """What trackers keep: their files, and how far each has come."""
+        """Return the trackers' folder: their files, and how far each has got."""
         return self.path / "trackers"
 
     @property
@@ -83,12 +83,12 @@ class RunFolder:
 
     @property
     def answers(self) -> Path:
-        """Which held-out problems simulated clients answered right."""
+        """Return the file of which held-out problems simulated clients answered correctly."""
         return self.path / ANSWERS
 
     @property
     def report(self) -> Path:
-        """The report of a simulation, one page."""
+        """Return the report of a simulation."""
         return self.path / "report.html"
 
     @property
@@ -98,7 +98,7 @@ class RunFolder:
 
     @property
     def model(self) -> Path:
-        """The model that `finetune` leaves."""
+        """Return the folder of the model that `finetune` trained."""
         return self.path / "model"
 
     @property

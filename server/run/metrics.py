@@ -33,7 +33,7 @@ class ClientMetrics:
 
     @property
     def reward(self) -> float | None:
-        """Its mean reward, in its own units; None where it does not report it."""
+        """Return its mean reward, in its own units; None if it does not report one."""
         return self.reported.get("reward/mean")
 
 
@@ -57,7 +57,7 @@ class RoundMetrics:
 
     @property
     def rewards(self) -> list[float]:
-        """The clients' mean rewards, each in its own units, of those that report them."""
+        """Return the mean rewards of the clients that report one, each in its own units."""
         return [client.reward for client in self.clients.values() if client.reward is not None]
 
 

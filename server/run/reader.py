@@ -56,17 +56,17 @@ class Run:
 
     @property
     def files(self) -> RunFolder:
-        """Its files."""
+        """Return the paths of its files."""
         return RunFolder(self.folder)
 
     @property
     def before(self) -> EvaluationMetrics:
-        """The first sampled evaluation."""
+        """Return the first sampled evaluation."""
         return self.sampled[0]
 
     @property
     def after(self) -> EvaluationMetrics:
-        """The last sampled evaluation."""
+        """Return the last sampled evaluation."""
         return self.sampled[-1]
 
     @property
@@ -77,11 +77,11 @@ class Run:
 
     @property
     def climb(self) -> Climb:
-        """What the rise of sampled accuracy consists of, by answer style."""
+        """Decompose the change of sampled accuracy by answer style."""
         return climb_by_style(self.before.of("style"), self.after.of("style"))
 
     def outcomes(self, decoding: str) -> dict[int, bool]:
-        """Which of the held-out problems were answered right in the last evaluation, strictly, by their index.
+        """Return which held-out problems were correct in the last evaluation (strict), by index.
 
         Empty where the clients were real ones: they give out counts alone. Where the reward gate had a round tried
         again, the answers of the last attempt stand, which is the one that was committed.
@@ -92,11 +92,11 @@ class Run:
         return {i: mark == "1" for line in mine for i, mark in zip(line["problems"], line["right"], strict=True)}
 
     def warnings(self) -> list[HackingWarning]:
-        """What the tripwires say of the run, from its metrics: also of one that was played before there were any."""
+        """Return the reward-hacking warnings that the run's metrics give rise to."""
         return replayed(read_metrics(self.files.metrics), RewardHackingMonitor())
 
     def contributions(self) -> list[Contribution]:
-        """What each client learned from, weighed and sent, over the rounds."""
+        """Return each client's contribution over the rounds: learning signal, weight, bytes."""
         return contributions([line.clients for line in self.rounds])
 
     def rewards(self) -> list[float]:
@@ -104,7 +104,7 @@ class Run:
         return [sum(line.rewards) / len(line.rewards) if line.rewards else nan for line in self.rounds]
 
     def result(self) -> dict[str, Any]:
-        """The run as one JSON object: what `simulate --format json` prints last."""
+        """Return the run as the JSON object that `simulate --format json` prints last."""
         if not self.sampled:
             raise ConfigError(f"{self.folder} has no evaluation yet.")
         adapters = [line.adapter for line in self.journal.lines if isinstance(line, (Created, Committed))]
@@ -173,7 +173,7 @@ class ClassRow:
 
     @classmethod
     def of(cls, name: str, before: EvaluationMetrics, after: EvaluationMetrics) -> ClassRow:
-        """The row of the class `column=value`."""
+        """Return the row of the class `column=value`."""
         column, _, value = name.partition("=")
         old, new = before.classes.get(name, Tally()), after.classes.get(name, Tally())
         shares = old.problems / before.total.problems, new.problems / after.total.problems

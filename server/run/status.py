@@ -51,7 +51,7 @@ class RunStatus:
 
 
 def result_line(folder: Path) -> str:
-    """What a run came to, in a line: held-out accuracy, if any organisation let counts out."""
+    """Return a run's result in one line: held-out accuracy, if any organisation reports counts."""
     lines = [line for line in read_metrics(RunFolder(folder).metrics) if isinstance(line, EvaluationMetrics)]
     if not lines:
         return "No organisation let counts of held-out answers out."
@@ -70,7 +70,7 @@ def _accuracy(evaluations: list[EvaluationMetrics]) -> str:
 
 
 def stop_reason(folder: Path) -> str:
-    """Why a run ended by itself without finishing; empty where it did not."""
+    """Return why a run gave up; empty if it did not."""
     try:
         return str(json.loads(RunFolder(folder).stopped.read_text())["reason"])
     except (OSError, ValueError, KeyError, TypeError):

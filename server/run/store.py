@@ -42,7 +42,7 @@ class Store:
 
     @property
     def is_new(self) -> bool:
-        """Whether nothing has been journalled here."""
+        """Return whether the folder has no run yet."""
         return not self.files.begun
 
     def create(self, config: RunConfig, federation: str, adapter: Adapter, base_model_sha256: str) -> State:
@@ -139,7 +139,7 @@ class Store:
         self.files.update(organisation).write_bytes(delta.astype("<f4", copy=False).tobytes())
 
     def kept_update(self, organisation: str) -> VectorFile:
-        """What `keep_update` put aside. It stays on the disk, and what is looked at is read."""
+        """Return what `keep_update` stored, as a vector that is read from disk in slices."""
         return VectorFile(self.files.update(organisation))
 
     def _state_after(self, line: Committed, created: Created, journal: Journal) -> State:

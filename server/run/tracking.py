@@ -54,7 +54,7 @@ def following(config: RunConfig, store: Store, federation: str) -> Generator[Cal
 
 
 def point_of(line: MetricsLine) -> Point:
-    """A line of metrics.jsonl as figures by `area/name`; a client is a namespace, `clients/NAME/area/name`."""
+    """Return a line of metrics.jsonl as figures by `area/name`; those of a client are `clients/NAME/area/name`."""
     if isinstance(line, RoundMetrics):
         return Point("rounds", line.round, _round_figures(line))
     return Point(line.decoding, line.round, _evaluation_figures(line))
@@ -69,7 +69,7 @@ def _round_figures(line: RoundMetrics) -> dict[str, float]:
 
 
 def _figures(line: RoundMetrics | ClientMetrics) -> dict[str, float]:
-    """The metrics of a line, under the names they have in the file."""
+    """Return the metrics of a line, by their names in the file."""
     return {
         key: float(value) for key, value in as_entry(line).items() if isinstance(value, (int, float)) and "/" in key
     }
