@@ -66,7 +66,7 @@ def main(grid: Grid, context: Context) -> None:
 
 
 def run_federation(grid: Grid, config: RunConfig) -> None:
-    """Play all rounds that are still to be played.
+    """Run all remaining rounds.
 
     Raises:
         ConfigError: a tracker's library or token is missing.
@@ -123,7 +123,7 @@ def _play_all(rounds: Rounds, state: State, config: RunConfig, store: Store) -> 
 
 
 def _evaluate_if_due(rounds: Rounds, state: State, config: RunConfig, store: Store) -> None:
-    """Evaluate where it is due, and never twice, resumed or not."""
+    """Evaluate if it is due, and never twice, even after a resume."""
     lines = read_metrics(store.files.metrics)
     had = {(line.round, line.decoding) for line in lines if isinstance(line, EvaluationMetrics)}
     for decoding in due(config, state.round):
@@ -132,7 +132,7 @@ def _evaluate_if_due(rounds: Rounds, state: State, config: RunConfig, store: Sto
 
 
 class _Stop:
-    """Set by a signal, looked at while waiting."""
+    """Set by a signal, checked while waiting."""
 
     def __init__(self, folder: Path) -> None:
         self._event = threading.Event()
@@ -150,7 +150,7 @@ class _Stop:
 
 @contextmanager
 def _stop_on_signals(store: Store) -> Generator[_Stop]:
-    """Turn SIGINT and SIGTERM into an orderly end. Only the main thread can; elsewhere the host decides."""
+    """Turn SIGINT and SIGTERM into an orderly end. Only the main thread can; elsewhere the host process decides."""
     stop = _Stop(store.folder)
     if threading.current_thread() is not threading.main_thread():
         yield stop

@@ -1,4 +1,4 @@
-"""What would leave this organisation in a run: the real messages, made by the real learner, recorded and not sent."""
+"""A dry run: the real messages of a run, made by the real learner, recorded and not sent."""
 
 from __future__ import annotations
 

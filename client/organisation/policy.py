@@ -1,4 +1,4 @@
-"""What the server may ask of this organisation: checked before anything is trained, and refused by the key's name.
+"""The organisation's policy: what the server may ask, checked before anything is trained; refusals name the key.
 
 The policy stands in the organisation's file and denies by default (docs/security.md). A refusal tells the server
 which of its settings was refused; the organisation's limit stays here, in the log.

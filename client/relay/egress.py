@@ -1,4 +1,4 @@
-"""The one gate through which anything leaves, and the record of what did.
+"""The only way out of an organisation, and the record of what was sent.
 
 Before a message leaves, one line is written and flushed to the disk: every field with its name, type, shape, bytes,
 SHA-256 and, for arrays, norm; what it is an answer to; where it goes; under which policy. Values are not in the record,
@@ -32,11 +32,11 @@ Entry = dict[str, object]
 
 @dataclass(frozen=True, slots=True)
 class EgressGate:
-    """Writes the record of one organisation."""
+    """The egress gate and record of one organisation."""
 
     organisation: OrganisationFile
     dry_run: bool = False
-    """Record, and send nothing but the code `dry-run`."""
+    """Record messages, but send only the code `dry-run`."""
 
     @property
     def record(self) -> Path:

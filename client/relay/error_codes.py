@@ -1,4 +1,4 @@
-"""Failures as codes: what may leave an organisation when something went wrong, in place of a text."""
+"""Failures as codes, which may leave an organisation in place of an error's text."""
 
 from __future__ import annotations
 

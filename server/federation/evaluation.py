@@ -36,16 +36,16 @@ def due(config: RunConfig, number: int) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the gate says of a round."""
+    """The reward gate's verdict on a round."""
 
     reason: str
-    """Why it is void; empty if it may be committed."""
+    """Why the round is void; empty if it may be committed."""
     evaluations: dict[str, Evaluation]
 
 
 @dataclass(slots=True)
 class Evaluator:
-    """Has the members answer their held-out problems."""
+    """Has the clients answer their held-out problems."""
 
     calls: ClientCalls
     config: RunConfig

@@ -31,7 +31,7 @@ MAX_PAUSE_S = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What came back from a node: content, or the code of a failure."""
+    """A node's reply: content, or the code of a failure."""
 
     node: int
     content: RecordDict | None
@@ -49,7 +49,7 @@ class Reply:
 
 
 class InFlight:
-    """Messages under way to some nodes."""
+    """Messages that are waiting for replies."""
 
     def __init__(self, grid: Grid) -> None:
         self._grid = grid
@@ -73,7 +73,7 @@ class InFlight:
         self._waiting |= {i: (node, deadline) for i, node in zip(ids, messages, strict=True)}
 
     def forget(self, node: int) -> None:
-        """Wait no longer for what was sent to a node."""
+        """Stop waiting for a node's replies."""
         self._waiting = {i: (n, deadline) for i, (n, deadline) in self._waiting.items() if n != node}
 
     def collect(self) -> Iterator[Reply]:
@@ -92,7 +92,7 @@ class InFlight:
 
 
 class EncodedAdapter:
-    """A global adapter as it travels: packed once for all members of the same rank."""
+    """A global adapter as it is sent: encoded once for all clients of the same rank."""
 
     def __init__(self, adapter: Adapter, codec: str) -> None:
         self._adapter, self._codec = adapter, codec
@@ -107,7 +107,7 @@ class EncodedAdapter:
 
 @dataclass(frozen=True, slots=True)
 class ClientCalls:
-    """Asks members, and waits for what they reply, as long as the run's settings say."""
+    """Sends messages to clients and waits for their replies, as long as the run's settings allow."""
 
     grid: Grid
     settings: Federation
@@ -158,7 +158,7 @@ def exchange(
 
 
 class _Resender:
-    """One message to each of some nodes, sent again where it or its reply was lost.
+    """One message to each of some nodes, resent if it or its reply was lost.
 
     A repeated message costs a client nothing: its learner knows what was asked and answers from its cache.
 

@@ -1,4 +1,4 @@
-"""The reward gate's decision: does a round's adapter hold its own against the one before?
+"""The reward gate's decision: a round's adapter must not be significantly worse than the previous one.
 
 Both have answered the same held-out problems with the same random numbers, so answers are compared in pairs. This is a
 signal that other federated learning lacks: a verifiable reward on problems nobody trained on. It catches what harms

@@ -1,4 +1,4 @@
-"""Who takes part: which node is which organisation, what each can do, and who has to sit out.
+"""The clients of a federation: which node is which organisation, what each can do, and which ones sit out.
 
 Nodes are asked to join as they appear, and once the federation has begun nobody waits for one that is silent. It begins
 when the clients expected have answered and more than half of the answers mean the same adapter on the same base model;
@@ -30,14 +30,14 @@ from .intake import read_capabilities
 
 PAUSE_S = 0.1
 LONGEST_JOIN_S = 300.0
-"""A node that has not answered for this long, because it loads its model or its answer was lost, is asked anew."""
+"""A node that has not answered for this long, because it loads its model or its answer was lost, is asked again."""
 ASK_AGAIN_S = 30.0
-"""A node that could not join, or was turned away, is asked again after this long."""
+"""A node that could not join, or was rejected, is asked again after this long."""
 
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What all members share: the adapter, and the base model it adapts."""
+    """The adapter and the base model that all clients share."""
 
     schema: AdapterSchema
     base_model_sha256: str
@@ -45,19 +45,19 @@ class Terms:
 
 @dataclass(frozen=True, slots=True)
 class RegisteredNode:
-    """A line of the file that registering keys writes."""
+    """A line of the file that `fedgrpo keys register` writes."""
 
     node: int
     organisation: str
 
 
 def read_nodes(path: Path) -> dict[int, str]:
-    """Node id -> organisation, from the file that registering keys writes."""
+    """Return the organisation of each registered node, from the file that `fedgrpo keys register` writes."""
     return {line.node: line.organisation for line in read_typed(path, lambda entry: parsed(RegisteredNode, entry))}
 
 
 class Roster:
-    """The organisations that have joined, and the nodes they answer from."""
+    """The organisations that have joined, and their nodes."""
 
     def __init__(self, grid: Grid, config: RunConfig, terms: Terms | None, strikes: dict[str, int]) -> None:
         """`terms` and `strikes` of a resumed run; a new one has neither."""
@@ -100,7 +100,7 @@ class Roster:
             time.sleep(PAUSE_S)
 
     def welcome(self) -> None:
-        """Ask nodes that are new, take in those that have answered, and let go of those that left. Never waits."""
+        """Ask new nodes, admit those that have answered, and drop those that left. Never waits."""
         self._present = set(self._grid.get_node_ids())
         for name in [name for name, node in self.nodes.items() if node not in self._present]:
             del self.nodes[name], self.clients[name]
@@ -151,7 +151,7 @@ class Roster:
         return came >= expected or (len(self._present) >= expected and not self._box.nodes)
 
     def _admit_all(self) -> None:
-        """Take in, or turn away, who has answered; before the terms are settled, nobody."""
+        """Admit or reject the nodes that have answered, once the terms are settled."""
         if self._terms is not None:
             for node, answer in sorted(self._answers.items()):
                 self._admit(node, answer, self._terms)
@@ -222,7 +222,7 @@ class Roster:
             emit(Joined(name, client.examples, client.prompts_too_long))
 
     def _kept_back(self, client: Capabilities) -> str:
-        """Metrics that the weights need and this member's policy keeps back."""
+        """Return the metrics that the weights or the gate need and this client's policy withholds."""
         needed = WEIGHTS[self._config.aggregation.weights].metrics
         needed += ("policy/kl",) if self._config.gate.max_kl else ()
         return ", ".join(name for name in needed if name not in client.metrics)

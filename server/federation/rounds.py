@@ -1,4 +1,4 @@
-"""The round loop: ask a cohort, take what is sound, aggregate, gate, commit; or void the round and try again.
+"""The round loop: ask a cohort, accept valid updates, aggregate, gate, commit; or void the round and retry.
 
 Own loop, and not Flower's `Strategy.start`: that one cannot resume, waits for nodes without end, averages NaN in, and
 counts a round without replies as done.
@@ -33,7 +33,7 @@ from .roster import Roster
 
 @dataclass(slots=True)
 class Attempt:
-    """One try at a round: who was asked what, and what came of it."""
+    """One attempt at a round: what was asked of whom, and the results."""
 
     number: int
     attempt: int
@@ -44,16 +44,16 @@ class Attempt:
     """By organisation."""
     bytes_up: dict[str, int] = field(default_factory=dict[str, int])
     updates: dict[str, ReceivedUpdate] = field(default_factory=dict[str, ReceivedUpdate])
-    """The valid ones, by organisation. Their deltas lie in the store's inbox."""
+    """The valid updates, by organisation. Their deltas are in the store's inbox."""
     refused: dict[str, str] = field(default_factory=dict[str, str])
     """Organisation -> code."""
     strikes: list[str] = field(default_factory=list[str])
-    """Who sent something wrong. Counts if the round commits: where most replies are wrong, the run is, not a client."""
+    """Clients that sent an invalid update. Strikes count if the round commits: if most are invalid, the run is wrong."""
 
 
 @dataclass(slots=True)
 class Rounds:
-    """Plays the rounds of one federation. What must survive a crash is in `State` and `Store`, nothing here."""
+    """The rounds of one federation. Everything that must survive a crash is in `State` and `Store`."""
 
     calls: ClientCalls
     config: RunConfig
@@ -85,7 +85,7 @@ class Rounds:
             self._void(state, this, reason)
 
     def _collect(self, state: State, this: Attempt) -> str:
-        """Ask the cohort and take what is sound. Returns why the attempt is void, or nothing."""
+        """Ask the cohort and accept valid updates. Returns why the attempt is void, or an empty text."""
         least = self.config.federation.min_clients
         if len(self.roster.able()) < least:
             return f"only {len(self.roster.able())} clients can take part (federation.min-clients is {least})"
@@ -141,7 +141,7 @@ class Rounds:
         emit(UpdateTaken(this.number, name, update.metrics, this.bytes_up[name]))
 
     def _judged(self, state: State, done: State, this: Attempt) -> Verdict:
-        """Ask the reward gate, where there is one, about the round's adapter.
+        """Have the reward gate, if it is enabled, judge the round's adapter.
 
         Raises:
             RunError: the adapter is not finite.
@@ -154,7 +154,7 @@ class Rounds:
         return self.evaluator.judge(state, done, this.attempt, kls)
 
     def _void(self, state: State, this: Attempt, reason: str) -> None:
-        """Note a void attempt, and wait before the next one.
+        """Record a void attempt, and wait before the next one.
 
         Raises:
             RunError: it was one too many.
