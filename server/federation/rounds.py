@@ -48,7 +48,7 @@ class Attempt:
     refused: dict[str, str] = field(default_factory=dict[str, str])
     """Organisation -> code."""
     strikes: list[str] = field(default_factory=list[str])
-    """Clients that sent an invalid update. Strikes count if the round commits: if most are invalid, the run is wrong."""
+    """Clients that sent an invalid update. Strikes count if the round commits: if most are invalid, the run is."""
 
 
 @dataclass(slots=True)

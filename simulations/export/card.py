@@ -49,9 +49,8 @@ def card(
     """
     import jinja2
 
-    environment = jinja2.Environment(
-        trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True
-    )
+    strict = {"undefined": jinja2.StrictUndefined, "keep_trailing_newline": True}
+    environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, **strict)
     facts: dict[str, Any] = {"to": to, "kind": kind, "file": file, "version": __version__}
     text = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         **facts,

@@ -73,17 +73,7 @@ def export_to(folder: Path, source: Source, request: Wanted, *, force: bool, say
             warnings=made.warnings,
         )
         (temporary / "README.md").write_text(text, encoding="utf-8")
-        facts: dict[str, Any] = {
-            "to": request.to,
-            "type": request.kind,
-            "fedgrpo": __version__,
-            "base_model": source.base.public,
-            "adapter_sha256": source.adapter.sha256,
-            "round": source.round,
-            "differences": made.differences,
-            "warnings": made.warnings,
-            "files": listing(temporary),
-        }
+        facts = _facts(source, request, made, temporary)
         (temporary / RECORD).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     pushed = ""
     if request.repository:
@@ -91,6 +81,21 @@ def export_to(folder: Path, source: Source, request: Wanted, *, force: bool, say
         message = f"{request.to} of {source.adapter.sha256[:12]} by fedgrpo {__version__}"
         pushed = push(folder, request.repository, public=request.public, message=message)
     return {"export": str(folder), "pushed": pushed or None, "compared": made.comparisons, **facts}
+
+
+def _facts(source: Source, request: Wanted, made: Made, folder: Path) -> dict[str, Any]:
+    """Return the record of an export, which is kept beside it."""
+    return {
+        "to": request.to,
+        "type": request.kind,
+        "fedgrpo": __version__,
+        "base_model": source.base.public,
+        "adapter_sha256": source.adapter.sha256,
+        "round": source.round,
+        "differences": made.differences,
+        "warnings": made.warnings,
+        "files": listing(folder),
+    }
 
 
 def _check(request: Wanted) -> None:
