@@ -58,6 +58,7 @@ def test_the_snippet_of_the_readme_works(run, tmp_path):
     assert "1 of 1 rounds" in repr(again)
 
 
+@pytest.mark.e2e
 def test_without_progress_nothing_is_printed(tmp_path):
     code = f"import fedgrpo; fedgrpo.simulate(clients=1, rounds=1, settings={SMALL!r}, out='.', progress=False)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)

@@ -125,6 +125,7 @@ def test_the_small_verl_recipe_samples_as_many_completions_as_the_log():
     assert 37_120 <= rollouts(config) <= 1.05 * 37_120
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("central", [False, True], ids=["federated", "central"])
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_trains_a_tiny_model_of_its_architecture(name, central, place, tmp_path):
