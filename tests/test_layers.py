@@ -132,6 +132,7 @@ def test_the_light_side_starts_without_heavy_libraries(module):
     assert done.stdout.strip() == ""
 
 
+@pytest.mark.e2e
 def test_the_learner_needs_no_flower():
     """Its extra does not bring it, since vLLM needs another FastAPI."""
     code = (

@@ -10,6 +10,8 @@ import pytest
 from fedgrpo.common.cli.extras import EXTRAS, missing_extra
 from fedgrpo.common.errors import ConfigError
 
+pytestmark = pytest.mark.e2e
+
 WITHOUT = (
     "import sys; sys.modules |= dict.fromkeys(sys.argv.pop().split(','));"
     "from fedgrpo.common.cli.main import main; main()"

@@ -18,7 +18,7 @@ from fedgrpo.client.learner.sandbox import Limits, Raised, Returned, calls, leve
 from fedgrpo.common.errors import ConfigError
 from probes import ENDED, OPEN_TO_ALL, OWN_NETWORK, REFUSED
 
-pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="sandboxes are Linux's")
+pytestmark = [pytest.mark.e2e, pytest.mark.skipif(not sys.platform.startswith("linux"), reason="sandboxes are Linux's")]
 QUICK = Limits(seconds=10.0, memory_bytes=256 << 20)
 SHORT = Limits(seconds=0.5, memory_bytes=256 << 20)
 REFUSALS = {"PermissionError", "FileNotFoundError", "NotADirectoryError", "BlockingIOError", "OSError", "gaierror"}

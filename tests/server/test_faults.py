@@ -20,6 +20,8 @@ from fedgrpo.server.run.reader import Run
 from fedgrpo.server.run.store import Store
 from flwr.app import Error, Message
 
+pytestmark = pytest.mark.e2e
+
 DURABLE = ("fsync", "replace", "ftruncate")
 
 

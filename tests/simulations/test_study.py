@@ -22,6 +22,8 @@ from fedgrpo.simulations.study.table import markdown, rows
 from fedgrpo.simulations.study.view import time_left, watching
 from study_runs import STUDY, begun, finished, planned
 
+pytestmark = pytest.mark.e2e
+
 RIGHT = {
     "central/seed-0": "1100",
     "central/seed-1": "1000",

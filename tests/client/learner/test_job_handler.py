@@ -21,6 +21,8 @@ from fedgrpo.simulations.builtin import world
 from fedgrpo.simulations.engine.simulated_clients import BUILTIN_POLICY
 from organisations import organisation_file
 
+pytestmark = pytest.mark.e2e
+
 CONFIG = RunConfig().with_values(
     {
         "federation.rounds": 3,

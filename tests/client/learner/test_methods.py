@@ -13,6 +13,8 @@ from learners import make_config, make_learner, make_model
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
+pytestmark = pytest.mark.e2e
+
 IDS = torch.arange(20, 40).reshape(2, 10)
 
 
