@@ -171,6 +171,7 @@ def test_a_learner_that_answers_is_not_pushed_aside(place):
         assert relay(place).train(task(place.config)).num_steps == 1
 
 
+@pytest.mark.e2e
 def test_a_hundred_that_wait_do_not_make_the_learner_deaf(place):
     place.learner._step_s = 0.5
     with serving(place.organisation, place.learner):
@@ -190,6 +191,7 @@ def test_a_hundred_that_wait_do_not_make_the_learner_deaf(place):
             thread.join()
 
 
+@pytest.mark.e2e
 def test_a_learner_with_too_much_to_do_is_asked_again(place, monkeypatch):
     monkeypatch.setattr(jobs, "MAX_WAITING", 2)
     place.learner._step_s = 0.05
@@ -232,6 +234,7 @@ def test_work_ends_when_nobody_waits_for_it(place, monkeypatch):
     assert place.learner.trained() == []
 
 
+@pytest.mark.e2e
 def test_a_relay_whose_deadline_passes_cancels_the_work(place, monkeypatch):
     monkeypatch.setattr(remote_learner, "WAIT_S", 0.1)
     place.learner._step_s = 0.5

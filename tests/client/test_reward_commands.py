@@ -56,6 +56,7 @@ WITH_PYTEST = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "test_mine.py"]
 WITHOUT = ["-c", "import sys, runpy; sys.modules['pytest'] = None; runpy.run_path('test_mine.py', run_name='__main__')"]
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("runner", [WITH_PYTEST, WITHOUT], ids=["pytest", "python alone"])
 def test_a_new_file_passes_its_test_as_written_and_fails_it_when_spoiled(run, tmp_path, runner):
     status, out, _ = run("new", "mine.py", "--format", "json")

@@ -16,6 +16,8 @@ from fedgrpo.simulations.export import gguf_file, gguf_vocabulary, merge
 from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Qwen2Config
 
+pytestmark = pytest.mark.e2e
+
 CPU = torch.device("cpu")
 VLLM_ON_CPU = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
