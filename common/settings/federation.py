@@ -27,7 +27,8 @@ class Federation:
     min_updates: int = 2
     """Minimum number of valid updates, in addition to the quorum; a smaller cohort has to reply in full."""
     join_timeout_s: float = 600.0
-    """Seconds to wait for min-clients. A client loads its model before it joins."""
+    """Seconds to wait for min-clients, before the first round and whenever clients went away. A client loads its model
+    before it joins."""
     round_timeout_s: float = 3600.0
     """Deadline of a round, in seconds; later replies do not count."""
     ask_again_s: float = 60.0

@@ -23,7 +23,7 @@ from ...common.messages import wire
 from ...common.messages.messages import Capabilities, JoinRequest, run_schema
 from ...common.seeds import derived_seed
 from ...common.settings.run_config import RunConfig
-from ..run.events import Joined, NotJoined, emit
+from ..run.events import Joined, NotJoined, TooFewClients, emit
 from ..run.lines import parsed, read_typed
 from .exchange import InFlight
 from .intake import read_capabilities
@@ -98,6 +98,22 @@ class Roster:
                 raise RunError(self._who_is_missing())
             stopped()
             time.sleep(PAUSE_S)
+
+    def wait_for_enough(self, stopped: Callable[[], None]) -> bool:
+        """Wait until `min-clients` are connected, for at most `join-timeout-s`; returns whether they are.
+
+        Does not wait for a client that sits out because of its strikes: it will not come back.
+        """
+        needed = self._config.federation.min_clients
+        deadline = time.monotonic() + self._config.federation.join_timeout_s
+        self.welcome()
+        if len(self.clients) < needed:
+            emit(TooFewClients(len(self.clients), needed, self._config.federation.join_timeout_s))
+        while len(self.clients) < needed and time.monotonic() < deadline:
+            stopped()
+            time.sleep(PAUSE_S)
+            self.welcome()
+        return len(self.clients) >= needed
 
     def welcome(self) -> None:
         """Ask new nodes, admit those that have answered, and drop those that left. Never waits."""

@@ -65,10 +65,10 @@ class Rounds:
         """Try the next round until it is committed.
 
         Raises:
-            RunError: it was void `federation.max-void-rounds` times in a row.
+            RunError: it was void `federation.max-void-rounds` times in a row, or too few clients can take part.
         """
         while True:
-            self.roster.welcome()
+            self._require_clients(state)
             this = Attempt(state.round + 1, state.voids + 1, self.roster.cohort(state.round + 1))
             reason = self._collect(state, this)
             if not reason:
@@ -84,11 +84,30 @@ class Rounds:
             state = replace(state, voids=this.attempt)
             self._void(state, this, reason)
 
+    def _require_clients(self, state: State) -> None:
+        """Wait until enough clients for a round are connected.
+
+        Raises:
+            RunError: too few came in `federation.join-timeout-s`, or too few of them may still take part.
+        """
+        settings = self.config.federation
+        safe = f"{state.round} committed rounds are safe in {self.store.folder}."
+        if not self.roster.wait_for_enough(self.calls.stopped):
+            raise RunError(
+                f"Round {state.round + 1} cannot start: {len(self.roster.clients)} of the {settings.min_clients} "
+                f"clients needed (federation.min-clients) are connected after {settings.join_timeout_s:g} s "
+                f"(federation.join-timeout-s). {safe} Resume the run once they are back."
+            )
+        if len(able := self.roster.able()) < settings.min_clients:
+            out = sorted(self.roster.clients.keys() - set(able))
+            raise RunError(
+                f"Round {state.round + 1} cannot start: {len(able)} of the {settings.min_clients} clients needed "
+                f"(federation.min-clients) may take part. {settings.max_strikes} of their updates were refused "
+                f"(federation.max-strikes): {', '.join(out)}. {safe}"
+            )
+
     def _collect(self, state: State, this: Attempt) -> str:
         """Ask the cohort and accept valid updates. Returns why the attempt is void, or an empty text."""
-        least = self.config.federation.min_clients
-        if len(self.roster.able()) < least:
-            return f"only {len(self.roster.able())} clients can take part (federation.min-clients is {least})"
         self.store.log(
             Planned(round=this.number, attempt=this.attempt, cohort=this.cohort, adapter=state.adapter.sha256)
         )

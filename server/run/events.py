@@ -43,6 +43,21 @@ class NotJoined:
 
 
 @dataclass(frozen=True, slots=True)
+class TooFewClients:
+    """Clients went away, and the next round waits for them to come back."""
+
+    connected: int
+    needed: int
+    timeout_s: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.connected} of the {self.needed} clients needed are connected (federation.min-clients): "
+            f"waiting up to {self.timeout_s:.0f} s for one to join"
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class RoundStarted:
     """A cohort was asked to train."""
 
@@ -170,6 +185,7 @@ class Warned:
 Event = (
     Joined
     | NotJoined
+    | TooFewClients
     | RoundStarted
     | UpdateTaken
     | UpdateRefused

@@ -103,7 +103,7 @@ class _LiveView(logging.Handler):
             self._take_batch(record)
         elif (
             event is None
-            or isinstance(event, (events.NotJoined, events.UpdateRefused, events.RoundVoid, events.Warned))
+            or isinstance(event, (events.NotJoined, events.TooFewClients, events.UpdateRefused, events.RoundVoid, events.Warned))
             or (isinstance(event, events.RoundCommitted) and not event.moved)
         ):
             self._notes = [*self._notes, _line(record)][-KEPT_NOTES:]

@@ -190,6 +190,63 @@ def test_clients_come_and_go_between_rounds(tmp_path, monkeypatch):
     assert cohorts[-1] == ["client-1", "client-2", "client-3"]
 
 
+def test_a_round_waits_for_a_client_that_went_away(tmp_path, monkeypatch, caplog):
+    """client-1 is away for some time after round 1: the next round starts when it is back, and nothing is void."""
+    caplog.set_level("INFO", logger="fedgrpo.federation")
+    away, seen = {"looks": 0}, {"round": 0}
+
+    def tick(number, header, reply):
+        if header["kind"] == "train":
+            seen["round"] = header["round"]
+        return reply
+
+    def there():
+        if seen["round"] == 1 and away["looks"] < 5:
+            away["looks"] += 1
+            return [2]
+        return [2, 3]
+
+    values = {"federation__start_clients": 2, "simulation__clients": 2, "federation__rounds": 2}
+    config = settings(tmp_path, **values, evaluation__every=0, federation__join_timeout_s=20.0)
+    net = grid(config, client_app(config, tick))
+    monkeypatch.setattr(net, "get_node_ids", there)
+    main_module.run_federation(net, config)
+    net.close()
+    run = Run.read(tmp_path / "run")
+    assert run.result()["void_rounds"] == 0
+    assert [sorted(line.clients) for line in run.rounds] == [["client-0", "client-1"]] * 2
+    assert "1 of the 2 clients needed are connected (federation.min-clients): waiting up to 20 s" in caplog.text
+
+
+def test_a_run_stops_when_nobody_comes_back_in_time_and_can_be_resumed(tmp_path, monkeypatch):
+    seen = {"round": 0}
+
+    def tick(number, header, reply):
+        if header["kind"] == "train":
+            seen["round"] = header["round"]
+        return reply
+
+    values = {"federation__start_clients": 2, "simulation__clients": 2, "federation__rounds": 2}
+    config = settings(tmp_path, **values, evaluation__every=0, federation__join_timeout_s=0.5)
+    net = grid(config, client_app(config, tick))
+    monkeypatch.setattr(net, "get_node_ids", lambda: [2] if seen["round"] == 1 else [2, 3])
+    wanted = r"Round 2 cannot start: 1 of the 2 clients needed .*after 0.5 s.*1 committed rounds are safe"
+    with pytest.raises(RunError, match=wanted):
+        main_module.run_federation(net, config)
+    monkeypatch.setattr(net, "get_node_ids", lambda: [2, 3])
+    main_module.run_federation(net, config)
+    net.close()
+    assert Run.read(tmp_path / "run").result()["finished"]
+
+
+def test_nobody_waits_for_clients_that_sit_out_because_of_their_strikes(tmp_path):
+    values = {"federation__start_clients": 3, "simulation__clients": 3, "federation__min_clients": 3}
+    config = settings(tmp_path, **values, federation__max_strikes=1, federation__join_timeout_s=600.0)
+    wanted = r"Round 2 cannot start: 2 of the 3 clients needed .*federation.max-strikes\): client-0"
+    with pytest.raises(RunError, match=wanted):
+        play(config, misbehave_in("train", {0}, garbage))
+
+
 def test_evaluation_asks_everybody_though_training_draws_a_cohort(tmp_path):
     run = play(settings(tmp_path, federation__clients_per_round=2))
     assert [e.total.problems for e in run.sampled] == [40] * 4
