@@ -28,6 +28,7 @@ from ...common.storage.atomic import write_atomic
 from ..federation.roster import read_nodes
 
 CONNECTION = "fedgrpo"
+ABOUT = "Federated GRPO: organisations teach one reasoning model together, and no prompt leaves any of them."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +99,7 @@ class ServerFolder:
         keys.make_server(folder.keys, settings.gateway.hosts)
         keys.make_secret(folder.keys / "superexec.secret")
         folder.path.chmod(0o700)
+        folder._prepare_flower()
         return folder
 
     @classmethod
@@ -115,8 +117,7 @@ class ServerFolder:
         except ConfigError as error:
             raise ConfigError(f"{path / 'server.toml'}: {error}") from error
         folder = cls(path, settings)
-        folder._configure_flower()
-        write_app(folder.app)
+        folder._prepare_flower()
         return folder
 
     @property
@@ -168,7 +169,9 @@ class ServerFolder:
         found = [path for path in (self.path / "submitted").glob("*.toml") if (self.runs / path.stem).is_dir()]
         return [path.stem for path in sorted(found, key=lambda path: path.stat().st_mtime)]
 
-    def _configure_flower(self) -> None:
+    def _prepare_flower(self) -> None:
+        """Write what Flower's own commands need: the connection's name and address, and the app."""
+        write_app(self.app)
         self.flower_home.mkdir(exist_ok=True, mode=0o700)
         certificate = json.dumps(str(self.keys / "ca.crt"))
         lines = ["[superlink]", f'default = "{CONNECTION}"', "", f"[superlink.{CONNECTION}]"]
@@ -183,7 +186,8 @@ def write_app(folder: Path) -> Path:
     """
     defaults = [f"{key} = {json.dumps(value)}" for key, value in RunConfig().flat().items()]
     include = ["server/app.py", "client/app.py"]
-    lines = ["[project]", 'name = "fedgrpo"', f'version = "{__version__}"', 'license = "Apache-2.0"', ""]
+    lines = ["[project]", 'name = "fedgrpo"', f'version = "{__version__}"', 'license = "Apache-2.0"']
+    lines += [f"description = {json.dumps(ABOUT)}", ""]
     lines += ["[tool.flwr.app]", 'publisher = "fedgrpo"', f"fab-include = {json.dumps(include)}", ""]
     lines += ["[tool.flwr.app.components]", 'serverapp = "server.app:app"', 'clientapp = "client.app:app"', ""]
     lines += ["[tool.flwr.app.config]", *defaults, ""]

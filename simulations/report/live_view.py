@@ -24,6 +24,7 @@ from ..engine.simulated_clients import client_name
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
 KEPT_NOTES = 4
+TROUBLE = (events.NotJoined, events.TooFewClients, events.UpdateRefused, events.RoundVoid, events.Warned)
 
 
 @contextmanager
@@ -103,7 +104,7 @@ class _LiveView(logging.Handler):
             self._take_batch(record)
         elif (
             event is None
-            or isinstance(event, (events.NotJoined, events.TooFewClients, events.UpdateRefused, events.RoundVoid, events.Warned))
+            or isinstance(event, TROUBLE)
             or (isinstance(event, events.RoundCommitted) and not event.moved)
         ):
             self._notes = [*self._notes, _line(record)][-KEPT_NOTES:]
