@@ -135,19 +135,24 @@ def status(
     lines: Annotated[int, typer.Option(help="Log lines to show.")] = 10,
     output: FormatOption = Format.text,
 ) -> None:
-    """Show what the learner is doing, the end of its log, and when something last left."""
+    """Show what the learner is doing, the end of its log, what it has answered, and when something last left."""
+    from ..learner.service.ledger import FILE, Ledger
     from .processes import learner_status
-    from .status_view import print_status
+    from .status_view import print_ledger, print_status
 
     organisation = OrganisationFile.read(file)
     left = read_lines(organisation.egress_record)
     log = organisation.folder / "logs" / "learner.log"
     tail = log.read_text(errors="replace").splitlines()[-lines:] if log.exists() else []
     found = learner_status(organisation.socket)
+    answered = Ledger(organisation.folder / FILE, organisation.policy).counts()
     if output is Format.json:
-        print(json.dumps({"learner": found, "log": tail, "messages_left": len(left), "last": left[-1:] or None}))
+        counts = {"trainings": answered["train"], "evaluations": answered["evaluate"]}
+        about = {"learner": found, "log": tail, "messages_left": len(left), "last": left[-1:] or None}
+        print(json.dumps({**about, "ledger": counts}))
     else:
         print_status(organisation, found, tail, left)
+        print_ledger(organisation.policy, answered)
 
 
 @client.command("egress")

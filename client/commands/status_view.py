@@ -15,6 +15,7 @@ from ...common.cli.options import plain
 from ...common.cli.tables import WholeTable
 from ...common.messages.messages import Tally
 from ...common.storage.jsonl import Entry
+from ..organisation.policy_settings import Policy
 from ..organisation.settings import OrganisationFile
 
 
@@ -38,6 +39,13 @@ def print_status(organisation: OrganisationFile, learner: dict[str, object], log
         last = left[-1]
         when = time.strftime("%F %T", time.localtime(float(cast(float, last["time"]))))
         console.print(f"{len(left)} messages have left, the last at {when} in answer to {last['answers']}")
+
+
+def print_ledger(policy: Policy, answered: Mapping[str, int]) -> None:
+    """Print how much of the budgets over all runs is used."""
+    trainings = f"{answered['train']} of {policy.max_trainings} trainings"
+    evaluations = f"{answered['evaluate']} of {policy.max_evaluations} evaluations"
+    Console(highlight=False).print(f"{trainings} and {evaluations} of the policy are used, over all runs")
 
 
 def print_egress(record: Path, entries: list[Entry], last: int) -> None:

@@ -19,6 +19,8 @@ from ...common.settings.run_config import RunConfig
 from .settings import OrganisationFile, Policy
 
 MAX_SEED = 1 << 32
+MIN_TOP_K, MIN_TOP_P = 8, 0.5
+"""Sampling from fewer tokens is nearly greedy at any temperature."""
 MAX_ATTEMPTS = 100
 """Of one round. A federation that needs more is broken, or is asking for something else than training."""
 
@@ -47,8 +49,17 @@ def check_run(organisation: OrganisationFile, config: RunConfig) -> None:
     for key, value, limit_name, limit in _limits(config, policy):
         if not value <= limit:
             _refuse(key, f"is {value:g}", limit_name, limit)
+    for key, value, limit_name, limit in _floors(config, policy):
+        if not value >= limit:
+            _refuse(key, f"is {value:g}", limit_name, limit)
     if config.prompts_per_round < policy.min_groups:
         groups = f"makes rounds of {config.prompts_per_round} groups"
+        _refuse("train.steps-per-round", groups, "min-groups", policy.min_groups)
+    if config.train.block_size % policy.min_groups:
+        blocks = f"reads prompts in blocks of {config.train.block_size}, which is not a multiple of min-groups"
+        _refuse("train.block-size", blocks, "min-groups", policy.min_groups)
+    if config.prompts_per_round % policy.min_groups:
+        groups = f"makes rounds of {config.prompts_per_round} groups, which is not a multiple of min-groups"
         _refuse("train.steps-per-round", groups, "min-groups", policy.min_groups)
     if config.federation.seed >= MAX_SEED:
         raise PolicyError(
@@ -57,6 +68,16 @@ def check_run(organisation: OrganisationFile, config: RunConfig) -> None:
     odd = [name for name in config.evaluation.class_columns if name not in policy.class_columns]
     if odd and policy.evaluate:
         _refuse("evaluation.classes", f"asks for {odd[0]!r}", "class-columns", policy.class_columns)
+
+
+def block_size(policy: Policy, config: RunConfig) -> int:
+    """Return how many prompts are always trained on together: min-groups, or the multiple of it that the run chose.
+
+    What leaves is then a function of whole blocks, however often and in whatever order they are asked for: means over
+    different sets of prompts can be solved for the blocks, and never for a single prompt. A size that is not a multiple
+    would cut other blocks out of the same prompts, and two such cuts can be solved for less than a block.
+    """
+    return config.train.block_size or policy.min_groups
 
 
 def check_round(config: RunConfig, number: int, attempt: int) -> None:
@@ -161,6 +182,19 @@ def _limits(config: RunConfig, policy: Policy) -> Iterable[tuple[str, float, str
     yield "grpo.max-completion-length", grpo.max_completion_length, "max-new-tokens", policy.max_new_tokens
     long = evaluation.max_completion_length
     yield "evaluation.max-completion-length", long, "max-new-tokens", policy.max_new_tokens
+
+
+def _floors(config: RunConfig, policy: Policy) -> Iterable[tuple[str, float, str, float]]:
+    """Yield (setting, its value, the policy's name, its limit) of everything with a lower bound.
+
+    Without noise, and without a change of the policy, the same question has the same answer.
+    """
+    grpo = config.grpo
+    yield "grpo.learning-rate", grpo.learning_rate, "min-learning-rate", policy.min_learning_rate
+    yield "grpo.temperature", grpo.temperature, "min-temperature", policy.min_temperature
+    if policy.min_temperature > 0:
+        yield "grpo.top-k", grpo.top_k or MIN_TOP_K, "min-temperature, which means a top-k of", MIN_TOP_K
+        yield "grpo.top-p", grpo.top_p, "min-temperature, which means a top-p of", MIN_TOP_P
 
 
 def _covered(wanted: str, allowed: tuple[str, ...]) -> bool:

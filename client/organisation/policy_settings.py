@@ -22,6 +22,10 @@ class Policy:
     target_modules: tuple[str, ...] = ()
     """Layers that may be adapted: `all-linear`, or names."""
     max_learning_rate: float = 0.0
+    min_learning_rate: float = 1e-8
+    """With hardly any, the policy stays as the server sent it, and many rounds would ask one question."""
+    min_temperature: float = 0.1
+    """Of training; greedy completions would answer the same question alike each time."""
     max_rounds: int = 0
     max_steps_per_round: int = 0
     max_seconds_per_round: float = 0.0
@@ -43,7 +47,12 @@ class Policy:
     metrics: tuple[str, ...] = ()
     """Training metrics that may leave; `*` stands for anything: `groups/*`. Rewards are named in `reward/NAME/mean`."""
     min_groups: int = 8
-    """A round of fewer groups (prompts) is refused: its means would say something of single prompts."""
+    """Prompts are trained on in fixed blocks of this many, and a round is made of whole blocks: nothing that leaves
+    can be solved for a single prompt. 1 allows any round."""
+    max_trainings: int = 0
+    """Rounds trained in all runs together, attempts included."""
+    max_evaluations: int = 0
+    """Evaluations in all runs together."""
     evaluate: bool = False
     """Whether counts of right and wrong held-out answers may leave."""
     class_columns: tuple[str, ...] = ()
@@ -58,6 +67,6 @@ class Policy:
         at_least("policy.min-groups", self.min_groups, 1, "a round has at least one group")
         at_least("policy.min-class-problems", self.min_class_problems, 1, "a class has at least one problem")
         between("policy.max-left-out-share", self.max_left_out_share, 0.0, 1.0, "it is a share of the prompts")
-        for name in ("max_learning_rate", "max_seconds_per_round"):
+        for name in ("max_learning_rate", "min_learning_rate", "min_temperature", "max_seconds_per_round"):
             at_least(f"policy.{name.replace('_', '-')}", getattr(self, name), 0.0, "a limit is a number from 0 on")
         at_least("policy.max-delta-norm", self.max_delta_norm, 0.0, "it is a length")

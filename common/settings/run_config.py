@@ -61,6 +61,11 @@ class RunConfig:
             )
         if self.gate.max_kl > 0 and self.grpo.beta == 0:
             raise ConfigError("gate.max-kl needs a KL term, but grpo.beta is 0. Set grpo.beta, or gate.max-kl = 0.")
+        if self.train.block_size and self.prompts_per_round % self.train.block_size:
+            raise ConfigError(
+                f"A round has {self.prompts_per_round} prompts, which are not whole blocks of train.block-size = "
+                f"{self.train.block_size}. Change train.steps-per-round or the batch size."
+            )
         self._check_aggregation()
         self._check_backend()
 

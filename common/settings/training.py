@@ -17,6 +17,9 @@ class Train:
     """Time budget: a client stops before a step that would not fit, and after steps-per-round at the latest. Fast and
     slow clients then finish together, and deltas are normalised by their steps. 0 does not limit the time. Not
     bit-reproducible."""
+    block_size: int = 0
+    """Prompts that are always trained on together: fixed blocks of prompts of similar length. 0 leaves it to each
+    organisation's policy, whose min-groups it must be a multiple of; simulated clients then read single prompts."""
     prox: float = 0.0
     """FedProx (Li et al. 2020, arXiv:1812.06127): adds prox / 2 times the squared distance of the trained factors from
     the round's global adapter to the loss."""
@@ -24,4 +27,5 @@ class Train:
     def __post_init__(self) -> None:
         at_least("train.steps-per-round", self.steps_per_round, 1, "a round without a step has no update")
         at_least("train.seconds-per-round", self.seconds_per_round, 0.0, "0 does not limit the time")
+        at_least("train.block-size", self.block_size, 0, "0 leaves it to each organisation's policy")
         at_least("train.prox", self.prox, 0.0, "it is the weight of a penalty; 0 turns it off")

@@ -53,6 +53,7 @@ def simulated_learner(node_config: dict[str, Value], config: RunConfig) -> Learn
         held_out=[held_out[i] for i in held_out_indices],
         rewards=spoiled(client_rewards(config)[number], fault),
         system_prompt=SYSTEM_PROMPTS[config.simulation.system_prompt],
+        block=max(1, config.train.block_size),
     )
 
     learner = LocalLearner(_loaded_model(config, client_rank(config, number)), data, Reporter(name, held_out_indices))

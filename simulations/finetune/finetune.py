@@ -9,7 +9,7 @@ from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...client.learner.data.problems import Problem, reading_order
+from ...client.learner.data.problems import Problem, in_blocks, reading_order
 from ...client.learner.data.system_prompts import SYSTEM_PROMPTS
 from ...client.learner.models.load import load_model
 from ...client.learner.models.model_files import model_folder
@@ -172,11 +172,12 @@ def _rows(base: Base, shard: list[Problem], config: RunConfig) -> list[dict[str,
 
     system, limit = SYSTEM_PROMPTS[config.simulation.system_prompt], config.grpo.max_prompt_length
     ids = base.tokenizer(prompt_texts(base.tokenizer, shard, system), add_special_tokens=False)["input_ids"]
-    kept = [problem for problem, tokens in zip(shard, ids, strict=True) if len(tokens) <= limit]
+    block = max(1, config.train.block_size)
+    kept = in_blocks(shard, [len(tokens) for tokens in ids], block, limit)
     if not kept:
         raise DataError(f"There is no prompt of at most grpo.max-prompt-length = {limit} tokens. Raise the limit.")
     count = config.prompts_in(config.total_steps)
-    order = reading_order(len(kept), 0, count, seed=config.federation.seed, reader=client_name(0))
+    order = reading_order(len(kept), 0, count, seed=config.federation.seed, reader=client_name(0), block=block)
     return [kept[i].row(system) for i in order]
 
 

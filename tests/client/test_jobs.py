@@ -55,6 +55,9 @@ class FakeLearner:
         delta = delta_of(job.frame)
         return frame_of(Update(delta=delta, num_steps=1, num_examples=4, metrics={"reward/mean": 1.0}))
 
+    def kept(self):
+        """Do nothing: this learner has no ledger."""
+
     def trained(self):
         path = self._folder / "trained"
         return path.read_text().split() if path.exists() else []

@@ -9,6 +9,7 @@ from federation import metrics, schema, settings
 from fedgrpo.client import main
 from fedgrpo.client.commands.dry_run import allowed_run
 from fedgrpo.client.learner.service.guard import GuardedLearner
+from fedgrpo.client.learner.service.ledger import Ledger
 from fedgrpo.client.organisation import policy
 from fedgrpo.client.organisation.settings import Organisation, OrganisationFile
 from fedgrpo.common.adapter.adapter import Adapter
@@ -71,6 +72,10 @@ OPENS = {
 """What is refused under an empty policy -> what has to be allowed for it."""
 
 
+def guard(make, own, config):
+    return GuardedLearner(make, own, config, Ledger(None, own.policy))
+
+
 def test_a_policy_that_says_nothing_allows_nothing(tmp_path):
     config = settings(tmp_path)
     names = {"model.name": "builtin", "policy.min-groups": 4}
@@ -103,6 +108,10 @@ BEYOND = {
     "evaluation.max-completion-length": 300,
     "evaluation.batch-size": 76,
     "evaluation.classes": "steps,patient",
+    "train.block-size": 2,
+    "grpo.temperature": 0.05,
+    "grpo.top-k": 2,
+    "grpo.top-p": 0.1,
 }
 
 
@@ -129,8 +138,8 @@ LOSS_ONLY = {
     f"grpo.{name}"
     for name in (
         "lr-scheduler-type", "warmup-ratio", "beta", "kl-reference", "epsilon", "epsilon-high", "loss-type",
-        "scale-rewards", "importance-sampling-level", "multi-objective-aggregation", "num-iterations", "temperature",
-        "top-p", "top-k", "mask-truncated-completions", "max-grad-norm", "weight-decay", "adam-beta1", "adam-beta2",
+        "scale-rewards", "importance-sampling-level", "multi-objective-aggregation", "num-iterations",
+        "mask-truncated-completions", "max-grad-norm", "weight-decay", "adam-beta1", "adam-beta2",
         "optim", "off-policy-mask-threshold",
     )
 }  # fmt: skip
@@ -149,7 +158,7 @@ def test_a_run_beyond_the_policy_is_refused_by_the_name_of_the_servers_setting(t
     policy.check_run(organisation_file(tmp_path), config)
     made = []
     with pytest.raises(PolicyError) as caught:
-        GuardedLearner(lambda: made.append(1), organisation_file(tmp_path), config.with_values({key: BEYOND[key]}))
+        guard(lambda: made.append(1), organisation_file(tmp_path), config.with_values({key: BEYOND[key]}))
     assert caught.value.key == SHOWN_AS.get(key, key)
     assert not made  # no model was loaded for it
 
@@ -174,16 +183,14 @@ def test_a_round_of_too_few_groups_and_a_delta_of_too_many_bytes_are_refused(tmp
         policy.check_run(organisation_file(tmp_path, policy__min_groups=5), config)
     assert caught.value.key == "train.steps-per-round"
     with pytest.raises(PolicyError) as caught:
-        GuardedLearner(
-            lambda: Worker(schema(config)), organisation_file(tmp_path, policy__max_bytes_per_round=71), config
-        )
+        guard(lambda: Worker(schema(config)), organisation_file(tmp_path, policy__max_bytes_per_round=71), config)
     assert caught.value.key == "adapter.rank"
 
 
 def guarded(tmp_path, **changes):
     config = settings(tmp_path)
     worker = Worker(schema(config))
-    return GuardedLearner(lambda: worker, organisation_file(tmp_path, **changes), config), worker, config
+    return guard(lambda: worker, organisation_file(tmp_path, **changes), config), worker, config
 
 
 def task(config, **changes):
@@ -233,7 +240,7 @@ def test_a_server_cannot_choose_single_prompts_by_their_length(tmp_path):
         worker = Worker(schema(config))
         can = worker.capabilities()
         worker.capabilities = lambda: replace(can, examples=examples, prompts_too_long=too_long)
-        return GuardedLearner(lambda: worker, organisation_file(tmp_path), config)
+        return guard(lambda: worker, organisation_file(tmp_path), config)
 
     of(60, 60)
     for examples, too_long in ((1, 0), (3, 0), (50, 60)):
@@ -320,7 +327,7 @@ def ask(own, worker, config, change, kind="train"):
 def organisation(tmp_path, monkeypatch):
     own, config = organisation_file(tmp_path), settings(tmp_path)
     worker = Worker(schema(config))
-    monkeypatch.setattr(main, "RemoteLearner", lambda *_: GuardedLearner(lambda: worker, own, config))
+    monkeypatch.setattr(main, "RemoteLearner", lambda *_: guard(lambda: worker, own, config))
     return own, worker, config
 
 
@@ -373,7 +380,7 @@ def test_a_dry_run_records_and_sends_a_code(organisation, monkeypatch):
 def test_a_refusal_tells_the_server_its_key_and_not_the_limit(organisation, monkeypatch):
     own, worker, config = organisation
     large = config.with_values({"adapter.rank": 9})
-    monkeypatch.setattr(main, "RemoteLearner", lambda *_: GuardedLearner(lambda: worker, own, large))
+    monkeypatch.setattr(main, "RemoteLearner", lambda *_: guard(lambda: worker, own, large))
     reply = ask(own, worker, large, {})
     assert dict(reply["header"]) == {"protocol": wire.PROTOCOL, "error": "policy.adapter.rank"}
 

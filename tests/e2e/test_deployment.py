@@ -56,6 +56,7 @@ def settings(**values):
         "evaluation.every": 0,
         "grpo.max-completion-length": 44,
         "grpo.learning-rate": 0.004,
+        "train.block-size": 8,  # what the policy of `client init` asks for: simulated clients then read the same blocks
         "simulation.rewards": ";".join(SPECS),
     }
     return RunConfig().with_values({**base, **values})

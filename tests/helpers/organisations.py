@@ -14,6 +14,8 @@ ALLOWED = {
     "policy.target-modules": ["all-linear"],
     "policy.max-learning-rate": 1e-2,
     "policy.max-rounds": 10,
+    "policy.max-trainings": 1000,
+    "policy.max-evaluations": 1000,
     "policy.max-steps-per-round": 4,
     "policy.max-generations": 8,
     "policy.max-completions-per-step": 75,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -75,7 +76,31 @@ def read_jsonl(path: Path, required: Sequence[str]) -> list[dict[str, str]]:
     return rows
 
 
-def reading_order(size: int, position: int, count: int, *, seed: int, reader: str) -> list[int]:
+def in_blocks(problems: Sequence[Problem], lengths: Sequence[int], block: int, limit: int) -> list[Problem]:
+    """Return the problems of at most `limit` tokens that make whole blocks, block after block.
+
+    A block is `block` different prompts of similar length. Which prompts it holds depends on the shard alone, not on
+    `limit` nor on the order of the shard: a block with a prompt that is too long is left out as a whole, as are the
+    longest prompts that do not fill a block, and repetitions. With blocks of 1 the shard keeps its order.
+
+    Args:
+        lengths: tokens of each problem's prompt.
+    """
+    if block == 1:
+        return [problem for problem, length in zip(problems, lengths, strict=True) if length <= limit]
+    distinct: dict[str, tuple[int, Problem]] = {}
+    for problem, length in zip(problems, lengths, strict=True):
+        distinct.setdefault(problem.question, (length, problem))
+    order = sorted(distinct.values(), key=lambda each: (each[0], _digest(each[1])))
+    whole = [order[start : start + block] for start in range(0, len(order) - block + 1, block)]
+    return [problem for one in whole if one[-1][0] <= limit for _, problem in one]
+
+
+def _digest(problem: Problem) -> bytes:
+    return hashlib.sha256(problem.question.encode()).digest()
+
+
+def reading_order(size: int, position: int, count: int, *, seed: int, reader: str, block: int = 1) -> list[int]:
     """Return the indices of the next problems of a shard: each once per epoch, in a new random order each epoch.
 
     The order depends on the position alone, so a client that missed a round, or a process that was killed, continues
@@ -86,7 +111,11 @@ def reading_order(size: int, position: int, count: int, *, seed: int, reader: st
         position: problems read before.
         count: problems to return.
         reader: name of the client whose shard it is.
+        block: problems that are read together; the others are multiples of it.
     """
+    if block > 1:
+        blocks = reading_order(size // block, position // block, -(-count // block), seed=seed, reader=reader)
+        return [index * block + offset for index in blocks for offset in range(block)][:count]
     order: list[int] = []
     epoch, start = divmod(position, size)
     while len(order) < count:

@@ -25,6 +25,7 @@ from ...organisation.settings import OrganisationFile
 from .http_api import HandlesJobs, Interface
 from .job_handler import JobHandler
 from .jobs import Job, JobQueue
+from .ledger import FILE, Ledger
 
 LOGGER = logging.getLogger("fedgrpo.learner")
 MAX_WAIT_S = 30.0
@@ -40,7 +41,7 @@ def serve(organisation: OrganisationFile) -> None:
     """
     prepare_folder(organisation)
     with _only_one(organisation.folder):
-        learner = JobHandler(organisation)
+        learner = JobHandler(organisation, Ledger(organisation.folder / FILE, organisation.policy))
         try:
             serve_jobs(organisation, learner)
         finally:
@@ -54,7 +55,7 @@ def serve_jobs(organisation: OrganisationFile, learner: HandlesJobs, stop: threa
         Exception: what kept the learner from loading its model.
     """
     prepare_folder(organisation)
-    queue = JobQueue(learner.do, organisation.folder / "cache", learner.identity)
+    queue = JobQueue(learner.do, organisation.folder / "cache", learner.identity, learner.kept)
     with _listening(organisation) as listener:
         config = uvicorn.Config(
             Interface(queue, learner).application(),

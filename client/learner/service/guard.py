@@ -13,6 +13,7 @@ from ...organisation import policy
 from ...organisation.settings import OrganisationFile
 from .. import Learner
 from ..training.error_feedback import CompressingLearner
+from .ledger import Ledger
 
 FEDERATION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 MAX_POSITION = 1 << 53
@@ -24,14 +25,17 @@ class GuardedLearner:
     Every caller on the socket gets only what the policy allows. Training starts only after every check has passed.
     """
 
-    def __init__(self, make: Callable[[], Learner], organisation: OrganisationFile, config: RunConfig) -> None:
+    def __init__(
+        self, make: Callable[[], Learner], organisation: OrganisationFile, config: RunConfig, ledger: Ledger
+    ) -> None:
         """Create the actual learner, if the organisation allows this run.
 
         Raises:
             PolicyError: the policy does not allow it.
         """
         policy.check_run(organisation, config)
-        self._organisation, self._config = organisation, config
+        self._organisation, self._config, self._ledger = organisation, config, ledger
+        self._block = policy.block_size(organisation.policy, config)
         folder = organisation.folder / "rests"
         self._learner = CompressingLearner(make(), config, folder, organisation.policy.max_delta_norm)
         capabilities = self._learner.capabilities()
@@ -57,11 +61,15 @@ class GuardedLearner:
         _check_place(task.federation, task.round)
         if not 0 <= task.position <= MAX_POSITION:
             raise ProtocolError("header", f"position {task.position} is not in a shard")
+        if task.position % self._block:
+            raise ProtocolError("header", f"position {task.position} is inside a block of {self._block} prompts")
         if not 0 <= task.counted_round < task.round or not 0 <= task.counted_attempt <= policy.MAX_ATTEMPTS:
             raise ProtocolError("header", f"round {task.counted_round} cannot have counted before round {task.round}")
         policy.check_round(self._config, task.round, task.attempt)
+        self._ledger.begin_training(task, self._config)
         update = self._learner.train(task)
         policy.check_groups(self._organisation.policy, update.num_examples)
+        self._ledger.used(update.num_examples)
         leaving = self.capabilities().metrics
         return replace(update, metrics={name: update.metrics[name] for name in leaving})
 
@@ -72,6 +80,7 @@ class GuardedLearner:
         policy.check_round(self._config, max(1, task.round), max(1, task.attempt))
         if task.temperature not in (0.0, self._config.evaluation.temperature):
             raise ProtocolError("header", f"temperature {task.temperature} does not belong to this run")
+        self._ledger.begin_evaluation(task, self._config)
         return policy.evaluation_that_leaves(self._organisation.policy, self._learner.evaluate(task))
 
 

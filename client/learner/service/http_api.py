@@ -54,6 +54,10 @@ class HandlesJobs(Protocol):
         """Do a job."""
         ...
 
+    def kept(self) -> None:
+        """Note that the result of the last job is on the disk."""
+        ...
+
 
 class Interface:
     """The routes, over a queue of jobs."""

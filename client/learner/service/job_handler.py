@@ -31,6 +31,7 @@ from ..tools import ToolBox, load_tools
 from .guard import GuardedLearner
 from .job_watcher import JobWatcher
 from .jobs import Job
+from .ledger import Ledger
 from .tracking import OrganisationTracking
 
 if TYPE_CHECKING:
@@ -43,13 +44,17 @@ LOGGER = logging.getLogger("fedgrpo.learner")
 class JobHandler:
     """Handles the jobs that arrive over the socket."""
 
-    def __init__(self, organisation: OrganisationFile) -> None:
+    def __init__(self, organisation: OrganisationFile, ledger: Ledger | None = None) -> None:
         """Read data and rewards, so that errors in them are found at the start.
+
+        Args:
+            ledger: what has been answered; None for a rehearsal, which nobody outside hears of.
 
         Raises:
             ConfigError, DataError, RewardError: the organisation's file, a data row or a reward is wrong.
         """
         self.organisation = organisation
+        self.ledger = ledger or Ledger(None, organisation.policy)
         check_backend(organisation.settings.backend)
         self.tracking = OrganisationTracking(organisation)
         self.train, self.held_out = read_organisation_data(organisation)
@@ -86,6 +91,10 @@ class JobHandler:
         except SamplerError:
             self._set_aside()  # the next job starts the sampler anew
             raise
+
+    def kept(self) -> None:
+        """Close the ledger's line of a job whose result is on the disk."""
+        self.ledger.close()
 
     def _done(self, kind: str, frame: Frame, learner: GuardedLearner) -> Frame:
         match kind:
@@ -143,7 +152,9 @@ class JobHandler:
             policy.check_run(self.organisation, config)
             self._set_aside()
             self._learners = {
-                config.sha256: GuardedLearner(lambda: self._local_learner(config), self.organisation, config)
+                config.sha256: GuardedLearner(
+                    lambda: self._local_learner(config), self.organisation, config, self.ledger
+                )
             }
         return self._learners[config.sha256]
 
@@ -199,6 +210,7 @@ class JobHandler:
             held_out=self.held_out,
             rewards=self.rewards,
             system_prompt=self.organisation.settings.prompt.system,
+            block=policy.block_size(self.organisation.policy, config),
         )
         hardware = self._model.measure(self.train[0], self.organisation.settings.prompt.system)
         watcher = JobWatcher(lambda: self._job, config, self.tracking)

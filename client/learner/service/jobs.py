@@ -76,13 +76,20 @@ class JobQueue:
     finds the running job or its result, which is on disk and survives a restart.
     """
 
-    def __init__(self, work: Callable[[Job], Frame], cache: Path, identity: str = "") -> None:
+    def __init__(
+        self,
+        work: Callable[[Job], Frame],
+        cache: Path,
+        identity: str = "",
+        kept: Callable[[], None] = lambda: None,
+    ) -> None:
         """Start the thread of a queue whose results are cached in a folder.
 
         Args:
             identity: everything else that a result depends on, such as data and policy.
+            kept: called when a result is on the disk, and before anybody gets it.
         """
-        self._work, self._cache, self._identity = work, cache, identity
+        self._work, self._cache, self._identity, self._kept = work, cache, identity, kept
         self._jobs: dict[str, Job] = {}
         self._changed = threading.Condition()
         cache.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -166,6 +173,7 @@ class JobQueue:
             job.check()
             result = self._work(job).pack()
             self._keep(job, result)
+            self._kept()
             state = "done"
         except Cancelled as error:
             LOGGER.warning("%s was cancelled: its client no longer waits for it", job.frame.fields.get("kind"))

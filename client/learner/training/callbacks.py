@@ -29,6 +29,8 @@ class TimeBudget(TrainerCallback):
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
+        self.may_stop: Callable[[int], bool] = lambda step: True
+        """Whether a round may end after this many steps."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Start the clock of a round."""
@@ -39,5 +41,5 @@ class TimeBudget(TrainerCallback):
         """Measure a step, and stop training if the next one might not fit."""
         end = time.perf_counter()
         self._longest, self._last = max(self._longest, end - self._last), end
-        if self._seconds and end - self._start + self._longest > self._seconds:
+        if self._seconds and end - self._start + self._longest > self._seconds and self.may_stop(state.global_step):
             control.should_training_stop = True

@@ -17,7 +17,7 @@ from ....common.messages.messages import Capabilities, EvaluateTask, Evaluation,
 from ....common.messages.metric_names import TRAIN_METRICS, reward_metrics
 from ....common.seeds import derived_seed
 from ....common.settings.run_config import RunConfig
-from ..data.problems import Problem, reading_order
+from ..data.problems import Problem, in_blocks, reading_order
 from ..models.adapted_model import adapter_schema
 from ..models.base_model import Base
 from ..rewards import Reward, try_rewards
@@ -41,6 +41,8 @@ class ClientData:
     held_out: Sequence[Problem]
     rewards: tuple[Reward, ...]
     system_prompt: str
+    block: int = 1
+    """Prompts that are always trained on together (`in_blocks`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +119,12 @@ class LocalLearner:
         limit = model.config.grpo.max_prompt_length
         lengths = model.prompt_lengths(data.shard, data.system_prompt)
         self._model, self._data, self._watcher, self._hardware = model, data, watcher, hardware
-        self._shard = [p for p, length in zip(data.shard, lengths, strict=True) if length <= limit]
+        self._shard = in_blocks(data.shard, lengths, data.block, limit)
         if not self._shard:
             shortest = min(lengths, default=0)
+            what = f"{data.block} prompts" if data.block > 1 else "prompt"
             raise DataError(
-                f"{data.organisation} has no prompt of at most grpo.max-prompt-length = {limit} tokens "
+                f"{data.organisation} has no {what} of at most grpo.max-prompt-length = {limit} tokens "
                 f"(the shortest of {len(lengths)} has {shortest}). Raise the limit or shorten the prompts."
             )
         try_rewards(data.rewards, self._shard[0].row(data.system_prompt))
@@ -148,7 +151,8 @@ class LocalLearner:
         """Run one round of local GRPO from the task's adapter, on the next prompts of the shard."""
         config, trainer = self._model.config, self._model.trainer
         name, seed = self._data.organisation, config.federation.seed
-        order = reading_order(len(self._shard), task.position, config.prompts_per_round, seed=seed, reader=name)
+        count, block = config.prompts_per_round, self._data.block
+        order = reading_order(len(self._shard), task.position, count, seed=seed, reader=name, block=block)
         work = LocalRound(
             adapter=task.adapter,
             trains=METHODS[config.aggregation.method].trains_in(task.round),
@@ -156,6 +160,7 @@ class LocalLearner:
             rewards=self._data.rewards,
             seed=derived_seed(seed, "train", name, task.round),
             first_step=(task.round - 1) * config.train.steps_per_round,
+            block=block,
             on_step=self._watcher.step,
         )
         delta, steps, metrics = trainer.train(work)

@@ -43,6 +43,8 @@ class LocalRound:
     seed: int
     first_step: int
     """Steps of the federation's schedule before this round."""
+    block: int = 1
+    """Prompts that are always trained on together: a round that runs out of time ends with a whole block."""
     on_step: Callable[[int, Mapping[str, float]], None] = field(default=lambda step, figures: None)
     """Called after each step with its number and what TRL logged."""
 
@@ -67,7 +69,7 @@ class LocalTrainer:
             ConfigError: there are tools, and the model's chat template does not support them.
         """
         self.config = config
-        self.log = StepLog()
+        self.log, self.budget = StepLog(), TimeBudget(config.train.seconds_per_round)
         self.trainer = self._trl_trainer(base, schema, row, box)
         self.adapted = AdaptedModel(self.trainer.model, schema)  # pyright: ignore[reportArgumentType]
         self.adapted.drop_reference()
@@ -94,7 +96,7 @@ class LocalTrainer:
                 train_dataset=Dataset.from_list([row]),
                 processing_class=base.tokenizer,
                 peft_config=peft_config,
-                callbacks=[self.log, TimeBudget(self.config.train.seconds_per_round)],
+                callbacks=[self.log, self.budget],
                 **tool_arguments(box, base),
             )
 
@@ -124,6 +126,7 @@ class LocalTrainer:
         self.adapted.freeze()
         self.trainer.begin_round(work.rows, work.rewards, seed=work.seed, first_step=work.first_step)
         self.log.lines, self.log.on_step = [], work.on_step
+        self.budget.may_stop = lambda step: self.config.prompts_in(step) % work.block == 0
         set_seed(work.seed)
 
     def _metrics(self, rewards: Sequence[Reward]) -> dict[str, float]:

@@ -1,0 +1,192 @@
+"""The organisation's ledger: which tasks it has answered, on the disk, across restarts and across runs of an operator.
+
+Without it an operator could ask the same question many times with small changes, and solve for what a single prompt
+contributes to each mean. So each (federation, round, attempt) is answered once, a shard is only read forwards, and the
+policy limits how many answers there will ever be. A line is on the disk before the work begins; a task that was begun
+and not answered, because the learner was killed, may be done again if it is the same one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ....common.errors import ConfigError, PolicyError, RunError
+from ....common.messages import frames
+from ....common.messages.messages import EvaluateTask, TrainTask
+from ....common.settings.run_config import RunConfig
+from ....common.storage.jsonl import append_line, read_lines
+from ...organisation.policy_settings import Policy
+
+FILE = "ledger.jsonl"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """One task, as it was begun, or as it was answered."""
+
+    kind: str
+    """`train` or `evaluate`."""
+    federation: str
+    round: int
+    attempt: int
+    asked: str = ""
+    """Of an evaluation: decoding and role, since an attempt may have one of each."""
+    settings: str
+    """SHA-256 of the run's settings."""
+    request: str
+    """SHA-256 of the task, adapter included."""
+    position: int = 0
+    """Where in the shard the training began to read."""
+    prompts: int = 0
+    """Prompts of a training: planned when it begins, used when it is answered."""
+    answered: bool = False
+
+    @property
+    def key(self) -> tuple[str, str, int, int, str]:
+        """What is answered once."""
+        return self.kind, self.federation, self.round, self.attempt, self.asked
+
+
+class Ledger:
+    """What has been answered, and whether a task may still be."""
+
+    def __init__(self, path: Path | None, policy: Policy) -> None:
+        """Read a ledger, or begin one. Without a path it is kept in memory, for a rehearsal.
+
+        Raises:
+            ConfigError: the file cannot be read, or is damaged.
+        """
+        self._path, self._policy = path, policy
+        self._lines: dict[tuple[str, str, int, int, str], Line] = {}
+        self._last: dict[tuple[str, str], Line] = {}
+        """The line of each federation's last training and evaluation."""
+        self._open: Line | None = None
+        for line in _read(path) if path else []:
+            self._note(line)
+
+    def counts(self) -> Counter[str]:
+        """Return how many trainings (`train`) and evaluations (`evaluate`) there have been, in all runs."""
+        return Counter(kind for kind, *_ in self._lines)
+
+    def begin_training(self, task: TrainTask, config: RunConfig) -> None:
+        """Write down that a round is trained.
+
+        Raises:
+            PolicyError: it may not be; the key says why.
+            OSError: it cannot be written down.
+        """
+        line = Line(
+            kind="train",
+            federation=task.federation,
+            round=task.round,
+            attempt=task.attempt,
+            settings=config.sha256,
+            request=_request(task, config),
+            position=task.position,
+            prompts=config.prompts_per_round,
+        )
+        last = self._last.get(("train", task.federation))
+        if line.key not in self._lines and last is not None:
+            end = last.position + (last.prompts if last.answered else 0)
+            if task.position != last.position and task.position < end:
+                raise PolicyError(
+                    "ledger.position",
+                    f"The server wants prompts from position {task.position} of the shard, but round {last.round} read "
+                    f"from {last.position} to {end}: a shard is read forwards, by whole rounds.",
+                )
+        self._begin(line, "max-trainings", self._policy.max_trainings)
+
+    def begin_evaluation(self, task: EvaluateTask, config: RunConfig) -> None:
+        """Write down that the held-out problems are answered.
+
+        Raises:
+            PolicyError, OSError: as of `begin_training`.
+        """
+        decoding = "greedy" if task.temperature == 0 else "sampled"
+        line = Line(
+            kind="evaluate",
+            federation=task.federation,
+            round=task.round,
+            attempt=task.attempt,
+            asked=f"{decoding}, {'compared' if task.against else 'alone'}",
+            settings=config.sha256,
+            request=_request(task, config),
+        )
+        last = self._last.get(("evaluate", task.federation))
+        if line.key not in self._lines and last is not None and task.round < last.round - 1:
+            raise PolicyError(
+                "ledger.round",
+                f"The server wants round {task.round} evaluated, but round {last.round} has been: rounds go forwards.",
+            )
+        self._begin(line, "max-evaluations", self._policy.max_evaluations)
+
+    def used(self, prompts: int) -> None:
+        """Note how many prompts the open training used; a time limit may have ended it early."""
+        assert self._open is not None
+        self._open = replace(self._open, prompts=prompts)
+
+    def close(self) -> None:
+        """Write down that the open task, if there is one, has an answer, which is on the disk by now.
+
+        Raises:
+            OSError: it cannot be written down.
+        """
+        if self._open is not None:
+            line, self._open = replace(self._open, answered=True), None
+            self._write(line)
+
+    def _begin(self, line: Line, limit_name: str, limit: int) -> None:
+        """Open a task."""
+        self._open = None
+        same = next((other for other in self._lines.values() if other.federation == line.federation), None)
+        if same is not None and same.settings != line.settings:
+            raise PolicyError(
+                "ledger.settings",
+                f"{line.federation} has been run with other settings. A run keeps those it began with.",
+            )
+        known = self._lines.get(line.key)
+        what = f"The {line.asked or 'training'} of {line.federation}'s round {line.round}, attempt {line.attempt}"
+        if known is not None and known.request != line.request:
+            raise PolicyError("ledger.attempt", f"{what}, was asked for before with another adapter or position.")
+        if known is not None and known.answered:
+            raise PolicyError("ledger.answered", f"{what}, has been answered, and the answer is not kept any more.")
+        if known is None and self.counts()[line.kind] >= limit:
+            raise PolicyError(
+                f"ledger.{limit_name}",
+                f"{limit} tasks of this kind have been done, in all runs together, as many as policy.{limit_name} "
+                "allows. Raise it if you still want to take part.",
+            )
+        if known is None:
+            self._write(line)
+        self._open = line
+
+    def _write(self, line: Line) -> None:
+        if self._path is not None:
+            append_line(self._path, asdict(line))
+        self._note(line)
+
+    def _note(self, line: Line) -> None:
+        self._lines[line.key] = line
+        self._last[line.kind, line.federation] = line
+
+
+def _request(task: TrainTask | EvaluateTask, config: RunConfig) -> str:
+    return hashlib.sha256(config.sha256.encode() + frames.frame_of(task).pack()).hexdigest()
+
+
+def _read(path: Path) -> list[Line]:
+    try:
+        return [_line(entry) for entry in read_lines(path)]
+    except (OSError, RunError, TypeError) as error:
+        raise ConfigError(
+            f"The ledger {path} cannot be read: {error} It says which tasks this organisation has answered. Restore it "
+            "from a backup; if you move it away, tasks that were answered may be answered again."
+        ) from error
+
+
+def _line(entry: dict[str, Any]) -> Line:
+    return Line(**entry)
