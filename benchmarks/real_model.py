@@ -132,7 +132,7 @@ def bare(given: argparse.Namespace, folder: Path) -> dict[str, float]:
     from datasets import Dataset
     from fedgrpo.client.learner.models.adapted_model import adapter_schema, lora_config
     from fedgrpo.client.learner.models.load import load_model
-    from fedgrpo.client.learner.training.grpo_trainer import trl_config
+    from fedgrpo.client.learner.training.trl_config import trl_config
     from transformers import PrinterCallback
     from trl import GRPOTrainer
 

@@ -29,6 +29,9 @@ class Method:
     """Whether clients may train adapters of smaller rank than the federation's."""
     linear: bool
     """Whether aggregation is the mean of the vectors. Server optimizers and rules by coordinate require it."""
+    keeps_factors: bool = True
+    """Whether the factors of the next round continue those of this one. Where aggregation rotates them or draws them
+    anew, what compression took from a delta means nothing in the next round, and is not added to it."""
     source: str
     """The paper."""
     summary: str
@@ -87,6 +90,7 @@ METHODS: Table[Method] = Table(
             trains=(("A", "B"),),
             mixed_ranks=True,
             linear=False,
+            keeps_factors=False,
             source="FlexLoRA, Bai et al. 2024, arXiv:2402.11505",
             summary="best approximation, of the rank, of the mean product",
         ),
@@ -103,6 +107,7 @@ METHODS: Table[Method] = Table(
             trains=(("A", "B"),),
             mixed_ranks=True,
             linear=False,
+            keeps_factors=False,
             source="FLoRA, Wang et al. 2024, arXiv:2409.05976",
             summary="the mean product into the base's weights; A and B start again",
         ),

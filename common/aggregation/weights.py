@@ -61,10 +61,12 @@ def uniform(report: ClientReport) -> float:
 
 def relative_gain(report: ClientReport) -> float:
     """Return exp(z) with z, within -1 and 1, the rise of the mean reward over that of the client's last rounds, in
-    standard deviations of the reward within a group: the same whatever units the rewards have. Without history it is 1.
+    standard deviations of the reward within a group: the same whatever units the rewards have. (The spread over a
+    whole batch holds how much harder some prompts are than others, and would make every z small.) Without history it
+    is 1.
     """
     rise = report.metrics["reward/mean"] - fmean(report.past_rewards) if report.past_rewards else 0.0
-    spread = max(report.metrics["reward/std"], 1e-6)
+    spread = max(report.metrics["reward/group-std"], 1e-6)
     return math.exp(min(1.0, max(-1.0, rise / spread)))
 
 
@@ -85,8 +87,8 @@ WEIGHTS: Table[Weight] = Table(
         "uniform": Weight(of=uniform, summary="every client alike"),
         "relative-gain": Weight(
             of=relative_gain,
-            metrics=("reward/mean", "reward/std"),
-            summary="rise of the mean reward over the client's own last rounds, in its own standard deviations",
+            metrics=("reward/mean", "reward/group-std"),
+            summary="rise of the mean reward over the client's own last rounds, in standard deviations of its groups",
         ),
     },
     _complaint,

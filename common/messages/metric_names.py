@@ -5,6 +5,7 @@ from __future__ import annotations
 TRAIN_METRICS = (
     "reward/mean",
     "reward/std",
+    "reward/group-std",
     "groups/zero-variance-share",
     "groups/effective",
     "groups/all-right-share",

@@ -41,13 +41,13 @@ class Aggregation:
     server_optimizer: str = "sgd"
     """Makes a step of the mean delta: `sgd` (federated averaging), `momentum`, `nesterov`, `adam` (FedAdam)."""
     server_learning_rate: float = 1.0
-    """Factor on the mean delta; 1 is federated averaging. For adam, a step of each number, like grpo.learning-rate."""
+    """Factor on the step; at 1 a step is as long as the mean delta, or as its running mean, for every optimizer."""
     server_momentum: float = 0.9
     """Decay of the server's mean of deltas: momentum, nesterov, adam's beta 1."""
     server_beta2: float = 0.99
     """Decay of adam's mean of squares."""
-    server_epsilon: float = 1e-3
-    """Added to the root of adam's mean of squares: about the smallest mean delta worth a full step."""
+    server_epsilon: float = 0.1
+    """Of adam, relative to the typical mean delta: numbers that move much less than this share of it move less."""
 
     def __post_init__(self) -> None:
         METHODS.choose("aggregation.method", self.method)
@@ -127,8 +127,9 @@ class Compression:
     """Codec of the global adapter. Clients and checkpoints use the quantized adapter; the server keeps a full-precision
     master copy."""
     error_feedback: bool = True
-    """Each client keeps what rounding took from its last delta that counted, and adds it to the next. Without it,
-    rounding is random and right on average."""
+    """Each client keeps what rounding took from its last delta that counted, and adds it to the next. Not with `svd`
+    and `flora`, which change the factors each round. Without it, rounding is random and right on average, but for
+    top-k."""
     top_share: float = 0.05
     """Share of the numbers that top-k sends."""
 

@@ -21,7 +21,8 @@ class Backend:
     one for each step; the base model is never merged and never sent (docs/decisions/013)."""
     sampler_correction: str = "ratio"
     """vLLM's log-probabilities differ from the trainer's. `ratio` uses vLLM's as those of the old policy, so that the
-    clipped ratio corrects the difference; `none` does not correct it (docs/decisions/014)."""
+    clipped ratio corrects the difference; `none` does not correct it (docs/decisions/014). With grpo.top-p or top-k
+    it is not corrected."""
     vllm_url: str = ""
     """`vllm-server`: address of a running server, as http://127.0.0.1:8100; prompts are sent there. Empty starts a
     server, and stops it at the end."""

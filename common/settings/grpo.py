@@ -38,7 +38,12 @@ class GRPO:
     epsilon: float = 0.2
     """Clip of the probability ratio: from 1 - epsilon ..."""
     epsilon_high: float = 0.2
-    """... to 1 + epsilon-high. Independent of epsilon: set both."""
+    """... to 1 + epsilon-high. Independent of epsilon: set both. For `cispo` it is the largest ratio itself (5, say),
+    and epsilon has no meaning; `sapo` and `vespo` use neither."""
+    delta: float = 0.0
+    """Largest probability ratio of a completion below its group's mean, which epsilon does not bound (two-sided
+    clipping, INTELLECT-2, arXiv:2505.07291); 0 bounds none. Where vLLM samples, 4 keeps a token that it found much
+    less probable than the trainer does from outweighing the rest."""
     loss_type: str = "dapo"
     scale_rewards: str = "group"
     importance_sampling_level: str = "token"
@@ -125,7 +130,19 @@ class GRPO:
             0.0,
             "it bounds the probability ratio to 1 + epsilon-high from above",
         )
+        at_least("grpo.delta", self.delta, 0.0, "0 bounds no ratio")
+        if 0 < self.delta <= 1 + self.epsilon_high:
+            raise ConfigError(
+                f"grpo.delta is {self.delta:g}, within the clip of 1 + epsilon-high = {1 + self.epsilon_high:g}: it "
+                "bounds the ratios beyond that. Set 0, or more; INTELLECT-2 uses 4."
+            )
         one_of("grpo.loss-type", self.loss_type, LOSS_TYPES)
+        if self.loss_type == "cispo" and self.epsilon_high < 1:
+            raise ConfigError(
+                f"grpo.epsilon-high is {self.epsilon_high:g} and grpo.loss-type is cispo, which takes it for the "
+                "largest probability ratio itself, not for its distance from 1: even an unchanged policy has ratio 1, "
+                "and would be cut. Set 1 or more; ScaleRL and TRL recommend 5."
+            )
         one_of("grpo.scale-rewards", self.scale_rewards, ("group", "batch", "none"))
         one_of("grpo.importance-sampling-level", self.importance_sampling_level, ("token", "sequence"))
         one_of(

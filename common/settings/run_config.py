@@ -90,6 +90,12 @@ class RunConfig:
                 f"aggregation.method {self.aggregation.method} adds small numbers to the base's weights every round; "
                 f"model.dtype {self.model.dtype} rounds them away. Use float32, or another method."
             )
+        if self.intake.clip_to_median and len(method.trains) > 1:
+            raise ConfigError(
+                f"intake.clip-to-median is {self.intake.clip_to_median:g} and aggregation.method is "
+                f"{self.aggregation.method}, whose rounds train different factors in turn: the norms of one round say "
+                "nothing about the next. Set clip-to-median = 0, or use another method."
+            )
         cohort = self.federation.clients_per_round
         needed = updates_needed(self.aggregation.rule, self.aggregation.hostile)
         if 0 < cohort < needed:
@@ -114,6 +120,22 @@ class RunConfig:
         if CODECS[self.compression.down].in_blocks:
             return f"an adapter in blocks of compression.down {self.compression.down} cannot be cut to a smaller rank"
         return ""
+
+    @property
+    def feeds_back(self) -> bool:
+        """Whether what compression takes from a client's delta is added to its next one."""
+        return self.compression.error_feedback and METHODS[self.aggregation.method].keeps_factors
+
+    @property
+    def corrects_sampler(self) -> bool:
+        """Whether the sampler's log-probabilities are those of the old policy.
+
+        Not with top-p or top-k: they belong to the tokens that were left to choose from, the trainer's to all, so their
+        ratio is the probability mass that was left, far below 1 for each token, and would be clipped as if the policy
+        had moved.
+        """
+        whole = self.grpo.top_p == 1 and self.grpo.top_k == 0
+        return self.backend.sampler_correction == "ratio" and whole
 
     @property
     def total_steps(self) -> int:

@@ -14,6 +14,7 @@ are scaled to the sum over all clients: a component that only some clients can t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 
 import numpy as np
@@ -22,6 +23,7 @@ import numpy.typing as npt
 from ...common.adapter.adapter import Adapter
 from ...common.adapter.methods import METHODS
 from ...common.adapter.schema import Key, split
+from ...common.seeds import derived_seed
 from .products import ClientUpdate, Products, Slices, Wide, component_weights
 
 Aggregator = Callable[[Adapter, Sequence[ClientUpdate], bool], Adapter]
@@ -97,8 +99,12 @@ def fold_fedex(current: Adapter, given: Sequence[ClientUpdate], holders: bool) -
 
 
 def fold_flora(current: Adapter, given: Sequence[ClientUpdate], holders: bool) -> Adapter:
-    """All of the mean product goes into W, and A and B are reset (FLoRA: stacked factors, merged into the base)."""
-    anew = Adapter.initial(current.schema)
+    """All of the mean product goes into W, and A and B are reset (FLoRA: stacked factors, merged into the base).
+
+    Each round draws another A: with one and the same, all rounds would move the model in the same few directions.
+    """
+    seed = derived_seed(current.schema.seed, "flora", current.sha256)
+    anew = Adapter.initial(replace(current.schema, seed=seed))
     parts = {**anew.parts(), **{key: part for key, part in current.parts().items() if key[1] == "W"}}
     anew = Adapter.from_parts(current.schema, parts)
     return _with_rest_in_residual(anew, Products(current, given, component_weights(current.schema, given, holders)))

@@ -133,3 +133,27 @@ def test_a_server_that_never_counts_anything_fills_no_disk(tmp_path):
     for number in range(1, 30):
         own.train(task(number))
     assert len(list((tmp_path / "fed-1").iterdir())) == 12
+
+
+@pytest.mark.parametrize("method", ["svd", "flora"])
+@pytest.mark.parametrize("codec", ["int8", "top-k"])
+def test_where_aggregation_changes_the_factors_nothing_is_added_to_factors_it_was_not_taken_from(
+    tmp_path, method, codec
+):
+    schema = replace(SCHEMA, holds=("A", "B", "W") if method == "flora" else ("A", "B"))
+    own = learner(tmp_path, Fake(schema), compression__up=codec, aggregation__method=method)
+    own.train(task(1, schema=schema))
+    assert not list(tmp_path.iterdir())
+    after_one = own.train(task(2, (1, 1), schema=schema)).delta
+    assert (after_one == own.train(task(2, schema=schema)).delta).all()
+
+
+def test_the_residual_of_the_counted_round_outlives_any_number_of_attempts(tmp_path):
+    own = learner(tmp_path, compression__up="int4")
+    own.train(task(1))
+    first = own.train(task(2, (1, 1))).delta
+    for attempt in range(2, 20):
+        again = own.train(task(2, (1, 1), attempt=attempt)).delta
+        assert (again == first).all()
+    assert (tmp_path / "fed-1" / "1-1.rest").exists()
+    assert len(list((tmp_path / "fed-1").iterdir())) < 16

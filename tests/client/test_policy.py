@@ -137,7 +137,7 @@ SERVER_ONLY = ("simulation.", "backend.", "output.", "intake.", "aggregation.", 
 LOSS_ONLY = {
     f"grpo.{name}"
     for name in (
-        "lr-scheduler-type", "warmup-ratio", "beta", "kl-reference", "epsilon", "epsilon-high", "loss-type",
+        "lr-scheduler-type", "warmup-ratio", "beta", "kl-reference", "epsilon", "epsilon-high", "delta", "loss-type",
         "scale-rewards", "importance-sampling-level", "multi-objective-aggregation", "num-iterations",
         "mask-truncated-completions", "max-grad-norm", "weight-decay", "adam-beta1", "adam-beta2",
         "optim", "off-policy-mask-threshold",

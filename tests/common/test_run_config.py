@@ -80,3 +80,30 @@ def test_an_override_is_read_as_toml_and_else_as_text():
         parse_override("beta")
     with pytest.raises(ConfigError, match="a setting is a number"):
         parse_override("grpo.beta=[1]")
+
+
+def test_each_loss_gets_the_epsilon_it_means():
+    cispo = {"grpo.loss-type": "cispo"}
+    with pytest.raises(ConfigError, match=r"grpo.epsilon-high is 0.2 and grpo.loss-type is cispo.*Set 1 or more"):
+        RunConfig().with_values(cispo)
+    assert RunConfig().with_values({**cispo, "grpo.epsilon-high": 5.0}).grpo.epsilon_high == 5.0
+    with pytest.raises(ConfigError, match=r"grpo.delta is 1.1, within the clip of 1 \+ epsilon-high = 1.2"):
+        RunConfig().with_values({"grpo.delta": 1.1})
+
+
+def test_norms_of_one_factor_do_not_bound_the_other():
+    with pytest.raises(ConfigError, match=r"clip-to-median is 2 and aggregation.method is rolora"):
+        RunConfig().with_values({"intake.clip-to-median": 2.0, "aggregation.method": "rolora"})
+    RunConfig().with_values({"intake.clip-to-median": 2.0, "aggregation.method": "svd"})
+
+
+@pytest.mark.parametrize(("setting", "value"), [("grpo.top-p", 0.9), ("grpo.top-k", 50)])
+def test_log_probabilities_of_the_tokens_that_were_left_are_not_compared_with_those_of_all(setting, value):
+    assert RunConfig().corrects_sampler
+    assert not RunConfig().with_values({setting: value}).corrects_sampler
+
+
+def test_a_round_is_made_of_whole_blocks():
+    with pytest.raises(ConfigError, match=r"A round has 16 prompts.*train.block-size = 6"):
+        RunConfig().with_values({"train.block-size": 6})
+    RunConfig().with_values({"train.block-size": 8})

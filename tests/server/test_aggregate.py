@@ -145,9 +145,9 @@ def test_the_servers_optimizer_remembers_from_round_to_round():
     config = settings(aggregation__server_optimizer="momentum", aggregation__server_momentum=0.5)
     state = beginning(config)
     first, _ = aggregate(state, {"a": update(state, 1.0)}, config)
-    second, _ = aggregate(first, {"a": update(state, 1.0)}, config)
+    second, _ = aggregate(first, {"a": update(state, 0.0)}, config)
     assert moved(state, first) == pytest.approx(np.ones(state.adapter.schema.size), rel=1e-6)
-    assert moved(first, second) == pytest.approx(np.full(state.adapter.schema.size, 1.5), rel=1e-6)
+    assert moved(first, second) == pytest.approx(np.full(state.adapter.schema.size, 1 / 3), rel=1e-6)
 
 
 def test_what_clients_get_is_rounded_and_the_server_goes_on_from_what_is_not():

@@ -1,5 +1,6 @@
 """From many updates to one: exactness, order, ranks, weights, robust rules, the server's optimizers."""
 
+import itertools
 import math
 
 import numpy as np
@@ -15,6 +16,7 @@ from fedgrpo.server.aggregation.aggregate import clip_factors, next_adapter, ste
 from fedgrpo.server.aggregation.lowrank import Product
 from fedgrpo.server.aggregation.products import ClientUpdate
 from fedgrpo.server.aggregation.robust import gram
+from fedgrpo.server.aggregation.server_optimizers import SERVER_OPTIMIZERS
 from fedgrpo.server.aggregation.weights import raw_weight, shares
 from hypothesis import given
 from hypothesis import strategies as st
@@ -299,7 +301,7 @@ def test_a_capped_client_gives_to_the_others_in_proportion_and_a_floor_takes_fro
 
 
 def test_a_client_is_weighed_by_what_the_rule_names():
-    told = {"groups/effective": 3.0, "tokens/total": 900.0, "reward/mean": 2.0, "reward/std": 0.5}
+    told = {"groups/effective": 3.0, "tokens/total": 900.0, "reward/mean": 2.0, "reward/group-std": 0.5}
     update = Update(delta=np.zeros(1, np.float32), num_steps=4, num_examples=16, metrics=told)
     found = {rule: raw_weight(update, rule) for rule in ("effective-groups", "examples", "tokens", "uniform")}
     assert found == {"effective-groups": 3.0, "examples": 16.0, "tokens": 900.0, "uniform": 1.0}
@@ -313,7 +315,7 @@ def test_relative_gain_does_not_depend_on_the_units_of_the_reward(seed, unit):
     mean, spread, *history = np.random.default_rng(seed).uniform(0.1, 2, size=5).tolist()
 
     def weight(scale):
-        told = {"reward/mean": scale * mean, "reward/std": scale * spread}
+        told = {"reward/mean": scale * mean, "reward/group-std": scale * spread}
         update = Update(delta=np.zeros(1, np.float32), num_steps=1, num_examples=1, metrics=told)
         return raw_weight(update, "relative-gain", [scale * past for past in history])
 
@@ -406,10 +408,35 @@ def steps_of(moves, **settings):
 
 def test_the_servers_optimizers_by_hand():
     assert steps_of([1, 1], server_learning_rate=0.5) == pytest.approx([0.5, 0.5])
-    assert steps_of([1, 1], server_optimizer="momentum", server_momentum=0.5) == pytest.approx([1, 1.5])
-    assert steps_of([1, 1], server_optimizer="nesterov", server_momentum=0.5) == pytest.approx([1.5, 1.75])
-    adam = {"server_optimizer": "adam", "server_momentum": 0.5, "server_beta2": 0.75, "server_epsilon": 0.5}
-    assert steps_of([1, 1], **adam) == pytest.approx([0.5 / (0.5 + 0.5), 0.75 / (math.sqrt(0.4375) + 0.5)], rel=1e-5)
+    assert steps_of([1, 0], server_optimizer="momentum", server_momentum=0.5) == pytest.approx([1, 1 / 3])
+    assert steps_of([1, 0], server_optimizer="nesterov", server_momentum=0.5) == pytest.approx([1, 1 / 7])
+    assert steps_of([2, 0], server_optimizer="adam", server_momentum=0.5) == pytest.approx([2, 2 / 3])
+
+
+def test_adams_direction_by_hand():
+    settings = Aggregation(server_optimizer="adam", server_momentum=0.5, server_beta2=0.75, server_epsilon=0.5)
+    optimizer = SERVER_OPTIMIZERS["adam"]
+    step, memory = optimizer.apply(np.array([3.0, 1.0, 0.0]), optimizer.init(3), settings)
+    root_mean_square = math.sqrt(10 / 3)
+    direction = [3 / (3 + root_mean_square / 2), 1 / (1 + root_mean_square / 2), 0]
+    assert step == pytest.approx(np.array(direction) * root_mean_square / np.sqrt(np.mean(np.square(direction))))
+    step, _ = optimizer.apply(np.array([-3.0, 1.0, 0.0]), memory, settings)
+    assert np.linalg.norm(step) == pytest.approx(np.linalg.norm([-1.0, 1.0]))  # as long as the running mean, (-1, 1, 0)
+    assert step[1] > -step[0] > 0  # what moves steadily moves further
+
+
+@pytest.mark.parametrize("name", SERVER_OPTIMIZERS)
+@pytest.mark.parametrize("scale", [1e-6, 1.0])
+def test_every_optimizers_defaults_go_as_far_as_federated_averaging(name, scale):
+    """With a steady delta of any size: ten times as far would destroy the policy, a tenth would not train it."""
+    optimizer, settings = SERVER_OPTIMIZERS[name], Aggregation(server_optimizer=name)
+    generator = np.random.default_rng(0)
+    delta, memory, total = scale * generator.normal(size=1000), optimizer.init(1000), np.zeros(1000)
+    for _ in range(8):
+        step, memory = optimizer.apply(delta + 0.3 * scale * generator.normal(size=1000), memory, settings)
+        total += step
+    assert 0.8 < np.linalg.norm(total) / np.linalg.norm(8 * delta) < 1.25
+    assert total @ delta / np.linalg.norm(total) / np.linalg.norm(delta) > 0.8
 
 
 def test_the_server_goes_on_from_the_unrounded_adapter():
@@ -431,3 +458,16 @@ def test_a_product_knows_its_norm_and_best_approximation_without_being_multiplie
     assert product.norm == pytest.approx(np.linalg.norm(product.dense()))
     u, s, vt = product.truncated(6)
     np.testing.assert_allclose((u * s) @ vt, product.dense(), atol=1e-10)
+
+
+def test_flora_draws_another_a_each_round_and_the_same_one_again():
+    own = schema("flora")
+    adapters = [Adapter.initial(own)]
+    for _ in range(3):
+        step = folded(adapters[-1], {"a": np.ones(own.size, np.float32)}, method="flora")
+        again = folded(adapters[-1], {"a": np.ones(own.size, np.float32)}, method="flora")
+        assert (step.adapter.vector == again.adapter.vector).all()
+        adapters.append(step.adapter)
+    drawn = [adapter.parts()[own.modules[0].name, "A"] for adapter in adapters]
+    for one, other in itertools.combinations(drawn, 2):
+        assert np.abs(one - other).max() > 0.01

@@ -7,7 +7,8 @@ that counted,
 
 Clipping is not compensated. The server says which round and attempt of this client counted last. The residual of each
 round under way is on disk under that name, so a round that is void, repeated or resumed after a crash uses the right
-one.
+one. Methods whose aggregation changes the factors (`Method.keeps_factors`) have no error feedback: e would be added to
+factors that it was not taken from.
 """
 
 from __future__ import annotations
@@ -64,11 +65,12 @@ class CompressingLearner:
             raise DivergedError("the adapter is not finite at the end of the round; no update is sent")
         if settings.up == "fp32":
             return replace(update, delta=clip_norm(update.delta, self.max_norm))
-        schema, factors = task.adapter.schema, METHODS[self.config.aggregation.method].trains_in(task.round)
-        residual = self._residual(task) if settings.error_feedback else np.zeros_like(update.delta)
+        schema, method = task.adapter.schema, METHODS[self.config.aggregation.method]
+        factors, feedback = method.trains_in(task.round), self.config.feeds_back
+        residual = self._residual(task) if feedback else np.zeros_like(update.delta)
         target = trained_part(schema, clip_norm(update.delta + residual, self.max_norm), factors)
         sent = self._within_norm(target, task)
-        if settings.error_feedback:
+        if feedback:
             lost = whole_vector(schema, target - sent, factors)
             untrained = residual - whole_vector(schema, trained_part(schema, residual, factors), factors)
             self._keep(task, (lost + untrained).astype(np.float32))
@@ -79,7 +81,7 @@ class CompressingLearner:
         settings, scaled = self.config.compression, target
         seed = derived_seed(self.config.federation.seed, "rounding", self.capabilities().organisation, task.round)
         for _ in range(MOST_SHRINKS):
-            generator = None if settings.error_feedback else np.random.default_rng(seed)
+            generator = None if self.config.feeds_back else np.random.default_rng(seed)
             sent = rounded(scaled, settings.up, top_share=settings.top_share, generator=generator)
             if l2_norm(sent) <= self.max_norm:
                 return sent
@@ -107,7 +109,8 @@ class CompressingLearner:
         write_atomic(new, residual.astype("<f4", copy=False).tobytes())
         kept = sorted(new.parent.glob("*.rest"), key=lambda path: path.stat().st_mtime_ns)
         old = [path for path in kept if int(path.stem.split("-")[0]) < task.counted_round - KEPT_ROUNDS]
-        for path in {*old, *kept[:-MOST_RESIDUALS]} - {new}:
+        counted = self._file(task.federation, task.counted_round, task.counted_attempt)
+        for path in {*old, *kept[:-MOST_RESIDUALS]} - {new, counted}:  # the next attempt may need `counted` again
             path.unlink(missing_ok=True)
         for folder in sorted(self.folder.iterdir(), key=lambda path: path.stat().st_mtime_ns)[:-MOST_FEDERATIONS]:
             shutil.rmtree(folder, ignore_errors=True)

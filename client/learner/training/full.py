@@ -26,7 +26,8 @@ from ..rewards import Reward
 from ..samplers import Sampler
 from ..samplers.own_model import OwnModelSampler
 from .callbacks import StepLog
-from .grpo_trainer import FederatedTrainer, trl_config
+from .grpo_trainer import FederatedTrainer
+from .trl_config import trl_config
 
 WHOLE = "trainer_state.json"
 """The file that the Trainer writes last: a checkpoint without it is incomplete."""

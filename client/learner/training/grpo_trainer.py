@@ -1,4 +1,4 @@
-"""TRL's GRPOTrainer adapted to a federation: the only file that knows it.
+"""TRL's GRPOTrainer adapted to a federation: with `trl_config`, the only file that knows it.
 
 The private names of TRL that this file needs are pinned by `tests/client/test_trl_contract.py`.
 
@@ -9,13 +9,9 @@ T tokens of a completion, padded on the right; F reward functions.
 from __future__ import annotations
 
 import math
-import os
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import fields
-from pathlib import Path
-from tempfile import gettempdir
 from typing import Any, cast
 
 import torch
@@ -35,10 +31,7 @@ from ..rewards import Reward
 from ..samplers import Sampler, Sampling
 from ..tools import ToolBox
 from .batches import take_as_old_policy, with_signal
-from .round_stats import RoundStats, effective_groups
-
-NOT_FOR_TRL = ("max_prompt_length", "lr_scheduler_type", "warmup_ratio", "kl_reference", "off_policy_mask_threshold")
-"""GRPO settings that fedgrpo implements itself; all the others are passed to TRL unchanged, under its own names."""
+from .round_stats import RoundStats, effective_groups, group_spreads
 
 
 class FederatedTrainer(GRPOTrainer):
@@ -136,7 +129,8 @@ class FederatedTrainer(GRPOTrainer):
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Any:
         start = time.perf_counter()
-        rows = [{**row, "truncated": self._cut_off(ids)} for row, ids in zip(inputs, completion_ids_list, strict=True)]
+        cut_off = [self._cut_off(ids) for ids in completion_ids_list]
+        rows = [{**row, "truncated": cut} for row, cut in zip(inputs, cut_off, strict=True)]
         try:
             rewards_NF = super()._calculate_rewards(rows, prompts, completions, completion_ids_list)
         finally:
@@ -144,8 +138,10 @@ class FederatedTrainer(GRPOTrainer):
         texts = [last_said(completion) for completion in completions]
         # The rewards need not include `correctness`, so the statistics compare the answers themselves.
         correct = [is_right(t, row["answer"]) for t, row in zip(texts, inputs, strict=True)]
-        self.effective_P = effective_groups(rewards_NF, self.reward_weights, self.run_config.grpo)
+        grpo = self.run_config.grpo
+        self.effective_P = effective_groups(rewards_NF, self.reward_weights, grpo, cut_off)
         self.round_stats.count(self.effective_P, correct)
+        self.round_stats.spread += float(group_spreads(rewards_NF, self.reward_weights, grpo).sum())
         self.round_stats.completion_stats.add(texts, correct, completion_ids_list)
         return rewards_NF
 
@@ -173,9 +169,15 @@ class FederatedTrainer(GRPOTrainer):
         if part is None:  # a loss of 0 that still has a gradient for each trained factor, as backward() needs one
             return torch.stack([0 * p.sum() for p in model.parameters() if p.requires_grad]).sum()
         loss = share * super().compute_loss(model, part)
-        if "sampling_per_token_logps" in part:
+        if "sampling_per_token_logps" in part and self._is_first_use:
             self.round_stats.compare(self.logprobs_NT, part)
         return loss
+
+    @property
+    def _is_first_use(self) -> bool:
+        """Whether the completions of this pass have not been trained on yet: later, the policy has moved from them."""
+        batch = cast(int, cast(GRPOConfig, self.args).steps_per_generation)
+        return self._step // batch % self.run_config.grpo.num_iterations == 0
 
     def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
         result = super()._get_per_token_logps_and_entropies(*args, **kwargs)
@@ -187,7 +189,7 @@ class FederatedTrainer(GRPOTrainer):
         self.adapted.freeze()  # PEFT unfreezes every factor when the reference pass switches adapters
         size = self.run_config.grpo.num_generations
         scored["advantages"] *= self.effective_P.repeat_interleave(size)  # an advantage of float noise becomes 0
-        if self.run_config.backend.sampler_correction == "ratio":
+        if self.run_config.corrects_sampler:
             take_as_old_policy(scored)
         return scored
 
@@ -211,34 +213,3 @@ def tool_arguments(box: ToolBox, base: Base) -> dict[str, Any]:
             "Use a model of Qwen2.5 or Qwen3, or give the tokenizer a response_template."
         ) from error
     return {"tools": list(box.tools), "environment_factory": box.environment}
-
-
-def trl_config(config: RunConfig, device: torch.device, checkpoints: Path | None = None) -> GRPOConfig:
-    """Return the settings as TRL's configuration, with everything off that sends data to a third party.
-
-    Args:
-        checkpoints: folder for TRL's checkpoints, written after each round when all rounds run in one call of `train`;
-            None configures a single round without checkpoints.
-    """
-    on_cpu = device.type == "cpu"
-    return GRPOConfig(
-        output_dir=str(checkpoints or Path(gettempdir()) / f"fedgrpo-trl-{os.getpid()}"),
-        **{f.name: getattr(config.grpo, f.name) for f in fields(config.grpo) if f.name not in NOT_FOR_TRL},
-        off_policy_mask_threshold=config.grpo.off_policy_mask_threshold or None,
-        max_steps=config.total_steps if checkpoints else config.train.steps_per_round,
-        lr_scheduler_type="constant",
-        shuffle_dataset=False,
-        seed=config.federation.seed,
-        use_cpu=on_cpu,
-        bf16=not on_cpu and config.model.dtype == "bfloat16",
-        gradient_checkpointing={"on": True, "off": False, "auto": not on_cpu}[config.backend.gradient_checkpointing],
-        dataloader_num_workers=0,
-        dataloader_pin_memory=not on_cpu,
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        report_to="none",
-        save_strategy="steps" if checkpoints else "no",
-        save_steps=config.train.steps_per_round,
-        save_total_limit=2,
-        disable_tqdm=True,
-    )

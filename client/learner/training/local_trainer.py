@@ -27,7 +27,8 @@ from ..rewards import Reward
 from ..samplers.make import make_sampler
 from ..tools import ToolBox
 from .callbacks import StepLog, TimeBudget
-from .grpo_trainer import FederatedTrainer, tool_arguments, trl_config
+from .grpo_trainer import FederatedTrainer, tool_arguments
+from .trl_config import trl_config
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +141,7 @@ class LocalTrainer:
         metrics = {
             "reward/mean": mean("reward"),
             "reward/std": mean("reward_std"),
+            "reward/group-std": round_stats.group_std,
             **round_stats.signal(),
             "policy/kl": mean("kl"),
             "policy/entropy": mean("entropy"),

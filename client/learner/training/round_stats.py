@@ -15,7 +15,8 @@ from ....common.settings.grpo import GRPO
 from .completion_stats import CompletionStats
 
 EQUAL_REWARDS = 1e-6
-"""Rewards of a group that differ by at most this much are equal: float noise is not a signal."""
+"""Rewards of a group that differ by at most this much are equal, or by this share of the largest where it is above 1:
+float noise is not a signal. (Rewards are float32, whose own noise is 1e-7 of them.)"""
 
 
 @dataclass(slots=True)
@@ -35,6 +36,8 @@ class RoundStats:
     """Sum of |log-probability of the trainer - log-probability of the sampler| over the compared tokens, in nats."""
     compared: int = 0
     """Number of compared tokens."""
+    spread: float = 0.0
+    """Sum over the groups of the standard deviation of their rewards."""
     completion_stats: CompletionStats = field(default_factory=CompletionStats)
 
     def count(self, effective_P: torch.Tensor, correct: Sequence[bool]) -> None:
@@ -55,6 +58,11 @@ class RoundStats:
         self.compared += int(known_NT.sum())
 
     @property
+    def group_std(self) -> float:
+        """Mean over the groups of the standard deviation of the weighted rewards within a group."""
+        return self.spread / self.groups if self.groups else 0.0
+
+    @property
     def sampler_gap(self) -> float:
         """Mean absolute difference of log-probabilities in nats per token; 0 if the model itself samples."""
         return self.gap / self.compared if self.compared else 0.0
@@ -69,12 +77,17 @@ class RoundStats:
         }
 
 
-def effective_groups(rewards_NF: torch.Tensor, weights_F: torch.Tensor, settings: GRPO) -> torch.Tensor:
-    """Return which groups have an advantage: those whose rewards differ by more than float noise.
+def effective_groups(
+    rewards_NF: torch.Tensor, weights_F: torch.Tensor, settings: GRPO, cut_off: Sequence[bool] = ()
+) -> torch.Tensor:
+    """Return which groups have a gradient: those whose rewards differ by more than float noise, and of which the loss
+    has a completion.
 
     Args:
         rewards_NF: NaN where a function returned None. A completion that no function scored is left out of its
             group.
+        cut_off: of each completion, whether it reached the token limit: `mask_truncated_completions` takes it out of
+            the loss.
 
     Returns:
         Booleans, shape (P,).
@@ -87,4 +100,23 @@ def effective_groups(rewards_NF: torch.Tensor, weights_F: torch.Tensor, settings
     weighted_PGF = weighted_NF.view(-1, settings.num_generations, weighted_NF.shape[1])
     highest_PF = weighted_PGF.nan_to_num(nan=-torch.inf).amax(dim=1)
     lowest_PF = weighted_PGF.nan_to_num(nan=torch.inf).amin(dim=1)
-    return (highest_PF - lowest_PF > EQUAL_REWARDS).any(dim=1)
+    scale_PF = torch.maximum(highest_PF.abs(), lowest_PF.abs()).clamp(min=1.0)
+    effective_P = (highest_PF - lowest_PF > EQUAL_REWARDS * scale_PF).any(dim=1)
+    if settings.mask_truncated_completions and len(cut_off):
+        masked_PG = torch.tensor(cut_off, device=effective_P.device).view(len(effective_P), -1)
+        effective_P &= ~masked_PG.all(dim=1)
+    return effective_P
+
+
+def group_spreads(rewards_NF: torch.Tensor, weights_F: torch.Tensor, settings: GRPO) -> torch.Tensor:
+    """Return the standard deviation of the weighted rewards of each group, of its completions that were scored.
+
+    Returns:
+        Shape (P,); 0 for a group of which at most one completion was scored.
+    """
+    unscored_N = rewards_NF.isnan().all(dim=1)
+    total_N = (rewards_NF * weights_F.to(rewards_NF)).nansum(dim=1)
+    total_PG = torch.where(unscored_N, torch.nan, total_N).view(-1, settings.num_generations)
+    count_P1 = (~total_PG.isnan()).sum(dim=1, keepdim=True)
+    squares_PG = (total_PG - total_PG.nanmean(dim=1, keepdim=True)) ** 2
+    return (squares_PG.nansum(dim=1) / (count_P1[:, 0] - 1).clamp(min=1)).sqrt()

@@ -5,7 +5,7 @@ import pytest
 import torch
 from fedgrpo.client.learner.models.base_model import load_tokenizer
 from fedgrpo.client.learner.rewards import Reward, load_rewards
-from fedgrpo.client.learner.training.round_stats import effective_groups
+from fedgrpo.client.learner.training.round_stats import effective_groups, group_spreads
 from fedgrpo.client.learner.training.watcher import Watcher
 from fedgrpo.common.adapter.adapter import Adapter
 from fedgrpo.common.adapter.peft_files import write_peft
@@ -262,6 +262,40 @@ def test_a_group_is_effective_when_its_rewards_differ(rewards, weights, how, eff
     ).grpo
     found = effective_groups(torch.tensor(rewards), torch.tensor(weights), settings)
     assert found.tolist() == effective
+
+
+def test_float_noise_of_large_rewards_is_no_signal_and_a_small_difference_is():
+    settings = make_config(grpo__num_generations=2, grpo__per_device_train_batch_size=4).grpo
+    rewards = torch.tensor([[3e5], [3e5 + 0.03], [0.5], [0.50001]])
+    assert rewards[0] != rewards[1]
+    assert effective_groups(rewards, torch.tensor([1.0]), settings).tolist() == [False, True]
+
+
+def test_a_group_of_which_the_loss_has_no_completion_is_not_effective():
+    values = {"grpo__num_generations": 2, "grpo__per_device_train_batch_size": 6}
+    rewards, one = torch.tensor([[1.0], [0.0]] * 3), torch.tensor([1.0])
+    cut_off = [True, True, True, False, False, False]
+    masked = make_config(**values, grpo__mask_truncated_completions=True).grpo
+    assert effective_groups(rewards, one, masked, cut_off).tolist() == [False, True, True]
+    assert effective_groups(rewards, one, make_config(**values).grpo, cut_off).tolist() == [True, True, True]
+
+
+def test_a_client_whose_completions_are_all_masked_has_no_effective_group_and_no_delta():
+    config = make_config(grpo__mask_truncated_completions=True, grpo__max_completion_length=1)
+    model = make_model(config)
+    spread = Reward("spread", 1.0, lambda completions, **_: [k / 10 for k in range(len(completions))], "test")
+    update = make_learner(model, rewards=(spread,)).train(task(model))
+    assert update.metrics["completion/truncated-share"] == 1.0
+    assert update.metrics["groups/effective"] == 0.0
+    assert not update.delta.any()
+
+
+def test_the_spread_within_groups_is_not_that_of_the_batch():
+    settings = make_config(grpo__num_generations=2, grpo__per_device_train_batch_size=6).grpo
+    nan = float("nan")
+    rewards = torch.tensor([[0.0, 0.0], [1.0, 0.5], [10.0, 0.0], [10.0, 0.0], [nan, nan], [3.0, nan]])
+    spreads = group_spreads(rewards, torch.tensor([1.0, 2.0]), settings)
+    assert spreads.tolist() == pytest.approx([2.0 / 2**0.5, 0.0, 0.0])
 
 
 @pytest.mark.parametrize("scale", ["group", "batch"])

@@ -8,7 +8,7 @@ import tiny_qwen
 import torch
 from fedgrpo.client.learner.models.base_model import Base, load_tokenizer
 from fedgrpo.client.learner.models.process import prepare_process
-from fedgrpo.client.learner.training.grpo_trainer import trl_config
+from fedgrpo.client.learner.training.trl_config import trl_config
 from fedgrpo.client.main import app
 from fedgrpo.common.adapter.peft_files import read_peft
 from fedgrpo.common.errors import ConfigError
@@ -170,3 +170,11 @@ def test_the_tiny_model_is_of_the_recipes_architecture(place):
 def test_rounds_by_time_have_no_central_counterpart():
     with pytest.raises(ConfigError, match="no set number of rollouts"):
         simulated_settings(RunConfig().with_values({"train.seconds-per-round": 5.0}), central=True)
+
+
+def test_a_run_in_one_call_is_only_saved_where_a_batch_of_completions_ends(tmp_path):
+    values = {"train.steps-per-round": 4, "grpo.num-iterations": 3, "federation.rounds": 6}
+    args = trl_config(RunConfig().with_values(values), torch.device("cpu"), tmp_path)
+    assert args.save_steps == 12
+    assert trl_config(RunConfig(), torch.device("cpu")).delta is None
+    assert trl_config(RunConfig().with_values({"grpo.delta": 4.0}), torch.device("cpu")).delta == 4.0

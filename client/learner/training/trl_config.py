@@ -1,0 +1,54 @@
+"""Our settings as TRL's configuration: under TRL's own names, but for those that fedgrpo implements itself."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import fields
+from pathlib import Path
+from tempfile import gettempdir
+from typing import Any
+
+import torch
+from trl import GRPOConfig  # pyright: ignore[reportPrivateImportUsage]
+
+from ....common.settings.run_config import RunConfig
+
+NOT_FOR_TRL = ("max_prompt_length", "lr_scheduler_type", "warmup_ratio", "kl_reference")
+"""GRPO settings that fedgrpo implements itself; all the others are passed to TRL unchanged, under its own names."""
+ZERO_IS_NONE = ("off_policy_mask_threshold", "delta")
+"""Settings whose 0 is TRL's None."""
+
+
+def trl_config(config: RunConfig, device: torch.device, checkpoints: Path | None = None) -> GRPOConfig:
+    """Return the settings as TRL's configuration, with everything off that sends data to a third party.
+
+    Args:
+        checkpoints: folder for TRL's checkpoints, written after each round that ends with a batch of completions, when
+            all rounds run in one call of `train`: TRL does not save completions, so a run that resumed between two
+            iterations over them would sample others. None configures a single round without checkpoints.
+    """
+    on_cpu = device.type == "cpu"
+    settings: dict[str, Any] = {f.name: getattr(config.grpo, f.name) for f in fields(config.grpo)}
+    settings = {name: value for name, value in settings.items() if name not in NOT_FOR_TRL}
+    settings |= {name: settings[name] or None for name in ZERO_IS_NONE}
+    return GRPOConfig(
+        output_dir=str(checkpoints or Path(gettempdir()) / f"fedgrpo-trl-{os.getpid()}"),
+        **settings,
+        max_steps=config.total_steps if checkpoints else config.train.steps_per_round,
+        lr_scheduler_type="constant",
+        shuffle_dataset=False,
+        seed=config.federation.seed,
+        use_cpu=on_cpu,
+        bf16=not on_cpu and config.model.dtype == "bfloat16",
+        gradient_checkpointing={"on": True, "off": False, "auto": not on_cpu}[config.backend.gradient_checkpointing],
+        dataloader_num_workers=0,
+        dataloader_pin_memory=not on_cpu,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        report_to="none",
+        save_strategy="steps" if checkpoints else "no",
+        save_steps=math.lcm(config.train.steps_per_round, config.grpo.num_iterations),
+        save_total_limit=2,
+        disable_tqdm=True,
+    )
