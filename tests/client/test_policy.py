@@ -1,12 +1,14 @@
 """The policy: what an organisation does not allow is refused by the key's name, before any work."""
 
 import json
+import tomllib
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from federation import metrics, schema, settings
 from fedgrpo.client import main
+from fedgrpo.client.commands.client import TEMPLATE
 from fedgrpo.client.commands.dry_run import allowed_run
 from fedgrpo.client.learner.service.guard import GuardedLearner
 from fedgrpo.client.learner.service.ledger import Ledger
@@ -209,6 +211,12 @@ def test_only_what_the_policy_names_leaves(tmp_path):
     assert float(np.linalg.norm(update.delta)) == pytest.approx(10.0, rel=1e-5)  # max-delta-norm
     found = learner.evaluate(EvaluateTask(federation="f", round=0, adapter=task(config).adapter, temperature=0.0))
     assert list(found.classes) == ["steps=1"]
+
+
+def test_the_file_that_init_writes_lets_every_metric_out():
+    (line,) = (line for line in TEMPLATE.read_text().splitlines() if line.startswith("metrics = "))
+    rules = replace(Organisation().policy, metrics=tuple(tomllib.loads(line)["metrics"]))
+    assert policy.metrics_that_leave(rules, ()) == TRAIN_METRICS
 
 
 def tally(problems):
