@@ -7,7 +7,9 @@ from functools import cache
 
 import pytest
 from checkout import ROOT
+from fedgrpo.client.learner.rewards import BUILT_IN, SETS
 from fedgrpo.common.cli import main as cli
+from fedgrpo.common.messages.metric_names import TRAIN_METRICS
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 IDS = [str(page.relative_to(ROOT)) for page in PAGES]
@@ -105,6 +107,19 @@ def test_architecture_names_every_module_and_no_other():
     optional = {name for name in there if name.endswith("/__init__.py")}
     assert listed - there == set()
     assert there - optional - listed == set()
+
+
+def test_the_run_folders_page_has_every_metric_that_clients_report():
+    text = (ROOT / "docs" / "run-folder.md").read_text()
+    rows = re.findall(r"^\| `(\w+/)` \| ([^|]+) \|", text, re.MULTILINE)
+    assert [area + name for area, names in rows for name in CODE.findall(names)] == [*TRAIN_METRICS]
+
+
+def test_the_page_of_rewards_has_a_row_for_each_built_in_reward_and_each_set():
+    text = (ROOT / "docs" / "rewards.md").read_text()
+    section = re.search(r"^## Which one\n(.*?)(?=^## )", text, re.MULTILINE | re.DOTALL)[1]
+    rows = [CODE.findall(line) for line in section.splitlines() if line.startswith("| ")]
+    assert {*BUILT_IN, *SETS} - {name for row in rows for name in row} == set()
 
 
 def test_the_index_links_every_page_of_the_documentation():

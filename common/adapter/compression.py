@@ -60,7 +60,8 @@ class Codec:
     ways: tuple[str, ...] = (UP, DOWN)
     """Which of `compression.up` and `compression.down` may name it."""
     needs_feedback: bool = False
-    """Whether numbers would never be sent without `compression.error-feedback`."""
+    """Whether rounding is not right on average, not even at random: then some numbers would never be sent without
+    `compression.error-feedback`."""
     summary: str
     """One line for people."""
 

@@ -1,7 +1,8 @@
 """The messages of the protocol, one frozen dataclass each. Both encodings are derived from their fields (`encoding`).
 
 A field added here travels both over the network and over the learner's socket. What a received value may mean is
-checked where it is received: `server.federation.intake`, `client.organisation.policy`.
+checked where it is received: a task in `client.learner.service.guard`, its NETWORK_ONLY fields in `client.main`; a
+reply in `server.federation.intake`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from ..settings.run_config import RunConfig
 
 DEVICES = ("unknown", "cpu", "cuda")
 NETWORK_ONLY = {"network_only": True}
-"""Marks a field for server and relay only. The learner does not see it; its cached results ignore it."""
+"""Marks a field for server and relay only. The learner does not see it. Its cache answers a repeated task by the hash
+of what it sees, so a field that may differ when an attempt is repeated must be marked."""
 
 
 def run_schema(config: RunConfig, modules: tuple[Module, ...]) -> AdapterSchema:

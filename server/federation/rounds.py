@@ -29,6 +29,7 @@ from .evaluation import Evaluator, Verdict
 from .exchange import ClientCalls, EncodedAdapter, Reply
 from .intake import read_update
 from .roster import Roster
+from .task import train_task
 
 
 @dataclass(slots=True)
@@ -231,18 +232,14 @@ class Rounds:
         )
 
     def _task(self, state: State, this: Attempt, name: str) -> TrainTask:
-        counted_round, counted_attempt = state.counted.get(name, (0, 0))
-        return TrainTask(
-            federation=state.federation,
-            round=this.number,
+        return train_task(
+            state,
+            name,
+            number=this.number,
             attempt=this.attempt,
-            adapter=state.adapter,
-            position=state.positions.get(name, 0),
-            counted_round=counted_round,
-            counted_attempt=counted_attempt,
             nonce=this.nonce,
             schema_sha256=self.roster.clients[name].schema.sha256,
-            config_sha256=self.config.sha256,
+            config=self.config,
             last_refusal=self.roster.refusals.get(name, ""),
         )
 

@@ -83,7 +83,7 @@ class Store:
         if created.config != config.sha256:
             raise ConfigError(
                 f"{self.folder} was made with other settings. Resume it with its own {self.files.settings.name}, "
-                "or start a new run."
+                "or with the version of fedgrpo that made it, or start a new run."
             )
         beginning = Committed(round=0, attempt=0, adapter=created.adapter, positions={}, strikes={})
         for line in [*reversed(journal.of(Committed)), beginning]:

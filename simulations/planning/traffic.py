@@ -15,7 +15,9 @@ from ...common.messages import wire
 from ...common.messages.messages import TaskId, TrainTask, Update, run_schema
 from ...common.messages.metric_names import TRAIN_METRICS, reward_metrics
 from ...common.settings.run_config import RunConfig
+from ...server.aggregation.state import State
 from ...server.federation.evaluation import due
+from ...server.federation.task import train_task
 from ..engine.simulated_clients import client_rank, client_rewards
 from .shapes import Shape
 
@@ -100,14 +102,7 @@ def _with_numbers(content: RecordDict, size: int, payload: int) -> int:
 
 
 def _task(config: RunConfig, schema: AdapterSchema) -> TrainTask:
-    """Return a task whose texts are as long as a run's."""
-    return TrainTask(
-        federation=f"fed-{'0' * 8}",
-        round=1,
-        attempt=1,
-        adapter=Adapter(schema, np.zeros(schema.size, np.float32)),
-        position=0,
-        nonce="0" * 16,
-        schema_sha256=schema.sha256,
-        config_sha256=config.sha256,
-    )
+    """Return the first task of a run, as the server makes it."""
+    adapter = Adapter(schema, np.zeros(schema.size, np.float32))
+    state = State(federation=f"fed-{'0' * 8}", base_model_sha256="", round=0, adapter=adapter)
+    return train_task(state, "", number=1, attempt=1, nonce="0" * 16, schema_sha256=schema.sha256, config=config)

@@ -10,6 +10,7 @@ from typing import Any
 
 from ...common.analysis.scores import points, score
 from ...common.messages.messages import Tally
+from ...common.messages.metric_names import TRAIN_METRICS
 from ...common.storage.atomic import write_atomic
 from ...common.storage.jsonl import read_lines
 from ...server.run.reader import Run, accuracy
@@ -17,6 +18,7 @@ from .summary import falls, notes
 
 TEMPLATE = Path(__file__).parent / "report.html.jinja"
 SHARED_REWARDS = ("reward/mean", "reward/std")
+HABITS = tuple(name for name in TRAIN_METRICS if name.startswith("completion/") and name.endswith("-share"))
 
 
 def write_report(run: Run) -> Path:
@@ -116,11 +118,11 @@ def _reward_functions(axes: Any, run: Run) -> None:
 
 
 def _completion_stats(axes: Any, run: Run) -> None:
-    for habit in ("answered", "truncated", "empty-reasoning", "repeated-answer", "loop"):
-        key = f"completion/{habit}-share"
+    for key in HABITS:
         points = _means(run, key)
         if points:
-            axes.plot(*zip(*points, strict=True), "o-", markersize=3, label=habit)
+            label = key.removeprefix("completion/").removesuffix("-share")
+            axes.plot(*zip(*points, strict=True), "o-", markersize=3, label=label)
     axes.set_ylabel("share of completions")
     axes.set_ylim(0, 1)
 

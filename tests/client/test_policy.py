@@ -1,12 +1,14 @@
 """The policy: what an organisation does not allow is refused by the key's name, before any work."""
 
 import json
+import tomllib
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from federation import metrics, schema, settings
 from fedgrpo.client import main
+from fedgrpo.client.commands.client import TEMPLATE
 from fedgrpo.client.commands.dry_run import allowed_run
 from fedgrpo.client.learner.service.guard import GuardedLearner
 from fedgrpo.client.learner.service.ledger import Ledger
@@ -16,7 +18,7 @@ from fedgrpo.common.adapter.adapter import Adapter
 from fedgrpo.common.errors import ConfigError, PolicyError, ProtocolError
 from fedgrpo.common.flower_private import identify_process
 from fedgrpo.common.messages import wire
-from fedgrpo.common.messages.frames import Frame, frame_of
+from fedgrpo.common.messages.frames import MAX_FIELDS_BYTES, VERSION, Frame, frame_of
 from fedgrpo.common.messages.messages import Capabilities, EvaluateTask, Evaluation, Tally, TrainTask, Update
 from fedgrpo.common.messages.metric_names import TRAIN_METRICS
 from fedgrpo.common.settings import toml
@@ -211,6 +213,12 @@ def test_only_what_the_policy_names_leaves(tmp_path):
     assert list(found.classes) == ["steps=1"]
 
 
+def test_the_file_that_init_writes_lets_every_metric_out():
+    (line,) = (line for line in TEMPLATE.read_text().splitlines() if line.startswith("metrics = "))
+    rules = replace(Organisation().policy, metrics=tuple(tomllib.loads(line)["metrics"]))
+    assert policy.metrics_that_leave(rules, ()) == TRAIN_METRICS
+
+
 def tally(problems):
     return Tally(problems=problems, correct=1, lenient=1)
 
@@ -267,7 +275,7 @@ def test_counts_stay_where_the_policy_keeps_them(tmp_path):
 N = 18
 HOSTILE_TASKS = {
     "no header": lambda c: c.pop("header"),
-    "another protocol": {"protocol": 1},
+    "another protocol": {"protocol": wire.PROTOCOL - 1},
     "a protocol that is text": {"protocol": "2"},
     "no federation": {"federation": None},
     "a federation that is a path": {"federation": "../../etc/passwd"},
@@ -405,10 +413,9 @@ def test_a_mistyped_policy_is_named_and_not_ignored(tmp_path):
         b"no newline",
         b"[1]\n",
         b"{}\n",
-        b'{"version":9}\n',
-        b'{"version":1}\nabc',
+        b'{"version":%d}\n' % (VERSION + 1),
+        b'{"version":%d}\nabc' % VERSION,
         b"[" * 100_000 + b"\n",
-        b'{"version":3,"round":1}' + b" " * 8_000_001 + b"\n",
     ],
 )
 def test_bytes_that_are_no_frame_are_refused_as_such(data):
@@ -416,8 +423,15 @@ def test_bytes_that_are_no_frame_are_refused_as_such(data):
         Frame.unpack(data)
 
 
+def test_a_frame_is_refused_for_its_size_alone():
+    line = b'{"version":%d,"round":1}' % VERSION
+    assert Frame.unpack(line.ljust(MAX_FIELDS_BYTES) + b"\n").fields == {"round": 1}
+    with pytest.raises(ProtocolError, match="not a frame"):
+        Frame.unpack(line.ljust(MAX_FIELDS_BYTES + 1) + b"\n")
+
+
 def test_a_field_that_is_missing_or_of_another_type_is_refused_when_it_is_read():
-    frame = Frame.unpack(b'{"version":3,"round":true,"kind":"train"}\n' + b"\0" * 8)
+    frame = Frame.unpack(b'{"version":%d,"round":true,"kind":"train"}\n' % VERSION + b"\0" * 8)
     assert frame.get("kind", str) == "train"
     for key in ("round", "kind", "none"):
         with pytest.raises(ProtocolError, match=key):

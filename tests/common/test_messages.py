@@ -1,22 +1,20 @@
 """Messages: every field travels in both encodings, and what comes in is exactly a message or is refused."""
 
 from dataclasses import dataclass, field, fields, replace
+from typing import get_type_hints
 
 import numpy as np
 import pytest
 from fedgrpo.common.adapter.adapter import Adapter
-from fedgrpo.common.adapter.schema import AdapterSchema, Module
+from fedgrpo.common.adapter.schema import AdapterSchema, Module, Vector
 from fedgrpo.common.errors import ProtocolError
-from fedgrpo.common.messages import frames, wire
+from fedgrpo.common.messages import frames, messages, wire
 from fedgrpo.common.messages.encoding import from_fields, keys, to_fields
 from fedgrpo.common.messages.frames import Frame
 from fedgrpo.common.messages.messages import (
     NETWORK_ONLY,
-    Capabilities,
     EvaluateTask,
     Evaluation,
-    Failure,
-    JoinRequest,
     Tally,
     TaskId,
     TrainTask,
@@ -28,29 +26,31 @@ from hypothesis import strategies as st
 SCHEMA = AdapterSchema(modules=(Module("q", 6, 5),), rank=2, alpha=4, holds=("B",), seed=1, tiny_size=0)
 ADAPTER = Adapter(SCHEMA, np.arange(SCHEMA.size, dtype=np.float32))
 TEXT, COUNT = st.text(max_size=8), st.integers(0, 2**40)
-TALLIES = st.builds(Tally, **{each.name: COUNT for each in fields(Tally)})
-IDS = st.builds(TaskId, federation=TEXT, round=COUNT, attempt=COUNT, nonce=TEXT, schema_sha256=TEXT)
-NAMES = st.lists(st.text("abc/-", min_size=1), max_size=3).map(tuple)
-METRICS = st.dictionaries(st.sampled_from(["reward/mean", "policy/kl"]), st.floats(-9, 9))
-MESSAGES = st.one_of(
-    st.builds(Failure, error=TEXT),
-    st.builds(JoinRequest, config_sha256=TEXT),
-    st.builds(
-        Capabilities,
-        organisation=TEXT,
-        schema=st.just(SCHEMA),
-        base_model_sha256=TEXT,
-        reward_names=NAMES,
-        metrics=NAMES,
-        examples=COUNT,
-        prompts_too_long=COUNT,
-        tokens_per_second=st.floats(0, 9),
-    ),
-    st.builds(TrainTask, federation=TEXT, round=COUNT, attempt=COUNT, adapter=st.just(ADAPTER), position=COUNT),
-    st.builds(EvaluateTask, federation=TEXT, round=COUNT, adapter=st.just(ADAPTER), temperature=st.floats(0, 2)),
-    st.builds(Update, delta=st.just(ADAPTER.vector), num_steps=COUNT, num_examples=COUNT, metrics=METRICS, task=IDS),
-    st.builds(Evaluation, tallies=st.dictionaries(TEXT, TALLIES, max_size=3), federation=TEXT, round=COUNT),
-)
+OF_TYPE = {
+    str: TEXT,
+    int: COUNT,
+    float: st.floats(0, 9),
+    bool: st.booleans(),
+    tuple[str, ...]: st.lists(st.text("abc/-", min_size=1), max_size=3).map(tuple),
+    dict[str, float]: st.dictionaries(st.sampled_from(["reward/mean", "policy/kl"]), st.floats(-9, 9)),
+    AdapterSchema: st.just(SCHEMA),
+    Adapter: st.just(ADAPTER),
+    Vector: st.just(ADAPTER.vector),
+}
+
+
+def some(kind):
+    """Any value of a type: of a dataclass, one with any value in each field."""
+    if kind not in OF_TYPE:
+        hints = get_type_hints(kind)
+        OF_TYPE[kind] = st.builds(kind, **{each.name: some(hints[each.name]) for each in fields(kind)})
+    return OF_TYPE[kind]
+
+
+OF_TYPE[dict[str, Tally]] = st.dictionaries(TEXT, some(Tally), max_size=3)
+PARTS = (Tally, TaskId)
+KINDS = [kind for kind in vars(messages).values() if isinstance(kind, type) and kind.__module__ == messages.__name__]
+MESSAGES = st.one_of(*(some(kind) for kind in KINDS if kind not in PARTS))
 
 
 def over_the_network(message):

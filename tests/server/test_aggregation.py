@@ -9,8 +9,11 @@ from fedgrpo.common.adapter.adapter import Adapter, clip_norm, l2_norm
 from fedgrpo.common.adapter.methods import METHODS
 from fedgrpo.common.adapter.schema import AdapterSchema, Module
 from fedgrpo.common.aggregation import robust as rules
+from fedgrpo.common.aggregation.robust import RULES
+from fedgrpo.common.aggregation.weights import WEIGHTS as WEIGHT_RULES
 from fedgrpo.common.errors import ConfigError
 from fedgrpo.common.messages.messages import Update
+from fedgrpo.common.messages.metric_names import TRAIN_METRICS
 from fedgrpo.common.settings.aggregation import Aggregation, updates_needed
 from fedgrpo.server.aggregation.aggregate import clip_factors, next_adapter, step_factors
 from fedgrpo.server.aggregation.lowrank import Product
@@ -310,6 +313,16 @@ def test_a_client_is_weighed_by_what_the_rule_names():
     assert raw_weight(update, "relative-gain", (9.0,)) == pytest.approx(math.exp(-1))
 
 
+@pytest.mark.parametrize("rule", WEIGHT_RULES.built_in)
+@given(st.data())
+def test_every_weight_is_finite_and_not_negative_and_uses_the_metrics_that_it_names(rule, data):
+    values = {name: data.draw(st.floats(0, 1e9)) for name in WEIGHT_RULES[rule].metrics}
+    history = data.draw(st.lists(st.floats(-1e9, 1e9), max_size=5))
+    update = Update(delta=np.zeros(1, np.float32), num_steps=4, num_examples=16, metrics=values)
+    assert 0 <= raw_weight(update, rule, history) < math.inf
+    assert set(WEIGHT_RULES[rule].metrics) <= set(TRAIN_METRICS)
+
+
 @given(SEEDS, st.floats(0.01, 100))
 def test_relative_gain_does_not_depend_on_the_units_of_the_reward(seed, unit):
     mean, spread, *history = np.random.default_rng(seed).uniform(0.1, 2, size=5).tolist()
@@ -347,12 +360,16 @@ def test_rules_by_hand():
     assert float(middle @ [0, 1, 2, 3, 50]) == pytest.approx(2.0, abs=0.05)
 
 
-@pytest.mark.parametrize("rule", ["trimmed-mean", "median", "multi-krum", "geometric-median"])
+ROBUST = [name for name, rule in RULES.built_in.items() if rule.reweigh or rule.combine]
+
+
+@pytest.mark.parametrize("rule", ROBUST)
 @given(SEEDS)
 def test_a_robust_rule_bounds_what_three_of_ten_can_do(rule, seed):
+    honest_count = max(10, RULES[rule].updates_needed(3)) - 3
     rng, own = np.random.default_rng(seed), schema("ffa")
     centre = rng.normal(size=own.size)
-    deltas = {f"honest-{k}": (centre + 0.1 * rng.normal(size=own.size)).astype(np.float32) for k in range(7)}
+    deltas = {f"honest-{k}": (centre + 0.1 * rng.normal(size=own.size)).astype(np.float32) for k in range(honest_count)}
     honest = np.mean(list(deltas.values()), axis=0)
     deltas |= {f"hostile-{k}": (-100 * centre).astype(np.float32) for k in range(3)}
     start = Adapter.initial(own)

@@ -41,5 +41,5 @@ def test_the_byte_count_is_the_payload_plus_little():
 def test_a_message_of_another_protocol_is_refused():
     content = wire.pack({"round": 1})
     content["header"]["protocol"] = 99
-    with pytest.raises(ProtocolError, match="protocol 3"):
+    with pytest.raises(ProtocolError, match=f"protocol {wire.PROTOCOL}"):
         wire.header_of(content)

@@ -330,7 +330,7 @@ def test_a_message_can_carry_anything_and_the_server_stays_up(tmp_path):
     def absurd(number, header, reply):
         options = [
             RecordDict(),
-            RecordDict({"header": ConfigRecord({"protocol": 1})}),
+            RecordDict({"header": ConfigRecord({"protocol": wire.PROTOCOL - 1})}),
             RecordDict({"header": ConfigRecord({"protocol": "1", "error": "x" * 5000})}),
             RecordDict({"vector": ArrayRecord({"vector": Array(np.zeros(18, np.float32))})}),
         ]

@@ -25,7 +25,7 @@ from .guards import length_penalty, repetition_penalty, trailing_text, truncatio
 from .program import code_tests, code_tests_unsafe
 
 RewardFunction = Callable[..., Sequence[float | None]]
-BUILT_IN: dict[str, RewardFunction] = {
+REWARDS: dict[str, RewardFunction] = {
     "correctness": correctness,
     "hash-correctness": hash_correctness,
     "number-present": number_present,
@@ -35,10 +35,6 @@ BUILT_IN: dict[str, RewardFunction] = {
     "xml-count": xml_count,
     "tag-count": tag_count,
     "think-format": think_format,
-    "length-penalty": length_penalty,
-    "trailing-text": trailing_text,
-    "repetition-penalty": repetition_penalty,
-    "truncation-penalty": truncation_penalty,
     "math-verify": math_verify,
     "valid-json": valid_json,
     "json-schema": json_schema,
@@ -49,6 +45,15 @@ BUILT_IN: dict[str, RewardFunction] = {
     "code-tests": code_tests,
     "code-tests-unsafe": code_tests_unsafe,
 }
+"""Built-in rewards, each from 0 to 2."""
+PENALTIES: dict[str, RewardFunction] = {
+    "length-penalty": length_penalty,
+    "trailing-text": trailing_text,
+    "repetition-penalty": repetition_penalty,
+    "truncation-penalty": truncation_penalty,
+}
+"""Built-in rewards, each from -1 to 0."""
+BUILT_IN = {**REWARDS, **PENALTIES}
 FIVE: dict[str, float] = dict.fromkeys(("correctness", "integer", "strict-format", "soft-format", "xml-count"), 1.0)
 THINK = {"correctness": 1.0, "think-format": 1.0, "integer": 0.5}
 SETS: dict[str, dict[str, float]] = {
