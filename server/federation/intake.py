@@ -26,7 +26,7 @@ from ...common.messages.messages import (
     TaskId,
     Update,
 )
-from ...common.messages.metric_names import TRAIN_METRICS, reward_metrics
+from ...common.messages.metric_names import TRAIN_METRICS, RoundWork, range_of, reward_metrics
 from ...common.settings.run_config import RunConfig
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -50,6 +50,8 @@ FAILURES = {
 """The meaning of the codes of a client's failures. The texts stay with the client."""
 MAX_CLASSES = 256
 MAX_COUNT = 10_000_000
+MAX_HELD_OUT = 1_000_000
+"""Held-out problems of one client: all of them are answered with every adapter that is evaluated."""
 MAX_TALLIES_BYTES = 100_000
 NOTHING: Vector = np.zeros(0, dtype=np.float32)
 
@@ -76,6 +78,7 @@ def read_capabilities(content: RecordDict) -> Capabilities:
         raise ProtocolError("header", f"device is not one of {', '.join(DEVICES)}")
     _check_count("examples", client.examples, 1)
     _check_count("prompts-too-long", client.prompts_too_long, 0)
+    _check_count("held-out", client.held_out, 0, MAX_HELD_OUT)
     _check_count("memory-bytes", client.memory_bytes, 0, 1 << 60)
     if not 0 <= client.tokens_per_second <= MAX_RATE:
         raise ProtocolError("count", f"tokens-per-second is {client.tokens_per_second}, not from 0 to {MAX_RATE:g}")
@@ -99,7 +102,7 @@ def read_update(content: RecordDict, client: Capabilities, task: TaskId, config:
         if sent != expected:
             raise ProtocolError("stale", f"{field.name} is {_short(sent)}, this attempt's is {expected!r}")
     _check_work(update, config)
-    _check_metrics(metrics, update.num_examples)
+    _check_metrics(metrics, _work(update.num_examples, config))
     settings = config.intake
     factors = METHODS[config.aggregation.method].trains_in(task.round)
     part = wire.vector_of(content, client.schema.size_of(factors), config.compression.up)
@@ -109,11 +112,20 @@ def read_update(content: RecordDict, client: Capabilities, task: TaskId, config:
     return replace(update, delta=whole_vector(client.schema, clip_norm(part, settings.max_delta_norm), factors))
 
 
-def read_evaluation(content: RecordDict, task: EvaluateTask, columns: tuple[str, ...]) -> Evaluation:
+def read_evaluation(
+    content: RecordDict,
+    task: EvaluateTask,
+    columns: tuple[str, ...],
+    *,
+    held_out: int = MAX_HELD_OUT,
+    max_tokens: int = MAX_COUNT,
+) -> Evaluation:
     """Return a client's counts over its held-out problems.
 
     Args:
         columns: the class columns that were requested; `style` is always there.
+        held_out: the held-out problems that the client declared when it joined: it speaks for no more.
+        max_tokens: the longest completion of the evaluation.
 
     Raises:
         ProtocolError: the counts answer another task, contradict each other, or are not exactly what was requested.
@@ -128,7 +140,12 @@ def read_evaluation(content: RecordDict, task: EvaluateTask, columns: tuple[str,
     if not {name.partition("=")[0] for name in evaluation.classes} <= {"style", *columns}:
         raise ProtocolError("tallies", "the counts hold classes that were not requested")
     for tally in evaluation.tallies.values():
-        _check_tally(tally)
+        _check_tally(tally, max_tokens)
+    if evaluation.total.problems > held_out:
+        problems = evaluation.total.problems
+        raise ProtocolError(
+            "tallies", f"it counts {problems} held-out problems, and declared {held_out} when it joined"
+        )
     return evaluation
 
 
@@ -156,26 +173,28 @@ def _check_work(update: Update, config: RunConfig) -> None:
     _check_count("num-examples", update.num_examples, examples, examples)
 
 
-def _check_metrics(metrics: Mapping[str, float], examples: int) -> None:
+def _work(groups: int, config: RunConfig) -> RoundWork:
+    return RoundWork(
+        groups=groups,
+        completions=groups * config.grpo.num_generations,
+        prompt_tokens=config.grpo.max_prompt_length,
+        completion_tokens=config.grpo.max_completion_length,
+    )
+
+
+def _check_metrics(metrics: Mapping[str, float], work: RoundWork) -> None:
     """Check that metrics are in their ranges and consistent; a client's policy may withhold some."""
+    for name, value in metrics.items():
+        if complaint := range_of(name).complaint(value, work):
+            raise ProtocolError("metric-value", f"{name} {complaint}")
     effective, zero = metrics.get("groups/effective"), metrics.get("groups/zero-variance-share")
-    if effective is not None and not 0 <= effective <= examples:
-        raise ProtocolError("metric-value", f"{effective:g} effective groups of {examples}")
-    if effective is not None and zero is not None and abs(effective - examples * (1 - zero)) > 1e-6 * examples:
-        raise ProtocolError("metric-value", f"{effective:g} effective groups of {examples} and {zero:g} without signal")
-    for name in (name for name in TRAIN_METRICS if name.endswith("-share")):
-        if not 0 <= metrics.get(name, 0.0) <= 1:
-            raise ProtocolError("metric-value", f"{name} is {metrics[name]:g}, not a share")
-    for name in ("groups/effective", "tokens/total"):
-        if not metrics.get(name, 0.0).is_integer():
-            raise ProtocolError("metric-value", f"{name} is {metrics[name]:g}, not a whole number")
-    negative = [n for n in metrics if n.startswith(("seconds/", "tokens/", "completion/")) and metrics[n] < 0]
-    if negative:
-        raise ProtocolError("metric-value", f"{negative[0]} is negative")
+    groups = work.groups
+    if effective is not None and zero is not None and abs(effective - groups * (1 - zero)) > 1e-6 * groups:
+        raise ProtocolError("metric-value", f"{effective:g} effective groups of {groups} and {zero:g} without signal")
 
 
-def _check_tally(tally: Tally) -> None:
-    if not all(0 <= count <= MAX_COUNT * 1000 for count in astuple(tally)):
+def _check_tally(tally: Tally, max_tokens: int) -> None:
+    if min(astuple(tally)) < 0 or tally.problems > MAX_HELD_OUT or tally.tokens > tally.problems * max_tokens:
         raise ProtocolError("tallies", "a count is out of bounds")
     parts = (tally.correct, tally.lenient, tally.truncated, tally.gained + tally.lost, tally.gained, tally.compared)
     changed = tally.better + tally.worse

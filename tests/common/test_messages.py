@@ -44,6 +44,7 @@ MESSAGES = st.one_of(
         metrics=NAMES,
         examples=COUNT,
         prompts_too_long=COUNT,
+        held_out=COUNT,
         tokens_per_second=st.floats(0, 9),
     ),
     st.builds(TrainTask, federation=TEXT, round=COUNT, attempt=COUNT, adapter=st.just(ADAPTER), position=COUNT),

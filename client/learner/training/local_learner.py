@@ -139,6 +139,7 @@ class LocalLearner:
             metrics=TRAIN_METRICS + reward_metrics(names),
             examples=len(self._shard),
             prompts_too_long=len(self._data.shard) - len(self._shard),
+            held_out=len(self._data.held_out),
             device=self._hardware.device,
             memory_bytes=self._hardware.memory_bytes,
             tokens_per_second=self._hardware.tokens_per_second,
