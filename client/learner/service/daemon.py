@@ -19,6 +19,7 @@ from pathlib import Path
 
 import uvicorn
 
+from ....common.cli.signals import orderly_end
 from ....common.errors import ConfigError
 from ....common.messages.frames import Frame
 from ...organisation.settings import OrganisationFile
@@ -30,16 +31,19 @@ LOGGER = logging.getLogger("fedgrpo.learner")
 MAX_WAIT_S = 30.0
 LOOK_S = 0.05
 BODY_TIMEOUT_S = 120.0
+END_S = 3.0
+"""How long the end of the process waits for a job to reach its next step."""
 
 
 def serve(organisation: OrganisationFile) -> None:
-    """Serve until a signal ends it.
+    """Serve until a signal ends it: then the socket is removed and the trackers are closed.
 
     Raises:
+        SystemExit: SIGTERM or SIGHUP arrived (`orderly_end`).
         ConfigError: another learner is at work in the folder, or something in the organisation's file is wrong.
     """
     prepare_folder(organisation)
-    with _only_one(organisation.folder):
+    with orderly_end(), _only_one(organisation.folder):
         learner = JobHandler(organisation)
         try:
             serve_jobs(organisation, learner)
@@ -69,7 +73,10 @@ def serve_jobs(organisation: OrganisationFile, learner: HandlesJobs, stop: threa
         threading.Thread(target=_end_if_it_fails, args=(queue, loading, server), daemon=True).start()
         if stop is not None:
             threading.Thread(target=_end_when, args=(stop, server), daemon=True).start()
-        server.run(sockets=[listener])
+        try:
+            server.run(sockets=[listener])
+        finally:
+            queue.end(END_S)
     if loading.error is not None:
         raise loading.error
 

@@ -144,6 +144,13 @@ class JobQueue:
                     job.state, job.error = "cancelled", Cancelled("the job was cancelled, or its client is gone")
             self._changed.notify_all()
 
+    def end(self, seconds: float) -> None:
+        """Cancel all jobs, and wait some seconds for the running one to reach its next step."""
+        with self._changed:
+            for key in self._jobs:
+                self.cancel(key)
+            self._changed.wait_for(lambda: self.current() is None, timeout=seconds)
+
     def current(self) -> Job | None:
         """Return the running job, or None."""
         with self._changed:
