@@ -25,7 +25,7 @@ logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # on a CPU it asks fo
 
 
 def main() -> None:
-    """Run the command line; a `FedGRPOError` is one message on stderr and exit status 1, SIGTERM an orderly end and 143."""
+    """Run the command line; a `FedGRPOError` is one message on stderr and status 1, SIGTERM an orderly end and 143."""
     for stream in (sys.stdout, sys.stderr):  # a terminal without UTF-8 gets question marks, not a traceback
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")

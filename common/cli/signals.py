@@ -12,7 +12,7 @@ ENDING = (signal.SIGTERM, signal.SIGHUP)
 
 @contextlib.contextmanager
 def orderly_end() -> Generator[None]:
-    """Turn SIGTERM and SIGHUP into `SystemExit` with status 128 + number inside a `with` block, as a shell reports them.
+    """Turn SIGTERM and SIGHUP into `SystemExit` inside a `with` block, with status 128 + number as in a shell.
 
     By default they end a process at once: sockets stay, trackers lose what they hold, workers go on without a parent.
     Leaves a signal alone that something else handles or ignores (nohup), and does nothing outside the main thread.

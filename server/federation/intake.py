@@ -16,6 +16,7 @@ from ...common.adapter.adapter import clip_norm, l2_norm
 from ...common.adapter.methods import METHODS
 from ...common.adapter.schema import Vector, whole_vector
 from ...common.errors import PeerFailedError, ProtocolError
+from ...common.foreign import LABEL_CHARACTERS, printable, quoted
 from ...common.messages import wire
 from ...common.messages.messages import (
     DEVICES,
@@ -30,6 +31,8 @@ from ...common.messages.metric_names import TRAIN_METRICS, RoundWork, range_of, 
 from ...common.settings.run_config import RunConfig
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+HASH = re.compile(r"[0-9a-f]{1,64}")
+LAYER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
 MAX_SCHEMA_BYTES = 4_000_000
 MAX_PARAMETERS = 1_000_000_000
 METRIC = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,95}")
@@ -68,8 +71,10 @@ def read_capabilities(content: RecordDict) -> Capabilities:
     _check_name("organisation", client.organisation)
     if client.schema.size > MAX_PARAMETERS:
         raise ProtocolError("schema", f"the adapter has {client.schema.size} parameters, the limit is {MAX_PARAMETERS}")
-    if not 0 < len(client.base_model_sha256) <= 64:
-        raise ProtocolError("header", "base-model-sha256 is empty or longer than 64 characters")
+    if not HASH.fullmatch(client.base_model_sha256):
+        raise ProtocolError("header", "base-model-sha256 is not a hash: at most 64 hexadecimal digits")
+    if not all(LAYER.fullmatch(module.name) for module in client.schema.modules):
+        raise ProtocolError("schema", "a layer's name is not one of letters, digits, dots, hyphens and underscores")
     _check_names("reward-names", client.reward_names, NAME, MAX_REWARDS)
     _check_names("metrics", client.metrics, METRIC, MAX_METRICS)
     if not set(client.metrics) <= set(TRAIN_METRICS + reward_metrics(client.reward_names)):
@@ -100,7 +105,7 @@ def read_update(content: RecordDict, client: Capabilities, task: TaskId, config:
     for field in fields(TaskId):
         sent, expected = getattr(update.task, field.name), getattr(task, field.name)
         if sent != expected:
-            raise ProtocolError("stale", f"{field.name} is {_short(sent)}, this attempt's is {expected!r}")
+            raise ProtocolError("stale", f"{field.name} is {quoted(sent)}, this attempt's is {expected!r}")
     _check_work(update, config)
     _check_metrics(metrics, _work(update.num_examples, config))
     settings = config.intake
@@ -139,6 +144,8 @@ def read_evaluation(
         raise ProtocolError("tallies", "the counts lack the total, or hold too many classes")
     if not {name.partition("=")[0] for name in evaluation.classes} <= {"style", *columns}:
         raise ProtocolError("tallies", "the counts hold classes that were not requested")
+    if unreadable := next((n for n in evaluation.classes if n != printable(n, LABEL_CHARACTERS)), ""):
+        raise ProtocolError("tallies", f"a class is not a printable name of {LABEL_CHARACTERS}: {quoted(unreadable)}")
     for tally in evaluation.tallies.values():
         _check_tally(tally, max_tokens)
     if evaluation.total.problems > held_out:
@@ -158,11 +165,6 @@ def _accepted(content: RecordDict, records: set[str]) -> wire.Header:
     if set(content) != records:
         raise ProtocolError("records", "the message does not have exactly the agreed records")
     return header
-
-
-def _short(value: object) -> str:
-    """Return a hostile value for a log line: at most 80 characters."""
-    return repr(value)[:80]
 
 
 def _check_work(update: Update, config: RunConfig) -> None:
@@ -221,4 +223,4 @@ def _check_names(key: str, names: tuple[str, ...], pattern: re.Pattern[str], mos
 
 def _check_count(key: str, value: int, low: int, high: int = MAX_COUNT) -> None:
     if not low <= value <= high:
-        raise ProtocolError("count", f"{key} is {_short(value)}, not an integer from {low} to {high}")
+        raise ProtocolError("count", f"{key} is {quoted(value)}, not an integer from {low} to {high}")

@@ -14,8 +14,9 @@ from math import isnan
 from ...common.analysis.contributions import LITTLE_SIGNAL, in_words, signal_of
 from ...common.analysis.reward_hacking import HackingWarning
 from ...common.analysis.scores import Score
+from ...common.foreign import safe_logger
 
-LOGGER = logging.getLogger("fedgrpo.federation")
+LOGGER = safe_logger("fedgrpo.federation")
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,8 +84,7 @@ def test_a_signal_that_somebody_else_handles_or_ignores_stays_theirs():
             assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
             os.kill(os.getpid(), signal.SIGHUP)
             with pytest.raises(SystemExit) as end:
-                os.kill(os.getpid(), signal.SIGTERM)
-                time.sleep(1)
+                signal.raise_signal(signal.SIGTERM)
         assert end.value.code == 143
     finally:
         signal.signal(signal.SIGHUP, before)

@@ -263,6 +263,12 @@ def test_what_a_client_says_when_it_joins(own):
         {"tokens_per_second": 5},
         {"tokens_per_second": -1.0},
         {"error": "config"},
+        {"base_model_sha256": "../../etc"},
+        {"base_model_sha256": "\x1b[2J"},
+        {"base_model_sha256": ""},
+        {"schema": own.to_json().replace("layer.0", "layer\\u001b[2J")},
+        {"schema": own.to_json().replace("layer.0", "../layer")},
+        {"schema": own.to_json().replace("layer.0", "l" * 300)},
     ):
         with pytest.raises(ProtocolError):
             read_capabilities(join(own, **changes))
@@ -282,6 +288,8 @@ def test_counts_come_through_and_contradictions_do_not():
     for content in (
         evaluation({"steps=1": GOOD}),
         evaluation({"total": GOOD, "patient=X": GOOD}),
+        evaluation({"total": GOOD, "steps=" + "x" * 50_000: GOOD}),
+        evaluation({"total": GOOD, "steps=\x1b[2J\nround 99 committed": GOOD}),
         evaluation({"total": [10, 11, 6, 0, 100, 2, 1, 0, 0, 0]}),
         evaluation({"total": [10, 5, 6, 0, 100, 6, 1, 0, 0, 0]}),
         evaluation({"total": [-10, 5, 6, 0, 100, 2, 1, 0, 0, 0]}),

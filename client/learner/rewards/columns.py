@@ -12,7 +12,7 @@ from typing import Any
 from ....common.errors import ConfigError
 
 TOLERANCE = 1e-9
-"""Relative tolerance between two numbers with a fraction. A whole number is exact: it is not the rounding of anything."""
+"""Relative tolerance between two numbers with a fraction. A whole number is exact: it rounds nothing."""
 
 
 def column(reward: str, name: str, values: Sequence[Any] | None) -> Sequence[Any]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fcntl
 import grp
-import logging
 import os
 import socket
 import stat
@@ -21,13 +20,14 @@ import uvicorn
 
 from ....common.cli.signals import orderly_end
 from ....common.errors import ConfigError
+from ....common.foreign import safe_logger
 from ....common.messages.frames import Frame
 from ...organisation.settings import OrganisationFile
 from .http_api import HandlesJobs, Interface
 from .job_handler import JobHandler
 from .jobs import Job, JobQueue
 
-LOGGER = logging.getLogger("fedgrpo.learner")
+LOGGER = safe_logger("fedgrpo.learner")
 MAX_WAIT_S = 30.0
 LOOK_S = 0.05
 BODY_TIMEOUT_S = 120.0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import threading
 import time
 from collections.abc import Callable
@@ -11,10 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ....common.errors import FedGRPOError, ProtocolError
+from ....common.foreign import safe_logger
 from ....common.messages.frames import Frame
 from ....common.storage.atomic import write_atomic
 
-LOGGER = logging.getLogger("fedgrpo.learner")
+LOGGER = safe_logger("fedgrpo.learner")
 LEASE_S = 60.0
 """Seconds without a request for its state after which a job is cancelled at its next step."""
 KEPT_RESULTS = 8

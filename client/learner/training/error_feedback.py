@@ -12,7 +12,6 @@ one.
 
 from __future__ import annotations
 
-import logging
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,13 +23,14 @@ from ....common.adapter.compression import rounded
 from ....common.adapter.methods import METHODS
 from ....common.adapter.schema import Vector, trained_part, whole_vector
 from ....common.errors import DivergedError
+from ....common.foreign import safe_logger
 from ....common.messages.messages import Capabilities, EvaluateTask, Evaluation, TrainTask, Update
 from ....common.seeds import derived_seed
 from ....common.settings.run_config import RunConfig
 from ....common.storage.atomic import write_atomic
 from .. import Learner
 
-LOGGER = logging.getLogger("fedgrpo.client")
+LOGGER = safe_logger("fedgrpo.client")
 SHRINK, MOST_SHRINKS = 0.98, 1000
 KEPT_ROUNDS = 2
 """Residuals of this many rounds before the last that counted are kept: a server may have to go back."""
