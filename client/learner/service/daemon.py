@@ -22,6 +22,7 @@ from ....common.cli.signals import orderly_end
 from ....common.errors import ConfigError
 from ....common.foreign import safe_logger
 from ....common.messages.frames import Frame
+from ....common.storage.atomic import make_private_folder
 from ...organisation.settings import OrganisationFile
 from .http_api import HandlesJobs, Interface
 from .job_handler import JobHandler
@@ -96,9 +97,7 @@ def _end_if_it_fails(queue: JobQueue, loading: Job, server: uvicorn.Server) -> N
 def prepare_folder(organisation: OrganisationFile) -> None:
     """Make the organisation's folder, which only its owner may enter (and the group that may use the socket)."""
     try:
-        organisation.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if organisation.folder.stat().st_mode & 0o007:
-            organisation.folder.chmod(0o700)
+        make_private_folder(organisation.folder)
         (organisation.folder / "logs").mkdir(exist_ok=True, mode=0o700)
         (organisation.folder / "cache").mkdir(exist_ok=True, mode=0o700)
         organisation.socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

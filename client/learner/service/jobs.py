@@ -12,7 +12,7 @@ from pathlib import Path
 from ....common.errors import FedGRPOError, ProtocolError
 from ....common.foreign import safe_logger
 from ....common.messages.frames import Frame
-from ....common.storage.atomic import write_atomic
+from ....common.storage.atomic import PRIVATE, write_atomic
 
 LOGGER = safe_logger("fedgrpo.learner")
 LEASE_S = 60.0
@@ -197,7 +197,7 @@ class JobQueue:
         if job.frame.fields.get("kind") not in ("train", "evaluate"):
             return  # data or policy may have changed by the next start
         try:
-            write_atomic(self._file(job.key), result)
+            write_atomic(self._file(job.key), result, PRIVATE)
             kept = sorted(self._cache.glob("*.frame"), key=lambda path: path.stat().st_mtime)
             for path in kept[:-KEPT_RESULTS]:
                 path.unlink(missing_ok=True)

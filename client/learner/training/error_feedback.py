@@ -27,7 +27,7 @@ from ....common.foreign import safe_logger
 from ....common.messages.messages import Capabilities, EvaluateTask, Evaluation, TrainTask, Update
 from ....common.seeds import derived_seed
 from ....common.settings.run_config import RunConfig
-from ....common.storage.atomic import write_atomic
+from ....common.storage.atomic import PRIVATE, write_atomic
 from .. import Learner
 
 LOGGER = safe_logger("fedgrpo.client")
@@ -104,7 +104,7 @@ class CompressingLearner:
         """Save the residual of a round under way, and remove those that the server can no longer ask for."""
         new = self._file(task.federation, task.round, task.attempt)
         new.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_atomic(new, residual.astype("<f4", copy=False).tobytes())
+        write_atomic(new, residual.astype("<f4", copy=False).tobytes(), PRIVATE)
         kept = sorted(new.parent.glob("*.rest"), key=lambda path: path.stat().st_mtime_ns)
         old = [path for path in kept if int(path.stem.split("-")[0]) < task.counted_round - KEPT_ROUNDS]
         for path in {*old, *kept[:-MOST_RESIDUALS]} - {new}:
