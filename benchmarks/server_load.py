@@ -83,6 +83,7 @@ def joining(schema: AdapterSchema, node: int) -> dict[str, int | float | str | b
         "tokens-per-second": 1000.0,
         "examples": 1000,
         "prompts-too-long": 0,
+        "held-out": 0,
     }
 
 

@@ -7,7 +7,6 @@ simulated client, whose learner is in this process (entry point `fedgrpo.learner
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,6 +22,7 @@ from ..common.adapter.adapter import Adapter
 from ..common.adapter.methods import METHODS
 from ..common.adapter.schema import AdapterSchema, trained_part
 from ..common.errors import ConfigError, FedGRPOError, PeerFailedError, ProtocolError
+from ..common.foreign import safe_logger
 from ..common.messages import wire
 from ..common.messages.messages import EvaluateTask, Failure, TaskId, TrainTask
 from ..common.settings.run_config import RunConfig, Value
@@ -32,7 +32,7 @@ from .relay.egress import EgressGate
 from .relay.error_codes import code_of
 from .relay.remote_learner import RemoteLearner
 
-LOGGER = logging.getLogger("fedgrpo.client")
+LOGGER = safe_logger("fedgrpo.client")
 Task = TypeVar("Task", TrainTask, EvaluateTask)
 CODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 NodeConfig = tuple[tuple[str, Value], ...]

@@ -11,7 +11,11 @@ from checkout import HEAVY, ROOT
 
 LAYERS = ("common", "server", "client", "simulations")
 ONLY_IN = {
-    "trl": {"client/learner/training/grpo_trainer.py", "client/learner/training/trl_config.py", "client/learner/training/sft.py"},
+    "trl": {
+        "client/learner/training/grpo_trainer.py",
+        "client/learner/training/trl_config.py",
+        "client/learner/training/sft.py",
+    },
     "peft": {"client/learner/models/adapted_model.py"},
     "unsloth": {"client/learner/models/unsloth_backend.py"},
     "vllm": {"client/learner/samplers/vllm_engine.py"},

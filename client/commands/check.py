@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from ...common.cli.options import plain
+from ...common.cli.options import plain, plain_lines
 from ...common.cli.tables import WholeTable
 from ...common.errors import FedGRPOError
 from ...common.settings.run_config import RunConfig
@@ -166,8 +166,8 @@ def show(found: Checked) -> None:
     console.print(WholeTable(steps))
     for sample in found.samples:
         console.rule("a prompt of yours, and what the model makes of it now", style="dim")
-        console.print(sample.question, style="dim", markup=False)
-        console.print(sample.completion.strip() or "(nothing)", markup=False)
+        console.print(plain_lines(sample.question), style="dim")
+        console.print(plain_lines(sample.completion.strip() or "(nothing)"))
         paid = (f"{name} {'–' if r is None else format(r, 'g')}" for name, r in sample.rewards.items())
         console.print(plain("  ".join(paid)))
     for kind, fields in found.leaving:

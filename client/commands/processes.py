@@ -13,6 +13,7 @@ import httpx
 from ...common.cli.ports import free_ports
 from ...common.cli.service import Service
 from ...common.cli.supervisor import environment, supervise, tool
+from ...common.storage.atomic import make_private_folder
 from ..organisation.settings import OrganisationFile
 from .preflight import check_connection
 
@@ -47,7 +48,7 @@ def run_client(
         RunError: a process cannot run; says what to do.
     """
     check_connection(organisation)
-    organisation.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_private_folder(organisation.folder)
     services = [learner_service(organisation), supernode_service(organisation, dry_run=dry_run)]
     when_up = f"SuperNode started; connecting to {organisation.settings.flower.superlink}"
     supervise(services, organisation.folder / ".client.lock", say, stopped, when_up=when_up)

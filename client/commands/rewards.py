@@ -14,11 +14,10 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from ...common.cli.completion import complete_path
 from ...common.cli.keys import write_new
-from ...common.cli.options import Format, FormatOption, plain, say
+from ...common.cli.options import Format, FormatOption, plain, plain_lines, say
 from ...common.cli.tables import WholeTable
 from ...common.errors import ConfigError, DataError
 from ..learner.data.problems import json_lines
@@ -181,7 +180,7 @@ def _scores(chosen: tuple[Reward, ...], row: Row) -> dict[str, float | None]:
 
 
 def _show_scores(chosen: tuple[Reward, ...], completion: str, paid: dict[str, float | None]) -> None:
-    caption = Text("\n").join(plain(line) for line in completion[:200].splitlines())
+    caption = plain_lines(completion[:200])
     table = Table("reward", "pays", "weight", "counts", caption=caption, caption_justify="left")
     for reward in chosen:
         value = paid[reward.name]

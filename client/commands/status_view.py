@@ -13,6 +13,7 @@ from rich.table import Table
 
 from ...common.cli.options import plain
 from ...common.cli.tables import WholeTable
+from ...common.foreign import printable
 from ...common.messages.messages import Tally
 from ...common.storage.jsonl import Entry
 from ..organisation.policy_settings import Policy
@@ -31,14 +32,14 @@ def print_status(organisation: OrganisationFile, learner: dict[str, object], log
         job = cast("dict[str, Any]", learner["job"])
         doing = f"{job['kind']}, step {job['step']} of {job['steps']}, {job['seconds']} s" if job else "waiting"
         state = "model loaded" if learner["ready"] else "loading the model"
-        console.print(f"{organisation.name}: learner {learner['pid']}, {state}, {doing}")
+        console.print(plain(f"{organisation.name}: learner {learner['pid']}, {state}, {doing}"))
     for line in log:
-        console.print(f"  {line}", style="dim", markup=False)
+        console.print(f"  {printable(line)}", style="dim", markup=False)
     left = [entry for entry in left if entry.get("sent")]
     if left:
         last = left[-1]
         when = time.strftime("%F %T", time.localtime(float(cast(float, last["time"]))))
-        console.print(f"{len(left)} messages have left, the last at {when} in answer to {last['answers']}")
+        console.print(plain(f"{len(left)} messages have left, the last at {when} in answer to {last['answers']}"))
 
 
 def print_ledger(policy: Policy, answered: Mapping[str, int]) -> None:

@@ -142,6 +142,11 @@ def check_prompts(policy: Policy, kept: int, left_out: int) -> None:
         _refuse("grpo.max-prompt-length", what, "max-left-out-share", policy.max_left_out_share)
 
 
+def held_out_that_counts(policy: Policy, problems: int) -> int:
+    """Return the number of held-out problems that the client speaks for; 0 where no counts of them may leave."""
+    return problems if policy.evaluate and problems >= policy.min_class_problems else 0
+
+
 def evaluation_that_leaves(policy: Policy, found: Evaluation) -> Evaluation:
     """Return the counts without classes of too few problems, and without those that would reveal them.
 

@@ -9,7 +9,6 @@ does not leave.
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from ...common.adapter.compression import unpacked
 from ...common.errors import ConfigError
 from ...common.messages import wire
 from ...common.messages.messages import Failure
+from ...common.storage.atomic import PRIVATE
 from ...common.storage.jsonl import append_line
 from ..organisation.settings import OrganisationFile
 
@@ -64,8 +64,9 @@ class EgressGate:
         path = self.record
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            append_line(path, entry)
-            os.chmod(path, 0o600)
+            if path.exists() and path.stat().st_mode & 0o077:
+                path.chmod(PRIVATE)  # somebody else made it, or opened it: closed before the next line is in it
+            append_line(path, entry, PRIVATE)
         except OSError as error:
             raise ConfigError(
                 f"The egress record {path} cannot be written ({error.strerror}), so nothing may leave."

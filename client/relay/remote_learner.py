@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import time
 from pathlib import Path
 
 import httpx
 
 from ...common.errors import LearnerGoneError, PeerFailedError
+from ...common.foreign import safe_logger
 from ...common.messages import frames
 from ...common.messages.frames import Frame
 from ...common.messages.messages import Capabilities, EvaluateTask, Evaluation, TrainTask, Update
 from ...common.settings.run_config import RunConfig
 
-LOGGER = logging.getLogger("fedgrpo.client")
+LOGGER = safe_logger("fedgrpo.client")
 WAIT_S = 10.0
 """One look at a job waits at most this long; each look also tells the learner that somebody is waiting."""
 ABSENT_S = 180.0

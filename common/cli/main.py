@@ -15,6 +15,7 @@ from .. import __version__
 from ..errors import FedGRPOError
 from .extras import missing_extra
 from .help import with_whole_help
+from .signals import orderly_end
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
@@ -24,12 +25,13 @@ logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # on a CPU it asks fo
 
 
 def main() -> None:
-    """Run the command line; a `FedGRPOError` is one message on stderr and exit status 1."""
+    """Run the command line; a `FedGRPOError` is one message on stderr and status 1, SIGTERM an orderly end and 143."""
     for stream in (sys.stdout, sys.stderr):  # a terminal without UTF-8 gets question marks, not a traceback
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     try:
-        _application()(prog_name="fedgrpo")  # also where `python -m fedgrpo` started it
+        with orderly_end():
+            _application()(prog_name="fedgrpo")  # also where `python -m fedgrpo` started it
     except FedGRPOError as error:
         print(f"fedgrpo: {error}", file=sys.stderr)
         raise SystemExit(getattr(error, "exit_status", 1)) from error

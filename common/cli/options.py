@@ -12,6 +12,8 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from ..foreign import printable
+
 
 class Format(StrEnum):
     """How a command answers."""
@@ -25,9 +27,14 @@ FormatOption = Annotated[Format, typer.Option("--format", help="json: stdout hol
 
 def say(line: str) -> None:
     """Print a line of progress, with the time, to stderr."""
-    print(f"{time.strftime('%H:%M:%S')} {line}", file=sys.stderr, flush=True)
+    print(f"{time.strftime('%H:%M:%S')} {printable(line)}", file=sys.stderr, flush=True)
 
 
 def plain(text: object) -> Text:
     """Return a text without markup and control characters, since some of it comes from other machines."""
-    return Text("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(text)))
+    return Text(printable(str(text)))
+
+
+def plain_lines(text: str) -> Text:
+    """Return a text of several lines, such as a completion, each of them `plain`."""
+    return Text("\n").join(plain(line) for line in text.split("\n"))

@@ -20,6 +20,7 @@ from typing import Any, TypeVar, cast, get_type_hints
 from ..adapter.adapter import Adapter
 from ..adapter.schema import AdapterSchema, Vector
 from ..errors import ConfigError, ProtocolError
+from ..foreign import quoted
 from .messages import Tally
 
 Scalar = int | float | str | bool
@@ -94,7 +95,7 @@ def from_fields(
     """
     expected = set(keys(kind, network=network))
     if set(values) != expected:
-        different = _short(min(set(values) ^ expected))
+        different = quoted(min(set(values) ^ expected))
         raise ProtocolError("header", f"the header does not have exactly the agreed fields: {different}")
     return _read(kind, values, network, beside)
 
@@ -125,13 +126,13 @@ def _read(kind: type[Message], values: Mapping[str, object], network: bool, besi
 def _value(key: str, value: object, kind: object) -> object:
     expected = str if kind in FORMS else kind
     if type(value) is not expected:  # not isinstance: bool is a subclass of int
-        raise ProtocolError("header", f"{key} is {_short(value)}, which is of another type than agreed")
+        raise ProtocolError("header", f"{key} is {quoted(value)}, which is of another type than agreed")
     if kind not in FORMS:
         return value
     try:
         return FORMS[kind].read(cast(str, value))
     except (ValueError, TypeError, AttributeError, KeyError, RecursionError, ConfigError) as error:
-        raise ProtocolError(key, f"{key} cannot be read: {_short(error)}") from error
+        raise ProtocolError(key, f"{key} cannot be read: {quoted(error)}") from error
 
 
 @cache
@@ -150,8 +151,3 @@ def _is_nested(kind: Any) -> bool:
 
 def _key(name: str) -> str:
     return name.replace("_", "-")
-
-
-def _short(value: object) -> str:
-    """Return a hostile value for a log line: at most 80 characters."""
-    return repr(value)[:80]

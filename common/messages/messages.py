@@ -62,6 +62,8 @@ class Capabilities:
     """Prompts in the shard."""
     prompts_too_long: int
     """Prompts left out because they exceed grpo.max-prompt-length."""
+    held_out: int = 0
+    """Held-out problems whose counts it will send: it speaks for no more in an evaluation. 0: its policy sends none."""
     device: str = "unknown"
     """One of DEVICES."""
     memory_bytes: int = 0

@@ -28,7 +28,8 @@ class Aggregation:
     weights: str = "effective-groups"
     """How much each client counts; `effective-groups` counts the groups whose rewards differ."""
     max_share: float = 0.5
-    """No client weighs more than this share, or 1/K where K clients cannot satisfy it."""
+    """No client weighs more than this share. Where it is not above an even share 1/K of the K clients that count, it
+    would make all alike, and 2/K is the limit instead."""
     min_share: float = 0.0
     """No client that has a weight weighs less than this share, or 1/K where K clients cannot satisfy it."""
     rank_weights: str = "all"

@@ -10,22 +10,26 @@ from pathlib import Path
 from typing import cast
 
 from ..errors import RunError
+from .atomic import PUBLIC
 
 Entry = dict[str, object]
 
 
-def append_line(path: Path, line: Mapping[str, object]) -> None:
+def append_line(path: Path, line: Mapping[str, object], mode: int = PUBLIC) -> None:
     """Append one line, as `append_lines` does."""
-    append_lines(path, [line])
+    append_lines(path, [line], mode)
 
 
-def append_lines(path: Path, lines: Iterable[Mapping[str, object]]) -> None:
+def append_lines(path: Path, lines: Iterable[Mapping[str, object]], mode: int = PUBLIC) -> None:
     """Append JSON lines and flush them to disk. An incomplete line of an earlier crash is removed first.
+
+    Args:
+        mode: of a new file, PUBLIC or PRIVATE.
 
     Raises:
         OSError: the disk is full; the earlier content of the file is kept.
     """
-    with path.open("ab+", buffering=0) as file:
+    with open(path, "ab+", buffering=0, opener=lambda name, flags: os.open(name, flags, mode)) as file:
         end = file.seek(0, os.SEEK_END)
         if end and (file.seek(end - 1), file.read(1))[1] != b"\n":
             file.seek(0)

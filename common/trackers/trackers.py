@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
 import queue
 import threading
@@ -18,11 +17,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ..foreign import safe_logger
 from ..storage.atomic import write_atomic
 from .libraries import OPENERS, Figures, Opened, Place
 from .names import Use
 
-LOGGER = logging.getLogger("fedgrpo.trackers")
+LOGGER = safe_logger("fedgrpo.trackers")
 MOST_WAITING = 10_000
 """Points that may wait for a tracker. A tracker that falls further behind is dropped."""
 CLOSE_S = 15.0

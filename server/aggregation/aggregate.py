@@ -20,7 +20,7 @@ from .methods import aggregator, mean_delta
 from .products import ClientUpdate, Products, Slices, component_weights
 from .server_optimizers import SERVER_OPTIMIZERS
 from .state import Memory, State
-from .weights import KEPT_ROUNDS, shares
+from .weights import KEPT_ROUNDS, capped, shares
 
 MASTER = "master"
 """Key in the memory of the adapter before it was rounded."""
@@ -50,6 +50,8 @@ class Diagnostics:
 
     shares: dict[str, float]
     """What each client counted, after a robust rule that chooses."""
+    capped: dict[str, float]
+    """The shares of the clients whose weight was cut down to `aggregation.max-share`."""
     clipped: dict[str, bool]
     """Whether a client's delta was scaled down, by organisation."""
     error: float
@@ -73,7 +75,7 @@ class Step:
 def aggregate(state: State, updates: Mapping[str, ReceivedUpdate], settings: RunConfig) -> tuple[State, Diagnostics]:
     """Return the state after one more round, and what the round's updates counted.
 
-        p_k     = share of client k's weight, between min-share and max-share              (`shares`)
+        p_k     = share of client k's weight, not below min-share or above its cap        (`shares`)
         f_k     = (sum_j p_j tau_j) / tau_k, where the numbers of steps tau differ         (`step_factors`)
         c_k     = min(1, limit / || f_k delta_k ||)                                        (`clip_factors`)
         move    = sum_k p_k c_k f_k delta_k, or what a robust rule makes of these terms    (`next_adapter`)
@@ -87,11 +89,8 @@ def aggregate(state: State, updates: Mapping[str, ReceivedUpdate], settings: Run
         state: after the last committed round. The attempt that is aggregated is number `state.voids + 1`.
         updates: by organisation; at least one.
     """
-    weights = shares(
-        {name: update.weight for name, update in updates.items()},
-        settings.aggregation.max_share,
-        settings.aggregation.min_share,
-    )
+    reported, most = {name: update.weight for name, update in updates.items()}, settings.aggregation.max_share
+    weights = shares(reported, most, settings.aggregation.min_share)
     factors = step_factors(weights, {name: update.steps for name, update in updates.items()})
     norms = {name: update.norm * factors[name] for name, update in updates.items()}  # as they count
     median_norm = float(median([norm for norm in norms.values() if norm > 0] or [state.median_norm]))
@@ -105,6 +104,7 @@ def aggregate(state: State, updates: Mapping[str, ReceivedUpdate], settings: Run
     after = replace(books, adapter=step.adapter, memory=step.memory, median_norm=median_norm)
     return after, Diagnostics(
         shares=step.shares,
+        capped=capped(reported, weights, most),
         clipped={name: clip < 1 for name, clip in clips.items()},
         error=step.error,
         update_norm=l2_norm(after.adapter.minus(state.adapter)),

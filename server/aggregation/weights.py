@@ -10,6 +10,9 @@ from ...common.errors import ProtocolError
 from ...common.messages.messages import Update
 
 NEGLIGIBLE = 1e-6
+"""A share below this counts nothing."""
+SMALLEST = 1e-300
+"""Relative to the largest weight: smaller ones are taken for this, so that scaling overflows nowhere."""
 KEPT_ROUNDS = 5
 """Rounds of a client's mean reward that its relative gain is measured against."""
 
@@ -38,32 +41,63 @@ def raw_weight(update: Update, rule: str, history: Sequence[float] = ()) -> floa
     return weight
 
 
-def shares(weights: Mapping[str, float], max_share: float, min_share: float = 0.0) -> dict[str, float]:
-    """Return weights scaled to sum to 1, each within `min_share` and `max_share` (1/K, where K clients cannot satisfy
-    one).
+def share_cap(max_share: float, clients: int) -> float:
+    """Return the largest share that one of some counted clients may have: `max_share` if it is above an even share 1/K,
+    else twice an even share.
 
-        share_k = min(max(c * w_k, min_share), max_share), with the c for which they sum to 1
+    A cap of 1/K or less can only be met, if at all, by counting everybody alike, whatever the weights say: the default
+    of .5 would make a mean of two clients uniform.
 
-    The share of a client without weight, or with less than a millionth of the largest weight, is 0. All are zero if
-    every weight is zero.
+    >>> [share_cap(0.5, clients) for clients in (1, 2, 3, 10)], share_cap(0.25, 4)
+    ([1.0, 1.0, 0.5, 0.5], 0.5)
     """
-    largest = max(weights.values(), default=0.0)
-    counted = {name: weights[name] for name in sorted(weights) if weights[name] > NEGLIGIBLE * largest}
-    if not counted:
+    return max_share if max_share * clients > 1 else min(1.0, 2 / clients)
+
+
+def shares(weights: Mapping[str, float], max_share: float, min_share: float = 0.0) -> dict[str, float]:
+    """Return weights scaled to sum to 1, each at least `min_share` (1/K, where K clients cannot satisfy it) and at most
+    `share_cap(max_share, K)`.
+
+        share_k = min(max(c * w_k, min_share), cap), with the c for which they sum to 1
+
+    The share of a client without weight, or whose share is below a millionth once the others are capped, is 0. The cap
+    comes first, so that a huge weight makes nobody else negligible. All are zero if every weight is zero.
+    """
+    positive = {name: weights[name] for name in sorted(weights) if weights[name] > 0}
+    if not positive:
         return dict.fromkeys(weights, 0.0)
-    high, low = max(max_share, 1 / len(counted)), min(min_share, 1 / len(counted))
+    _, exponent = math.frexp(max(positive.values()))
+    positive = {name: math.ldexp(weight, -exponent) for name, weight in positive.items()}  # exact; at most 1
+    positive = {name: max(weight, SMALLEST) for name, weight in positive.items()}
+    alone = _within(positive, share_cap(max_share, len(positive)), 0.0)
+    counted = {name: weight for name, weight in positive.items() if alone[name] > NEGLIGIBLE}
+    low = min(min_share, 1 / len(counted))
+    found = _within(counted, share_cap(max_share, len(counted)), low)
+    return found | {name: 0.0 for name in weights if name not in counted}
+
+
+def capped(weights: Mapping[str, float], found: Mapping[str, float], max_share: float) -> dict[str, float]:
+    """Return the shares of the clients that count less than their weights say because of the cap.
+
+    Args:
+        found: the shares that `shares` made of the weights.
+    """
+    total, cap = sum(weights.values()), share_cap(max_share, max(1, sum(share > 0 for share in found.values())))
+    return {n: share for n, share in found.items() if share >= cap and weights[n] > cap * total * (1 + 1e-9)}
+
+
+def _within(weights: Mapping[str, float], high: float, low: float) -> dict[str, float]:
+    """Return positive weights scaled to sum to 1, each within two bounds that some scale satisfies."""
 
     def at(factor: float) -> dict[str, float]:
-        return {name: min(max(factor * weight, low), high) for name, weight in counted.items()}
+        return {name: min(max(factor * weight, low), high) for name, weight in weights.items()}
 
     # The sum rises with the factor, from K * low to K * high: halve the interval until only rounding is left.
-    below, above = 0.0, high / min(counted.values())
+    below, above = 0.0, high / min(weights.values())
     while below < (middle := (below + above) / 2) < above:
         below, above = (middle, above) if sum(at(middle).values()) < 1 else (below, middle)
     found = at(above)
     bound = {name: share for name, share in found.items() if share in (low, high)}
-    free = sum(counted[name] for name in counted if name not in bound)
+    free = sum(weights[name] for name in weights if name not in bound)
     room = 1 - sum(bound.values())
-    return {name: bound.get(name, counted[name] * room / free if free else 0.0) for name in counted} | {
-        name: 0.0 for name in weights if name not in counted
-    }
+    return {name: bound.get(name, weights[name] * room / free if free else 0.0) for name in weights}

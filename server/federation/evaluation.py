@@ -131,7 +131,13 @@ class Evaluator:
         for reply in self.calls.ask(messages, "evaluate", f"{state.round}.evaluate"):
             name = nodes[reply.node]
             try:
-                found[name] = read_evaluation(reply.opened(), task, self.config.evaluation.class_columns)
+                found[name] = read_evaluation(
+                    reply.opened(),
+                    task,
+                    self.config.evaluation.class_columns,
+                    held_out=self.roster.clients[name].held_out,
+                    max_tokens=self.config.evaluation.max_completion_length or self.config.grpo.max_completion_length,
+                )
             except ProtocolError as error:
                 self.roster.refuse(name, error)
                 refused.append(error.code)

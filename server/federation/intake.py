@@ -16,6 +16,7 @@ from ...common.adapter.adapter import clip_norm, l2_norm
 from ...common.adapter.methods import METHODS
 from ...common.adapter.schema import Vector, whole_vector
 from ...common.errors import PeerFailedError, ProtocolError
+from ...common.foreign import LABEL_CHARACTERS, printable, quoted
 from ...common.messages import wire
 from ...common.messages.messages import (
     DEVICES,
@@ -26,10 +27,12 @@ from ...common.messages.messages import (
     TaskId,
     Update,
 )
-from ...common.messages.metric_names import TRAIN_METRICS, reward_metrics
+from ...common.messages.metric_names import TRAIN_METRICS, RoundWork, range_of, reward_metrics
 from ...common.settings.run_config import RunConfig
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+HASH = re.compile(r"[0-9a-f]{1,64}")
+LAYER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
 MAX_SCHEMA_BYTES = 4_000_000
 MAX_PARAMETERS = 1_000_000_000
 METRIC = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,95}")
@@ -50,6 +53,8 @@ FAILURES = {
 """The meaning of the codes of a client's failures. The texts stay with the client."""
 MAX_CLASSES = 256
 MAX_COUNT = 10_000_000
+MAX_HELD_OUT = 1_000_000
+"""Held-out problems of one client: all of them are answered with every adapter that is evaluated."""
 MAX_TALLIES_BYTES = 100_000
 NOTHING: Vector = np.zeros(0, dtype=np.float32)
 
@@ -66,8 +71,10 @@ def read_capabilities(content: RecordDict) -> Capabilities:
     _check_name("organisation", client.organisation)
     if client.schema.size > MAX_PARAMETERS:
         raise ProtocolError("schema", f"the adapter has {client.schema.size} parameters, the limit is {MAX_PARAMETERS}")
-    if not 0 < len(client.base_model_sha256) <= 64:
-        raise ProtocolError("header", "base-model-sha256 is empty or longer than 64 characters")
+    if not HASH.fullmatch(client.base_model_sha256):
+        raise ProtocolError("header", "base-model-sha256 is not a hash: at most 64 hexadecimal digits")
+    if not all(LAYER.fullmatch(module.name) for module in client.schema.modules):
+        raise ProtocolError("schema", "a layer's name is not one of letters, digits, dots, hyphens and underscores")
     _check_names("reward-names", client.reward_names, NAME, MAX_REWARDS)
     _check_names("metrics", client.metrics, METRIC, MAX_METRICS)
     if not set(client.metrics) <= set(TRAIN_METRICS + reward_metrics(client.reward_names)):
@@ -76,6 +83,7 @@ def read_capabilities(content: RecordDict) -> Capabilities:
         raise ProtocolError("header", f"device is not one of {', '.join(DEVICES)}")
     _check_count("examples", client.examples, 1)
     _check_count("prompts-too-long", client.prompts_too_long, 0)
+    _check_count("held-out", client.held_out, 0, MAX_HELD_OUT)
     _check_count("memory-bytes", client.memory_bytes, 0, 1 << 60)
     if not 0 <= client.tokens_per_second <= MAX_RATE:
         raise ProtocolError("count", f"tokens-per-second is {client.tokens_per_second}, not from 0 to {MAX_RATE:g}")
@@ -97,9 +105,9 @@ def read_update(content: RecordDict, client: Capabilities, task: TaskId, config:
     for field in fields(TaskId):
         sent, expected = getattr(update.task, field.name), getattr(task, field.name)
         if sent != expected:
-            raise ProtocolError("stale", f"{field.name} is {_short(sent)}, this attempt's is {expected!r}")
+            raise ProtocolError("stale", f"{field.name} is {quoted(sent)}, this attempt's is {expected!r}")
     _check_work(update, config)
-    _check_metrics(metrics, update.num_examples)
+    _check_metrics(metrics, _work(update.num_examples, config))
     settings = config.intake
     factors = METHODS[config.aggregation.method].trains_in(task.round)
     part = wire.vector_of(content, client.schema.size_of(factors), config.compression.up)
@@ -109,11 +117,20 @@ def read_update(content: RecordDict, client: Capabilities, task: TaskId, config:
     return replace(update, delta=whole_vector(client.schema, clip_norm(part, settings.max_delta_norm), factors))
 
 
-def read_evaluation(content: RecordDict, task: EvaluateTask, columns: tuple[str, ...]) -> Evaluation:
+def read_evaluation(
+    content: RecordDict,
+    task: EvaluateTask,
+    columns: tuple[str, ...],
+    *,
+    held_out: int = MAX_HELD_OUT,
+    max_tokens: int = MAX_COUNT,
+) -> Evaluation:
     """Return a client's counts over its held-out problems.
 
     Args:
         columns: the class columns that were requested; `style` is always there.
+        held_out: the held-out problems that the client declared when it joined: it speaks for no more.
+        max_tokens: the longest completion of the evaluation.
 
     Raises:
         ProtocolError: the counts answer another task, contradict each other, or are not exactly what was requested.
@@ -127,8 +144,15 @@ def read_evaluation(content: RecordDict, task: EvaluateTask, columns: tuple[str,
         raise ProtocolError("tallies", "the counts lack the total, or hold too many classes")
     if not {name.partition("=")[0] for name in evaluation.classes} <= {"style", *columns}:
         raise ProtocolError("tallies", "the counts hold classes that were not requested")
+    if unreadable := next((n for n in evaluation.classes if n != printable(n, LABEL_CHARACTERS)), ""):
+        raise ProtocolError("tallies", f"a class is not a printable name of {LABEL_CHARACTERS}: {quoted(unreadable)}")
     for tally in evaluation.tallies.values():
-        _check_tally(tally)
+        _check_tally(tally, max_tokens)
+    if evaluation.total.problems > held_out:
+        problems = evaluation.total.problems
+        raise ProtocolError(
+            "tallies", f"it counts {problems} held-out problems, and declared {held_out} when it joined"
+        )
     return evaluation
 
 
@@ -143,11 +167,6 @@ def _accepted(content: RecordDict, records: set[str]) -> wire.Header:
     return header
 
 
-def _short(value: object) -> str:
-    """Return a hostile value for a log line: at most 80 characters."""
-    return repr(value)[:80]
-
-
 def _check_work(update: Update, config: RunConfig) -> None:
     """Check steps and prompts: exactly those of a round, or fewer steps where the time was limited."""
     most = config.train.steps_per_round
@@ -156,26 +175,28 @@ def _check_work(update: Update, config: RunConfig) -> None:
     _check_count("num-examples", update.num_examples, examples, examples)
 
 
-def _check_metrics(metrics: Mapping[str, float], examples: int) -> None:
+def _work(groups: int, config: RunConfig) -> RoundWork:
+    return RoundWork(
+        groups=groups,
+        completions=groups * config.grpo.num_generations,
+        prompt_tokens=config.grpo.max_prompt_length,
+        completion_tokens=config.grpo.max_completion_length,
+    )
+
+
+def _check_metrics(metrics: Mapping[str, float], work: RoundWork) -> None:
     """Check that metrics are in their ranges and consistent; a client's policy may withhold some."""
+    for name, value in metrics.items():
+        if complaint := range_of(name).complaint(value, work):
+            raise ProtocolError("metric-value", f"{name} {complaint}")
     effective, zero = metrics.get("groups/effective"), metrics.get("groups/zero-variance-share")
-    if effective is not None and not 0 <= effective <= examples:
-        raise ProtocolError("metric-value", f"{effective:g} effective groups of {examples}")
-    if effective is not None and zero is not None and abs(effective - examples * (1 - zero)) > 1e-6 * examples:
-        raise ProtocolError("metric-value", f"{effective:g} effective groups of {examples} and {zero:g} without signal")
-    for name in (name for name in TRAIN_METRICS if name.endswith("-share")):
-        if not 0 <= metrics.get(name, 0.0) <= 1:
-            raise ProtocolError("metric-value", f"{name} is {metrics[name]:g}, not a share")
-    for name in ("groups/effective", "tokens/total"):
-        if not metrics.get(name, 0.0).is_integer():
-            raise ProtocolError("metric-value", f"{name} is {metrics[name]:g}, not a whole number")
-    negative = [n for n in metrics if n.startswith(("seconds/", "tokens/", "completion/")) and metrics[n] < 0]
-    if negative:
-        raise ProtocolError("metric-value", f"{negative[0]} is negative")
+    groups = work.groups
+    if effective is not None and zero is not None and abs(effective - groups * (1 - zero)) > 1e-6 * groups:
+        raise ProtocolError("metric-value", f"{effective:g} effective groups of {groups} and {zero:g} without signal")
 
 
-def _check_tally(tally: Tally) -> None:
-    if not all(0 <= count <= MAX_COUNT * 1000 for count in astuple(tally)):
+def _check_tally(tally: Tally, max_tokens: int) -> None:
+    if min(astuple(tally)) < 0 or tally.problems > MAX_HELD_OUT or tally.tokens > tally.problems * max_tokens:
         raise ProtocolError("tallies", "a count is out of bounds")
     parts = (tally.correct, tally.lenient, tally.truncated, tally.gained + tally.lost, tally.gained, tally.compared)
     changed = tally.better + tally.worse
@@ -202,4 +223,4 @@ def _check_names(key: str, names: tuple[str, ...], pattern: re.Pattern[str], mos
 
 def _check_count(key: str, value: int, low: int, high: int = MAX_COUNT) -> None:
     if not low <= value <= high:
-        raise ProtocolError("count", f"{key} is {_short(value)}, not an integer from {low} to {high}")
+        raise ProtocolError("count", f"{key} is {quoted(value)}, not an integer from {low} to {high}")

@@ -235,7 +235,7 @@ class Roster:
         else:
             self.clients[name], self.nodes[name] = client, node
             self._reasons.pop(node, None)
-            emit(Joined(name, client.examples, client.prompts_too_long))
+            emit(Joined(name, client.examples, client.prompts_too_long, client.held_out))
 
     def _kept_back(self, client: Capabilities) -> str:
         """Return the metrics that the weights or the gate need and this client's policy withholds."""

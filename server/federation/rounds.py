@@ -6,9 +6,8 @@ counts a round without replies as done.
 
 from __future__ import annotations
 
-import secrets
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -21,35 +20,16 @@ from ...common.settings.run_config import RunConfig
 from ..aggregation.aggregate import Diagnostics, ReceivedUpdate, aggregate
 from ..aggregation.state import State
 from ..aggregation.weights import raw_weight
-from ..run.events import RoundCommitted, RoundStarted, RoundVoid, UpdateRefused, UpdateTaken, emit
+from ..run import events
+from ..run.events import emit
 from ..run.journal import Planned, Void
-from ..run.metrics import ClientMetrics, RoundMetrics
 from ..run.store import Store
+from .attempt import Attempt
 from .evaluation import Evaluator, Verdict
 from .exchange import ClientCalls, EncodedAdapter, Reply
 from .intake import read_update
 from .roster import Roster
 from .task import train_task
-
-
-@dataclass(slots=True)
-class Attempt:
-    """One attempt at a round: what was asked of whom, and the results."""
-
-    number: int
-    attempt: int
-    cohort: tuple[str, ...]
-    nonce: str = field(default_factory=lambda: secrets.token_hex(8))
-    started: float = field(default_factory=time.monotonic)
-    bytes_down: dict[str, int] = field(default_factory=dict[str, int])
-    """By organisation."""
-    bytes_up: dict[str, int] = field(default_factory=dict[str, int])
-    updates: dict[str, ReceivedUpdate] = field(default_factory=dict[str, ReceivedUpdate])
-    """The valid updates, by organisation. Their deltas are in the store's inbox."""
-    refused: dict[str, str] = field(default_factory=dict[str, str])
-    """Organisation -> code."""
-    strikes: list[str] = field(default_factory=list[str])
-    """Clients that sent an invalid update. Strikes count if the round commits: if most are invalid, the run is."""
 
 
 @dataclass(slots=True)
@@ -112,7 +92,7 @@ class Rounds:
         self.store.log(
             Planned(round=this.number, attempt=this.attempt, cohort=this.cohort, adapter=state.adapter.sha256)
         )
-        emit(RoundStarted(this.number, this.attempt, this.cohort))
+        emit(events.RoundStarted(this.number, this.attempt, this.cohort))
         names = {self.roster.nodes[name]: name for name in this.cohort}
         arrays = EncodedAdapter(state.adapter, self.config.compression.down)
         messages = {
@@ -144,7 +124,7 @@ class Rounds:
             this.refused[name] = error.code
             if self.roster.refuse(name, error):
                 this.strikes.append(name)
-            emit(UpdateRefused(this.number, name, error.code, str(error)))
+            emit(events.UpdateRefused(this.number, name, error.code, str(error)))
             return
         self.roster.refusals.pop(name, None)
         self.store.keep_update(name, update.delta)
@@ -158,7 +138,7 @@ class Rounds:
             metrics=update.metrics,
         )
         this.bytes_up[name] = wire.wire_bytes(content)
-        emit(UpdateTaken(this.number, name, update.metrics, this.bytes_up[name]))
+        emit(events.UpdateTaken(this.number, name, update.metrics, this.bytes_up[name]))
 
     def _judged(self, state: State, done: State, this: Attempt) -> Verdict:
         """Have the reward gate, if it is enabled, judge the round's adapter.
@@ -181,7 +161,7 @@ class Rounds:
         """
         settings = self.config.federation
         self.store.log(Void(round=this.number, attempt=this.attempt, reason=reason, positions=state.positions))
-        emit(RoundVoid(this.number, this.attempt, reason))
+        emit(events.RoundVoid(this.number, this.attempt, reason))
         if this.attempt % settings.max_void_rounds == 0:
             raise RunError(
                 f"Round {this.number} was void {this.attempt} times: {reason}. "
@@ -191,10 +171,12 @@ class Rounds:
 
     def _commit(self, state: State, done: State, this: Attempt, diagnostics: Diagnostics) -> None:
         self.roster.strikes.update(this.strikes)
-        metrics = self._metrics(this, diagnostics)
+        if diagnostics.capped:
+            emit(events.SharesCapped(this.number, diagnostics.capped))
+        metrics = this.metrics(diagnostics)
         self.store.commit(replace(done, strikes=dict(self.roster.strikes)), metrics, self.config.model.name)
         emit(
-            RoundCommitted(
+            events.RoundCommitted(
                 round=this.number,
                 adapter_sha256=done.adapter.sha256,
                 valid=len(this.updates),
@@ -204,31 +186,6 @@ class Rounds:
                 bytes_down=metrics.bytes_down,
                 moved=done.adapter.sha256 != state.adapter.sha256,
             )
-        )
-
-    def _metrics(self, this: Attempt, diagnostics: Diagnostics) -> RoundMetrics:
-        return RoundMetrics(
-            round=this.number,
-            attempt=this.attempt,
-            seconds=round(time.monotonic() - this.started, 3),
-            bytes_up=sum(this.bytes_up.values()),
-            bytes_down=sum(this.bytes_down.values()),
-            update_norm=diagnostics.update_norm,
-            aggregation_error=diagnostics.error,
-            refused=this.refused,
-            clients={
-                name: ClientMetrics(
-                    share=diagnostics.shares[name],
-                    steps=update.steps,
-                    examples=update.examples,
-                    norm=update.norm,
-                    clipped=diagnostics.clipped[name],
-                    bytes_up=this.bytes_up[name],
-                    bytes_down=this.bytes_down[name],
-                    reported=update.metrics,
-                )
-                for name, update in sorted(this.updates.items())
-            },
         )
 
     def _task(self, state: State, this: Attempt, name: str) -> TrainTask:

@@ -24,7 +24,7 @@ from ...common.cli import keys
 from ...common.errors import ConfigError
 from ...common.settings import toml
 from ...common.settings.run_config import RunConfig
-from ...common.storage.atomic import write_atomic
+from ...common.storage.atomic import make_private_folder, write_atomic
 from ..federation.roster import read_nodes
 
 CONNECTION = "fedgrpo"
@@ -94,11 +94,14 @@ class ServerFolder:
             f.name: (globals()[type(getattr(settings, f.name)).__name__].__doc__ or "") for f in fields(settings)
         }
         text = "".join(f"# {name}: {about}\n" for name, about in comments.items()) + "\n" + toml.to_toml(settings)
+        try:
+            make_private_folder(folder.path)
+        except OSError as error:
+            raise ConfigError(f"Cannot make the folder {folder.path}: {error.strerror}.") from error
         keys.write_new(folder.path / "server.toml", text.encode())
         keys.make_authority(folder.keys)
         keys.make_server(folder.keys, settings.gateway.hosts)
         keys.make_secret(folder.keys / "superexec.secret")
-        folder.path.chmod(0o700)
         folder._prepare_flower()
         return folder
 

@@ -14,8 +14,9 @@ from math import isnan
 from ...common.analysis.contributions import LITTLE_SIGNAL, in_words, signal_of
 from ...common.analysis.reward_hacking import HackingWarning
 from ...common.analysis.scores import Score
+from ...common.foreign import safe_logger
 
-LOGGER = logging.getLogger("fedgrpo.federation")
+LOGGER = safe_logger("fedgrpo.federation")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +26,12 @@ class Joined:
     organisation: str
     examples: int
     prompts_too_long: int
+    held_out: int = 0
 
     def __str__(self) -> str:
         left_out = f" ({self.prompts_too_long} left out: too long)" if self.prompts_too_long else ""
-        return f"{self.organisation} joined with {self.examples} prompts{left_out}"
+        held_out = f" and {self.held_out} held-out problems" if self.held_out else ""
+        return f"{self.organisation} joined with {self.examples} prompts{left_out}{held_out}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +135,19 @@ class RoundCommitted:
 
 
 @dataclass(frozen=True, slots=True)
+class SharesCapped:
+    """`aggregation.max-share` cut down what clients count in the round that is committed next."""
+
+    round: int
+    shares: dict[str, float]
+    """What they count, by organisation."""
+
+    def __str__(self) -> str:
+        cut = ", ".join(f"{name} to {share:.1%}" for name, share in sorted(self.shares.items()))
+        return f"round {self.round}: aggregation.max-share limits the weight of {cut}"
+
+
+@dataclass(frozen=True, slots=True)
 class RoundVoid:
     """Too few valid updates: the adapter stays, the round is tried again."""
 
@@ -190,6 +206,7 @@ Event = (
     | UpdateTaken
     | UpdateRefused
     | RoundCommitted
+    | SharesCapped
     | RoundVoid
     | EvaluationStarted
     | Evaluated

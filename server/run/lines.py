@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from ...common.errors import RunError
+from ...common.foreign import quoted
 from ...common.storage.jsonl import Entry, numbered_lines
 
 Line = TypeVar("Line")
@@ -104,14 +105,14 @@ def _value(hint: Any, value: Any, what: str) -> Any:
         kinds = inner[:1] * len(items) if inner[-1] is Ellipsis else inner
         if len(kinds) == len(items):
             return tuple(_value(kind, item, what) for kind, item in zip(kinds, items, strict=True))
-    raise ValueError(f"{what} is {_short(cast(object, value))}, which is something else than it should be")
+    raise ValueError(f"{what} is {quoted(cast(object, value))}, which is something else than it should be")
 
 
 def _scalar(hint: Any, value: Any, what: str) -> Any:
     if hint is float and type(value) is int and abs(value) <= MAX_INTEGER:
         return float(value)
     if type(value) is not hint:  # bool is a subclass of int
-        raise ValueError(f"{what} is {_short(value)}, not {WORDS[hint]}")
+        raise ValueError(f"{what} is {quoted(value)}, not {WORDS[hint]}")
     return value
 
 
@@ -121,10 +122,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in cast("dict[str, Any]", value).items()}
     return value
-
-
-def _short(value: object) -> str:
-    return repr(value)[:80]
 
 
 @cache

@@ -26,6 +26,8 @@ class ClientMetrics:
     """Prompts trained on."""
     norm: float = metric("update/norm", "norm", 0.0)
     clipped: bool = metric("update/clipped", "clipped", False)
+    capped: bool = metric("update/capped", "capped", False)
+    """Whether its weight was cut down to `aggregation.max-share`."""
     bytes_up: int = metric("update/bytes-up", "bytes_up", 0)
     bytes_down: int = metric("update/bytes-down", "bytes_down", 0)
     reported: dict[str, float] = field(default_factory=dict[str, float], metadata=OTHERS)

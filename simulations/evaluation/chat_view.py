@@ -11,7 +11,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from ...common.cli.options import Format
+from ...common.cli.options import Format, plain_lines
 from ...common.cli.tables import WholeTable
 from ...common.errors import ConfigError
 from .answer import BASE
@@ -58,9 +58,9 @@ def side_by_side(replies: list[ChatReply]) -> Table:
     for _ in replies:
         grid.add_column(ratio=1)
     grid.add_row(
-        *(Panel(Text(r.text.strip() or "(nothing)"), title=TITLES[r.model], title_align="left") for r in replies)
+        *(Panel(plain_lines(r.text.strip() or "(nothing)"), title=TITLES[r.model], title_align="left") for r in replies)
     )
-    grid.add_row(*(Text(read(reply), style="dim") for reply in replies))
+    grid.add_row(*(plain_lines(read(reply)) for reply in replies))
     return grid
 
 

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ...client.learner.data.problems import Problem
-from ...common.cli.options import plain
+from ...common.cli.options import plain, plain_lines
 from ...common.cli.tables import WholeTable
 from .answer import Answer
 from .measures import SHARES, Figure
@@ -29,7 +29,7 @@ def show(found: EvaluationResult, samples: int) -> None:
     if unread := _unread(found, last):
         console.print(unread, style="yellow")
     for problem, base, adapter in found.samples(samples):
-        console.print(Panel(plain(problem.question), title=Text(f"answer {problem.answer}"), title_align="left"))
+        console.print(Panel(plain_lines(problem.question), title=Text(f"answer {problem.answer}"), title_align="left"))
         console.print(WholeTable(_pair(problem, base, adapter)))
 
 
@@ -114,5 +114,5 @@ def _pair(problem: Problem, base: Answer, adapter: Answer | None) -> Table:
     for _ in sides:
         grid.add_column(ratio=1)
     grid.add_row(*(Text(f"{name} {'✓' if one.strict else '✗'}") for name, one in sides))
-    grid.add_row(*(Text(one.completion) for _, one in sides))
+    grid.add_row(*(plain_lines(one.completion) for _, one in sides))
     return grid

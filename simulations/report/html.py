@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...common.analysis.scores import points, score
+from ...common.foreign import printable
 from ...common.messages.messages import Tally
 from ...common.messages.metric_names import TRAIN_METRICS
 from ...common.storage.atomic import write_atomic
@@ -25,7 +26,7 @@ def write_report(run: Run) -> Path:
     """Write the report into the run's folder, and return its path."""
     import jinja2
 
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_shown)
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     page = template.render(
         run=run,
@@ -42,6 +43,13 @@ def write_report(run: Run) -> Path:
     )
     write_atomic(run.files.report, page.encode())
     return run.files.report
+
+
+def _shown(value: object) -> object:
+    """Return a value as the page shows it: names may come from clients. Line breaks of a completion stay; markup, which
+    is a subclass of str, is our own.
+    """
+    return "\n".join(map(printable, value.split("\n"))) if type(value) is str else value
 
 
 def figures(run: Run) -> list[tuple[str, str]]:

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from ...common.analysis.contributions import LITTLE_SIGNAL
 from ...common.analysis.scores import fall_in_words, points, score
+from ...common.cli.options import plain
 from ...common.cli.tables import WholeTable
 from ...common.settings.run_config import RunConfig
 from ...server.run.reader import Run
@@ -115,7 +116,7 @@ def _class_table(run: Run) -> Table:
     for row in run.class_rows():
         shares = [f"{share:.0%}" for share in (row.share_before, row.share_after)]
         heading = "" if row.column == last else f"by {row.column}"
-        table.add_row(heading, row.value, *shares, _percent(row.before), _percent(row.after))
+        table.add_row(plain(heading), plain(row.value), *shares, _percent(row.before), _percent(row.after))
         last = row.column
     return table
 

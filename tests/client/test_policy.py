@@ -43,6 +43,7 @@ class Worker:
             metrics=tuple(metrics()),
             examples=9,
             prompts_too_long=0,
+            held_out=20,
             device="cuda",
             memory_bytes=7,
             tokens_per_second=3.0,
@@ -261,6 +262,12 @@ def test_a_single_reward_that_may_leave_takes_its_name_along_and_no_other(tmp_pa
     learner, _, _ = guarded(tmp_path, policy__metrics=["reward/correctness/*"], policy__report_hardware=True)
     assert learner.capabilities().reward_names == ("correctness",)
     assert learner.capabilities().device == "cuda"
+
+
+def test_it_declares_held_out_problems_only_where_their_counts_may_leave(tmp_path):
+    assert guarded(tmp_path, policy__min_class_problems=20)[0].capabilities().held_out == 20
+    for changes in ({"policy__evaluate": False}, {"policy__min_class_problems": 21}):
+        assert guarded(tmp_path, **changes)[0].capabilities().held_out == 0
 
 
 def test_counts_stay_where_the_policy_keeps_them(tmp_path):

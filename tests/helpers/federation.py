@@ -83,6 +83,7 @@ def client_app(config: RunConfig, behave: Behaviour = honest) -> ClientApp:
                 "tokens-per-second": 0.0,
                 "examples": 100,
                 "prompts-too-long": 0,
+                "held-out": 10,
             }
         )
         return Message(behave(number, {"kind": "join"}, content), reply_to=message)

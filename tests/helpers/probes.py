@@ -68,6 +68,8 @@ REFUSED = {
     "open many files": "import os; return [os.dup(1) for _ in range(10_000)]",
     "write a large file": "open('/tmp/large', 'wb').write(bytes(1 << 26))",
     "fill the disk": "for n in range(100_000):\n        open(f'/tmp/{n}', 'wb').write(bytes(1 << 20))",
+    "make many empty files": "for n in range(100_000):\n        open(f'/tmp/{n}', 'w').close()",
+    "make many folders": "import os\n    for n in range(100_000): os.mkdir(f'/tmp/{n}')",
     "recurse": "def again(): return again()\n    return again()",
     # answers that are none
     "leave early": "import sys; sys.exit(0)",

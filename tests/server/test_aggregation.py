@@ -20,7 +20,7 @@ from fedgrpo.server.aggregation.lowrank import Product
 from fedgrpo.server.aggregation.products import ClientUpdate
 from fedgrpo.server.aggregation.robust import gram
 from fedgrpo.server.aggregation.server_optimizers import SERVER_OPTIMIZERS
-from fedgrpo.server.aggregation.weights import raw_weight, shares
+from fedgrpo.server.aggregation.weights import capped, raw_weight, share_cap, shares
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -284,17 +284,38 @@ def test_a_clip_to_the_median_shortens_the_long_ones_only():
 @given(WEIGHTS, st.floats(0.05, 1.0), st.floats(0.0, 0.05))
 def test_shares_sum_to_one_keep_cap_and_floor_and_do_not_depend_on_the_scale(weights, cap, floor):
     found = shares(weights, cap, floor)
-    largest = max(weights.values())
-    active = [name for name, weight in weights.items() if weight > 1e-6 * largest]
-    if not active:
+    active = [name for name, share in found.items() if share > 0]
+    if not any(weights.values()):
         assert set(found.values()) == {0.0}
         return
     assert math.fsum(found.values()) == pytest.approx(1)
-    assert max(found.values()) <= max(cap, 1 / len(active)) + 1e-9
+    assert max(found.values()) <= share_cap(cap, len(active)) + 1e-9
     assert min(found[name] for name in active) >= min(floor, 1 / len(active)) - 1e-9
-    assert all(found[name] == 0 for name in weights if name not in active)
+    assert all(weights[name] < 1e-5 * sum(weights.values()) for name in weights if name not in active)
     for name, share in shares({n: 8 * w for n, w in weights.items()}, cap, floor).items():
         assert share == pytest.approx(found[name], abs=1e-9)
+
+
+def test_a_cap_does_not_make_few_clients_alike():
+    assert shares({"a": 40, "b": 1}, 0.5) == pytest.approx({"a": 40 / 41, "b": 1 / 41})
+    assert shares({"a": 40, "b": 1}, 0.6) == pytest.approx({"a": 0.6, "b": 0.4})
+    assert shares({"a": 40, "b": 1, "c": 0}, 0.5) == pytest.approx({"a": 40 / 41, "b": 1 / 41, "c": 0})
+    assert shares({"a": 40, "b": 2, "c": 1}, 0.3) == pytest.approx({"a": 2 / 3, "b": 2 / 9, "c": 1 / 9})
+
+
+@pytest.mark.parametrize("huge", [1e4, 1e15, 1e300])
+def test_a_huge_weight_counts_no_more_than_the_cap_and_makes_nobody_negligible(huge):
+    weights = {"huge": huge, "a": 900.0, "b": 900.0, "c": 450.0}
+    found = shares(weights, 0.5)
+    assert found == pytest.approx({"huge": 0.5, "a": 0.2, "b": 0.2, "c": 0.1})
+    assert capped(weights, found, 0.5) == {"huge": 0.5}
+
+
+def test_a_cap_that_nobody_reaches_caps_nobody():
+    weights = {"a": 5.0, "b": 5.0, "c": 4.0, "none": 0.0}
+    assert capped(weights, shares(weights, 0.5), 0.5) == {}
+    assert capped({"a": 1.0, "b": 1.0}, shares({"a": 1.0, "b": 1.0}, 0.5), 0.5) == {}
+    assert capped({"none": 0.0}, {"none": 0.0}, 0.5) == {}
 
 
 def test_a_capped_client_gives_to_the_others_in_proportion_and_a_floor_takes_from_them():

@@ -8,6 +8,7 @@ from federation import metrics, schema, settings
 from fedgrpo.common.errors import ProtocolError
 from fedgrpo.common.messages import wire
 from fedgrpo.common.messages.messages import Capabilities, EvaluateTask, TaskId
+from fedgrpo.common.messages.metric_names import RoundWork, range_of
 from fedgrpo.common.settings.run_config import RunConfig
 from fedgrpo.server.federation.intake import read_capabilities, read_evaluation, read_update
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
@@ -155,7 +156,22 @@ HOSTILE = {
     "negative effective groups": with_metric("groups/effective", -1.0),
     "a share above one": with_metric("groups/zero-variance-share", 1.5),
     "negative seconds": with_metric("seconds/total", -1.0),
+    "seconds beyond a season": with_metric("seconds/generate", 1e8),
     "negative tokens": with_metric("tokens/total", -5.0),
+    "half a token": with_metric("tokens/total", 0.5),
+    "more tokens than the run's settings allow": with_metric("tokens/total", 1e15),
+    "a few more tokens than that": with_metric("tokens/total", 32.0 * (2 * 512 + 256) + 1),
+    "completions longer than their limit": with_metric("completion/mean-length", 257.0),
+    "a negative length": with_metric("completion/mean-length", -1.0),
+    "a negative KL": with_metric("policy/kl", -1e15),
+    "a KL beyond reason": with_metric("policy/kl", 1e9),
+    "a negative entropy": with_metric("policy/entropy", -0.5),
+    "a negative norm": with_metric("policy/grad-norm", -1.0),
+    "a negative spread": with_metric("reward/std", -0.1),
+    "a negative spread of its own reward": with_metric("reward/correctness/std", -0.1),
+    "a reward of its own beyond reason": with_metric("reward/correctness/mean", 1e14),
+    "a share of right groups above one": with_metric("groups/all-right-share", 1.01),
+    "a negative share": with_metric("completion/loop-share", -0.01),
 }
 
 
@@ -207,6 +223,7 @@ def join(own, **changes):
         "tokens-per-second": 900.5,
         "examples": 5,
         "prompts-too-long": 0,
+        "held-out": 300,
     }
     return wire.pack({**values, **{k.replace("_", "-"): v for k, v in changes.items()}})
 
@@ -215,6 +232,7 @@ def test_what_a_client_says_when_it_joins(own):
     can = read_capabilities(join(own))
     assert can.reward_names == ("correctness", "own")
     assert can.metrics == ("groups/effective", "reward/own/mean")
+    assert can.held_out == 300
     assert (can.device, can.memory_bytes, can.tokens_per_second) == ("cuda", 1 << 35, 900.5)
     assert read_capabilities(join(own, reward_names="", metrics="")).metrics == ()
     for changes in (
@@ -231,6 +249,9 @@ def test_what_a_client_says_when_it_joins(own):
         {"examples": 0},
         {"examples": 2.0},
         {"prompts_too_long": -1},
+        {"held_out": -1},
+        {"held_out": 10**7},
+        {"held_out": True},
         {"metrics": "reward/other/mean"},
         {"metrics": "patient/name"},
         {"metrics": "groups/effective,groups/effective"},
@@ -242,6 +263,12 @@ def test_what_a_client_says_when_it_joins(own):
         {"tokens_per_second": 5},
         {"tokens_per_second": -1.0},
         {"error": "config"},
+        {"base_model_sha256": "../../etc"},
+        {"base_model_sha256": "\x1b[2J"},
+        {"base_model_sha256": ""},
+        {"schema": own.to_json().replace("layer.0", "layer\\u001b[2J")},
+        {"schema": own.to_json().replace("layer.0", "../layer")},
+        {"schema": own.to_json().replace("layer.0", "l" * 300)},
     ):
         with pytest.raises(ProtocolError):
             read_capabilities(join(own, **changes))
@@ -261,6 +288,8 @@ def test_counts_come_through_and_contradictions_do_not():
     for content in (
         evaluation({"steps=1": GOOD}),
         evaluation({"total": GOOD, "patient=X": GOOD}),
+        evaluation({"total": GOOD, "steps=" + "x" * 50_000: GOOD}),
+        evaluation({"total": GOOD, "steps=\x1b[2J\nround 99 committed": GOOD}),
         evaluation({"total": [10, 11, 6, 0, 100, 2, 1, 0, 0, 0]}),
         evaluation({"total": [10, 5, 6, 0, 100, 6, 1, 0, 0, 0]}),
         evaluation({"total": [-10, 5, 6, 0, 100, 2, 1, 0, 0, 0]}),
@@ -360,3 +389,25 @@ def test_a_hundred_thousand_generated_replies_crash_nothing_and_none_is_taken_th
         assert np.isfinite(update.delta).all()
         assert update.metrics.keys() == metrics().keys()
         assert 0 <= update.metrics["groups/effective"] <= update.num_examples
+
+
+def test_every_metric_says_what_it_can_be_and_takes_its_bounds():
+    work = RoundWork(groups=4, completions=32, prompt_tokens=512, completion_tokens=256)
+    for name in metrics():
+        allowed = range_of(name)
+        high = float(allowed.high(work) if callable(allowed.high) else allowed.high)
+        assert allowed.complaint(allowed.low, work) == allowed.complaint(high, work) == ""
+        for value in (allowed.low * 1.01 - 0.01, high * 1.01, float("nan"), float("inf"), -float("inf")):
+            assert "not from" in allowed.complaint(value, work), (name, value)
+    assert range_of("policy/kl").complaint(-1e-7, work) == ""  # noise of rounding
+
+
+def test_a_client_speaks_for_no_more_held_out_problems_than_it_declared():
+    counts = evaluation({"total": GOOD})
+    assert read_evaluation(counts, QUESTION, (), held_out=10).total.problems == 10
+    with pytest.raises(ProtocolError, match="counts 10 held-out problems, and declared 9"):
+        read_evaluation(counts, QUESTION, (), held_out=9)
+    with pytest.raises(ProtocolError, match="out of bounds"):
+        read_evaluation(counts, QUESTION, (), max_tokens=9)  # 100 tokens in 10 completions
+    with pytest.raises(ProtocolError, match="out of bounds"):
+        read_evaluation(evaluation({"total": [10**7, *GOOD[1:]]}), QUESTION, ())

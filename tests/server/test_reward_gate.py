@@ -57,6 +57,30 @@ def test_nobody_decides_by_claiming_many_problems():
     assert "would change" in says(drowned, hostile=2)
 
 
+def counts(problems, better, worse):
+    return Evaluation.of(
+        Tally(problems=problems, correct=max(better, problems // 2), compared=problems, better=better, worse=worse)
+    )
+
+
+@pytest.mark.parametrize("problems", [300, 10_000_000])
+def test_of_two_clients_nobody_decides_by_claiming_more_problems_than_the_other_has(problems):
+    worse, better = counts(300, 0, 150), counts(300, 150, 0)
+    assert "would change" in says({"honest": worse, "large": counts(problems, problems // 100, 0)})
+    assert says({"honest": better, "large": counts(problems, 0, problems // 100)}) == ""
+
+
+def test_a_tiny_loss_on_a_huge_claim_is_not_significant_even_where_nobody_else_is_left_to_hear():
+    found = {"a": counts(300, 30, 0), "b": counts(300, 0, 3), "large": counts(10_000_000, 0, 10)}
+    assert says(found, hostile=1) == ""
+
+
+def test_one_of_two_clients_cannot_have_a_round_rolled_back_by_its_kl():
+    assert says(of(a=told(9, 5)), kls=(0.01, 1e6), max_kl=1.0) == ""
+    assert "KL is 2" in says(of(a=told(9, 5)), kls=(2.0, 1e6), max_kl=1.0)
+    assert "KL is 2" in says(of(a=told(9, 5)), kls=(2.0, -1e15), max_kl=1.0)
+
+
 def test_truncation_and_kl_are_wires_of_their_own():
     runaway = of(a=told(9, 5, truncated=60), b=told(9, 5, truncated=50))
     assert "truncated" in says(runaway)

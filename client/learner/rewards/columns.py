@@ -12,7 +12,7 @@ from typing import Any
 from ....common.errors import ConfigError
 
 TOLERANCE = 1e-9
-"""Relative tolerance between two numbers, unless both are whole numbers."""
+"""Relative tolerance between two numbers with a fraction. A whole number is exact: it rounds nothing."""
 
 
 def column(reward: str, name: str, values: Sequence[Any] | None) -> Sequence[Any]:
@@ -61,26 +61,20 @@ def library(reward: str, module: str) -> ModuleType:
 def same_value(one: Any, other: Any) -> bool:
     """Return whether two JSON values are equal: `1` and `1.0` are, `1` and `true` are not, nor are `"a"` and `"A"`.
 
-    Numbers with a fraction may differ by 1e-9 of the larger. Call it on plain values from `json.loads` only, whose
-    `==` cannot be overridden.
+    Two floats may differ by 1e-9 of the larger. Where one of two numbers is an integer they must be equal, at any depth
+    of a list or an object. Call it on plain values from `json.loads` only, whose `==` cannot be overridden.
 
-    >>> same_value({"a": [1, 0.1 + 0.2]}, {"a": [1.0, 0.3]}), same_value(1, True)
-    (True, False)
+    >>> same_value({"a": [1, 0.1 + 0.2]}, {"a": [1.0, 0.3]}), same_value(1, True), same_value(1 + 1e-12, 1)
+    (True, False, False)
     """
     if isinstance(one, bool) or isinstance(other, bool) or one is None or other is None:
         return one is other
+    if isinstance(one, float) and isinstance(other, float):
+        return one == other or math.isclose(one, other, rel_tol=TOLERANCE)
     if isinstance(one, (int, float)) and isinstance(other, (int, float)):
-        return one == other or _close(one, other)
+        return one == other  # Python compares an int and a float exactly, however large they are
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(same_value(one[key], other[key]) for key in other)
     if isinstance(one, list) and isinstance(other, list):
         return len(one) == len(other) and all(map(same_value, one, other))
     return type(one) is type(other) and one == other
-
-
-def _close(one: float, other: float) -> bool:
-    whole = isinstance(one, int) and isinstance(other, int)
-    try:
-        return not whole and math.isclose(one, other, rel_tol=TOLERANCE)
-    except OverflowError:  # a whole number that is too large for a float
-        return False

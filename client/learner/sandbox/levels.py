@@ -18,7 +18,6 @@ from . import process
 SCRIPT = (Path(__file__).parent / "inside.py").read_text(encoding="utf-8")
 LIBRARIES = ("/lib", "/lib32", "/lib64", "/usr/lib", "/usr/lib32", "/usr/lib64")
 SYSTEM_PYTHON = Path("/usr/bin/python3")
-TMP_BYTES = 16 << 20
 TRIAL = {
     "code": (
         "import os\n"
@@ -134,7 +133,11 @@ def _readable(python: Python) -> tuple[str, ...]:
 
 
 def _bubblewrap(bwrap: str, python: Python) -> tuple[str, ...]:
-    """Return a root that has libraries and one interpreter, read-only, and a small /tmp; no /proc, /dev or network."""
+    """Return a root that has libraries and one interpreter; no /proc, /dev or network.
+
+    Nothing can be written, as under Landlock: a /tmp with a limit of bytes has none of files, and a million empty ones
+    take a gigabyte of kernel memory.
+    """
     options = ["--unshare-user", "--unshare-all", "--disable-userns", "--cap-drop", "ALL", "--clearenv"]
     # --as-pid-1: bubblewrap's own first process would otherwise become an orphan that nothing here may reap
     options += ["--new-session", "--die-with-parent", "--as-pid-1"]
@@ -142,7 +145,7 @@ def _bubblewrap(bwrap: str, python: Python) -> tuple[str, ...]:
         link = Path(path)
         options += ["--symlink", str(link.readlink()), path] if link.is_symlink() else ["--ro-bind", path, path]
     options += ["--ro-bind", str(python.executable), str(python.executable), "--dev-bind", "/dev/null", "/dev/null"]
-    options += ["--size", str(TMP_BYTES), "--tmpfs", "/tmp", "--remount-ro", "/", "--chdir", "/tmp", "--"]
+    options += ["--dir", "/tmp", "--remount-ro", "/", "--chdir", "/tmp", "--"]
     return (bwrap, *options)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fcntl
 import grp
-import logging
 import os
 import socket
 import stat
@@ -19,28 +18,34 @@ from pathlib import Path
 
 import uvicorn
 
+from ....common.cli.signals import orderly_end
 from ....common.errors import ConfigError
+from ....common.foreign import safe_logger
 from ....common.messages.frames import Frame
+from ....common.storage.atomic import make_private_folder
 from ...organisation.settings import OrganisationFile
 from .http_api import HandlesJobs, Interface
 from .job_handler import JobHandler
 from .jobs import Job, JobQueue
 from .ledger import FILE, Ledger
 
-LOGGER = logging.getLogger("fedgrpo.learner")
+LOGGER = safe_logger("fedgrpo.learner")
 MAX_WAIT_S = 30.0
 LOOK_S = 0.05
 BODY_TIMEOUT_S = 120.0
+END_S = 3.0
+"""How long the end of the process waits for a job to reach its next step."""
 
 
 def serve(organisation: OrganisationFile) -> None:
-    """Serve until a signal ends it.
+    """Serve until a signal ends it: then the socket is removed and the trackers are closed.
 
     Raises:
+        SystemExit: SIGTERM or SIGHUP arrived (`orderly_end`).
         ConfigError: another learner is at work in the folder, or something in the organisation's file is wrong.
     """
     prepare_folder(organisation)
-    with _only_one(organisation.folder):
+    with orderly_end(), _only_one(organisation.folder):
         learner = JobHandler(organisation, Ledger(organisation.folder / FILE, organisation.policy))
         try:
             serve_jobs(organisation, learner)
@@ -70,7 +75,10 @@ def serve_jobs(organisation: OrganisationFile, learner: HandlesJobs, stop: threa
         threading.Thread(target=_end_if_it_fails, args=(queue, loading, server), daemon=True).start()
         if stop is not None:
             threading.Thread(target=_end_when, args=(stop, server), daemon=True).start()
-        server.run(sockets=[listener])
+        try:
+            server.run(sockets=[listener])
+        finally:
+            queue.end(END_S)
     if loading.error is not None:
         raise loading.error
 
@@ -90,9 +98,7 @@ def _end_if_it_fails(queue: JobQueue, loading: Job, server: uvicorn.Server) -> N
 def prepare_folder(organisation: OrganisationFile) -> None:
     """Make the organisation's folder, which only its owner may enter (and the group that may use the socket)."""
     try:
-        organisation.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if organisation.folder.stat().st_mode & 0o007:
-            organisation.folder.chmod(0o700)
+        make_private_folder(organisation.folder)
         (organisation.folder / "logs").mkdir(exist_ok=True, mode=0o700)
         (organisation.folder / "cache").mkdir(exist_ok=True, mode=0o700)
         organisation.socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

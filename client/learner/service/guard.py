@@ -48,7 +48,10 @@ class GuardedLearner:
         metrics = policy.metrics_that_leave(rules, capabilities.reward_names)
         reported = {name.split("/")[1] for name in metrics if name.startswith("reward/") and name.count("/") > 1}
         capabilities = replace(
-            capabilities, metrics=metrics, reward_names=tuple(n for n in capabilities.reward_names if n in reported)
+            capabilities,
+            metrics=metrics,
+            reward_names=tuple(n for n in capabilities.reward_names if n in reported),
+            held_out=policy.held_out_that_counts(rules, capabilities.held_out),
         )
         return (
             capabilities

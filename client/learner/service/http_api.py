@@ -9,7 +9,6 @@ GET    /v1/status         what the learner is doing: counts and times, no text o
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import time
 from typing import Protocol
@@ -23,12 +22,13 @@ from starlette.routing import Route
 from ....common import __version__
 from ....common.cli.http import read_body
 from ....common.errors import ProtocolError
+from ....common.foreign import safe_logger
 from ....common.messages.frames import MAX_FIELDS_BYTES, VERSION, Frame
 from ...organisation.settings import OrganisationFile
 from ...relay.error_codes import code_of
 from .jobs import Job, JobQueue, QueueFullError
 
-LOGGER = logging.getLogger("fedgrpo.learner")
+LOGGER = safe_logger("fedgrpo.learner")
 MAX_WAIT_S = 30.0
 LOOK_S = 0.05
 BODY_TIMEOUT_S = 120.0

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import gc
 import hashlib
-import logging
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ....common.errors import ConfigError, ProtocolError, SamplerError
+from ....common.foreign import safe_logger
 from ....common.messages import frames
 from ....common.messages.frames import Frame
 from ....common.messages.messages import Capabilities, EvaluateTask, TrainTask
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from ..models.base_model import Base
     from ..training.local_learner import LoadedModel
 
-LOGGER = logging.getLogger("fedgrpo.learner")
+LOGGER = safe_logger("fedgrpo.learner")
 
 
 class JobHandler:

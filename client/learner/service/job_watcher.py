@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from ....common.analysis.reward_hacking import RewardHackingMonitor
+from ....common.foreign import safe_logger
 from ....common.messages.messages import EvaluateTask, Tally
 from ....common.settings.run_config import RunConfig
 from ..training.watcher import Watcher
 from .jobs import Job
 from .tracking import OrganisationTracking
 
-LOGGER = logging.getLogger("fedgrpo.learner")
+LOGGER = safe_logger("fedgrpo.learner")
 
 
 class JobWatcher(Watcher):

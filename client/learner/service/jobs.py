@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import threading
 import time
 from collections.abc import Callable
@@ -11,10 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ....common.errors import FedGRPOError, ProtocolError
+from ....common.foreign import safe_logger
 from ....common.messages.frames import Frame
-from ....common.storage.atomic import write_atomic
+from ....common.storage.atomic import PRIVATE, write_atomic
 
-LOGGER = logging.getLogger("fedgrpo.learner")
+LOGGER = safe_logger("fedgrpo.learner")
 LEASE_S = 60.0
 """Seconds without a request for its state after which a job is cancelled at its next step."""
 KEPT_RESULTS = 8
@@ -151,6 +151,13 @@ class JobQueue:
                     job.state, job.error = "cancelled", Cancelled("the job was cancelled, or its client is gone")
             self._changed.notify_all()
 
+    def end(self, seconds: float) -> None:
+        """Cancel all jobs, and wait some seconds for the running one to reach its next step."""
+        with self._changed:
+            for key in self._jobs:
+                self.cancel(key)
+            self._changed.wait_for(lambda: self.current() is None, timeout=seconds)
+
     def current(self) -> Job | None:
         """Return the running job, or None."""
         with self._changed:
@@ -198,7 +205,7 @@ class JobQueue:
         if job.frame.fields.get("kind") not in ("train", "evaluate"):
             return  # data or policy may have changed by the next start
         try:
-            write_atomic(self._file(job.key), result)
+            write_atomic(self._file(job.key), result, PRIVATE)
             kept = sorted(self._cache.glob("*.frame"), key=lambda path: path.stat().st_mtime)
             for path in kept[:-KEPT_RESULTS]:
                 path.unlink(missing_ok=True)

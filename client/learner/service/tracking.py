@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 
+from ....common.storage.atomic import make_private_folder
 from ....common.trackers.libraries import Place
 from ....common.trackers.names import check_uses
 from ....common.trackers.trackers import Point, Trackers, last_step
@@ -56,6 +57,7 @@ class OrganisationTracking:
             place = Place(
                 folder=folder, project=settings.project, run=f"{self._organisation.name}-{federation}", axis="step"
             )
+            make_private_folder(folder)
             self._federation, self._steps = federation, last_step(folder, SERIES)
             self._trackers = Trackers(settings.uses, place)
         return self._trackers

@@ -13,7 +13,6 @@ factors that it was not taken from.
 
 from __future__ import annotations
 
-import logging
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,13 +24,14 @@ from ....common.adapter.compression import rounded
 from ....common.adapter.methods import METHODS
 from ....common.adapter.schema import Vector, trained_part, whole_vector
 from ....common.errors import DivergedError
+from ....common.foreign import safe_logger
 from ....common.messages.messages import Capabilities, EvaluateTask, Evaluation, TrainTask, Update
 from ....common.seeds import derived_seed
 from ....common.settings.run_config import RunConfig
-from ....common.storage.atomic import write_atomic
+from ....common.storage.atomic import PRIVATE, write_atomic
 from .. import Learner
 
-LOGGER = logging.getLogger("fedgrpo.client")
+LOGGER = safe_logger("fedgrpo.client")
 SHRINK, MOST_SHRINKS = 0.98, 1000
 KEPT_ROUNDS = 2
 """Residuals of this many rounds before the last that counted are kept: a server may have to go back."""
@@ -106,7 +106,7 @@ class CompressingLearner:
         """Save the residual of a round under way, and remove those that the server can no longer ask for."""
         new = self._file(task.federation, task.round, task.attempt)
         new.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_atomic(new, residual.astype("<f4", copy=False).tobytes())
+        write_atomic(new, residual.astype("<f4", copy=False).tobytes(), PRIVATE)
         kept = sorted(new.parent.glob("*.rest"), key=lambda path: path.stat().st_mtime_ns)
         old = [path for path in kept if int(path.stem.split("-")[0]) < task.counted_round - KEPT_ROUNDS]
         counted = self._file(task.federation, task.counted_round, task.counted_attempt)

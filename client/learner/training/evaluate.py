@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from ....common.foreign import LABEL_CHARACTERS, printable
 from ....common.messages.messages import Evaluation, Tally
 from ....common.settings.run_config import RunConfig
 from ..data.answers import style
@@ -81,6 +82,8 @@ def count(
 ) -> Evaluation:
     """Return tallies over all problems and by class: by the labels in `columns`, and by answer style.
 
+    A label is cut and escaped as every text for another party is (`printable`); those alike then are one class.
+
     Args:
         base: the base model's answers to the same problems.
         last: the answers of the adapter to compare with, if they are known.
@@ -102,7 +105,7 @@ def count(
         )
         total += one
         names = [f"{column}={problem.labels[column]}" for column in columns if column in problem.labels]
-        for name in [*names, f"style={style(answer.text)}"]:
+        for name in [*(printable(name, LABEL_CHARACTERS) for name in names), f"style={style(answer.text)}"]:
             classes[name] = classes.get(name, Tally()) + one
     return Evaluation.of(total, dict(sorted(classes.items())))
 

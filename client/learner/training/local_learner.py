@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ import torch
 from ....common.adapter.methods import METHODS
 from ....common.adapter.schema import AdapterSchema
 from ....common.errors import DataError
+from ....common.foreign import safe_logger
 from ....common.messages.messages import Capabilities, EvaluateTask, Evaluation, TrainTask, Update
 from ....common.messages.metric_names import TRAIN_METRICS, reward_metrics
 from ....common.seeds import derived_seed
@@ -27,7 +27,7 @@ from .evaluate import Answered, answer_all, count, prompt_texts
 from .local_trainer import LocalRound, LocalTrainer
 from .watcher import Watcher
 
-LOGGER = logging.getLogger("fedgrpo.learner")
+LOGGER = safe_logger("fedgrpo.learner")
 MEASURED_TOKENS = 16
 KEPT_ANSWERS = 4
 
@@ -142,6 +142,7 @@ class LocalLearner:
             metrics=TRAIN_METRICS + reward_metrics(names),
             examples=len(self._shard),
             prompts_too_long=len(self._data.shard) - len(self._shard),
+            held_out=len(self._data.held_out),
             device=self._hardware.device,
             memory_bytes=self._hardware.memory_bytes,
             tokens_per_second=self._hardware.tokens_per_second,

@@ -1,0 +1,57 @@
+"""One attempt at a round: what was asked of whom, what came back, and the metrics once it is committed."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from dataclasses import dataclass, field
+
+from ..aggregation.aggregate import Diagnostics, ReceivedUpdate
+from ..run.metrics import ClientMetrics, RoundMetrics
+
+
+@dataclass(slots=True)
+class Attempt:
+    """What was asked of whom, and the results."""
+
+    number: int
+    attempt: int
+    cohort: tuple[str, ...]
+    nonce: str = field(default_factory=lambda: secrets.token_hex(8))
+    started: float = field(default_factory=time.monotonic)
+    bytes_down: dict[str, int] = field(default_factory=dict[str, int])
+    """By organisation."""
+    bytes_up: dict[str, int] = field(default_factory=dict[str, int])
+    updates: dict[str, ReceivedUpdate] = field(default_factory=dict[str, ReceivedUpdate])
+    """The valid updates, by organisation. Their deltas are in the store's inbox."""
+    refused: dict[str, str] = field(default_factory=dict[str, str])
+    """Organisation -> code."""
+    strikes: list[str] = field(default_factory=list[str])
+    """Clients that sent an invalid update. Strikes count if the round commits: if most are invalid, the run is."""
+
+    def metrics(self, diagnostics: Diagnostics) -> RoundMetrics:
+        """Return the line of the committed round in the run's metrics."""
+        return RoundMetrics(
+            round=self.number,
+            attempt=self.attempt,
+            seconds=round(time.monotonic() - self.started, 3),
+            bytes_up=sum(self.bytes_up.values()),
+            bytes_down=sum(self.bytes_down.values()),
+            update_norm=diagnostics.update_norm,
+            aggregation_error=diagnostics.error,
+            refused=self.refused,
+            clients={
+                name: ClientMetrics(
+                    share=diagnostics.shares[name],
+                    steps=update.steps,
+                    examples=update.examples,
+                    norm=update.norm,
+                    clipped=diagnostics.clipped[name],
+                    capped=name in diagnostics.capped,
+                    bytes_up=self.bytes_up[name],
+                    bytes_down=self.bytes_down[name],
+                    reported=update.metrics,
+                )
+                for name, update in sorted(self.updates.items())
+            },
+        )
