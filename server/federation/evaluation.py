@@ -14,7 +14,8 @@ from ...common.messages import wire
 from ...common.messages.messages import EvaluateTask, Evaluation, Tally
 from ...common.settings.run_config import RunConfig
 from ..aggregation.state import State
-from ..run.events import Evaluated, EvaluationStarted, UpdateRefused, emit
+from ..run.events import Evaluated, EvaluationStarted, NotEvaluated, UpdateRefused, emit
+from ..run.journal import Withheld
 from ..run.metrics import EvaluationMetrics
 from ..run.store import Store
 from .exchange import ClientCalls, EncodedAdapter
@@ -63,8 +64,11 @@ class Evaluator:
         decoding = "greedy" if temperature == 0 else "sampled"
         emit(EvaluationStarted(state.round, decoding, tuple(self.roster.able())))
         found, refused = self._ask(state.adapter, state, temperature)
-        if not found and any(code.startswith("policy.") for code in refused):
-            return  # organisations keep their counts to themselves; training goes on
+        if not found and any(code.startswith("policy.") for code in refused.values()):
+            withheld = Withheld(round=state.round, decoding=decoding, codes=refused)
+            self.store.log(withheld)
+            emit(NotEvaluated(str(withheld)))
+            return
         if not found:
             raise RunError(f"No client could evaluate round {state.round}. {self.store.folder} holds what was done.")
         self.note(state, found, temperature)
@@ -84,7 +88,7 @@ class Evaluator:
         reason = objection(found, self._known[before], kls, self.config.gate, hostile)
         if not any(e.total.compared for e in found.values()):
             self._known = {}  # the clients have forgotten: they were started again
-            reason += f" ({', '.join(sorted(set(refused)))})" if refused else ""
+            reason += f" ({', '.join(sorted(set(refused.values())))})" if refused else ""
         return Verdict(reason and f"the reward gate objects: {reason}", found)
 
     def note(self, state: State, found: Mapping[str, Evaluation], temperature: float | None = None) -> None:
@@ -108,8 +112,8 @@ class Evaluator:
 
     def _ask(
         self, adapter: Adapter, state: State, temperature: float, *, against: str = "", attempt: int = 0
-    ) -> tuple[dict[str, Evaluation], list[str]]:
-        """Return (counts by organisation, the codes of those that did not send any)."""
+    ) -> tuple[dict[str, Evaluation], dict[str, str]]:
+        """Return (counts, the codes of those that did not send any), by organisation."""
         self.roster.welcome()
         arrays = EncodedAdapter(adapter, self.config.compression.down)
         task = EvaluateTask(
@@ -127,7 +131,7 @@ class Evaluator:
             for node, name in nodes.items()
         }
         found: dict[str, Evaluation] = {}
-        refused: list[str] = []
+        refused: dict[str, str] = {}
         for reply in self.calls.ask(messages, "evaluate", f"{state.round}.evaluate"):
             name = nodes[reply.node]
             try:
@@ -140,6 +144,6 @@ class Evaluator:
                 )
             except ProtocolError as error:
                 self.roster.refuse(name, error)
-                refused.append(error.code)
+                refused[name] = error.code
                 emit(UpdateRefused(state.round, name, error.code, str(error)))
         return found, refused

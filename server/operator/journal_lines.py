@@ -8,7 +8,7 @@ from statistics import fmean
 
 from ...common.analysis.reward_hacking import HackingWarning
 from ...common.analysis.scores import score
-from ..run.journal import Committed, Journal, JournalLine, Planned, Void, Warned
+from ..run.journal import Committed, Journal, JournalLine, Planned, Void, Warned, Withheld
 from ..run.layout import RunFolder
 from ..run.metrics import EvaluationMetrics, RoundMetrics, read_metrics
 
@@ -56,6 +56,8 @@ def journal_line(line: JournalLine, rounds: Mapping[int, RoundMetrics], asked: M
         return str(
             HackingWarning(round=line.round, tripwire=line.tripwire, organisation=line.organisation, text=line.text)
         )
+    if isinstance(line, Withheld):
+        return str(line)
     return type(line).__name__.lower()
 
 

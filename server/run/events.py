@@ -189,6 +189,16 @@ class Evaluated:
 
 
 @dataclass(frozen=True, slots=True)
+class NotEvaluated:
+    """Policies let no counts of held-out answers out."""
+
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True, slots=True)
 class Warned:
     """A tripwire: the policy may be learning to please its rewards instead of answering."""
 
@@ -210,6 +220,7 @@ Event = (
     | RoundVoid
     | EvaluationStarted
     | Evaluated
+    | NotEvaluated
     | Warned
 )
 

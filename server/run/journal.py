@@ -98,6 +98,21 @@ class Warned(JournalLine):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Withheld(JournalLine):
+    """No client sent its counts of held-out answers, and a policy was the reason; training goes on without accuracy."""
+
+    round: int
+    decoding: str
+    codes: dict[str, str]
+    """Why, by organisation."""
+
+    def __str__(self) -> str:
+        when = f"after round {self.round}" if self.round else "before round 1"
+        reasons = ", ".join(f"{name} {code}" for name, code in sorted(self.codes.items()))
+        return f"{when}: no {self.decoding} accuracy, since no organisation's counts may leave ({reasons})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Finished(JournalLine):
     """All rounds were played and evaluated."""
 
@@ -113,6 +128,7 @@ EVENTS: Mapping[str, type[JournalLine]] = MappingProxyType(
         "COMMITTED": Committed,
         "VOID": Void,
         "WARNED": Warned,
+        "WITHHELD": Withheld,
         "FINISHED": Finished,
     }
 )

@@ -24,7 +24,14 @@ from ..engine.simulated_clients import client_name
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
 KEPT_NOTES = 4
-TROUBLE = (events.NotJoined, events.TooFewClients, events.UpdateRefused, events.RoundVoid, events.Warned)
+TROUBLE = (
+    events.NotJoined,
+    events.TooFewClients,
+    events.NotEvaluated,
+    events.UpdateRefused,
+    events.RoundVoid,
+    events.Warned,
+)
 
 
 @contextmanager

@@ -13,7 +13,8 @@ from fedgrpo.common.errors import ConfigError, RunError
 from fedgrpo.common.messages import wire
 from fedgrpo.server import main as main_module
 from fedgrpo.server.main import Stopped
-from fedgrpo.server.run.journal import Committed, Created, Finished, Planned, Resumed
+from fedgrpo.server.operator.journal_lines import journal_line
+from fedgrpo.server.run.journal import Committed, Created, Finished, Planned, Resumed, Withheld
 from fedgrpo.server.run.reader import Run
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
@@ -258,6 +259,20 @@ def test_an_evaluation_says_who_was_missing_and_compares_the_same_problems(tmp_p
     assert result["accuracy"]["problems"] == 10
     assert result["accuracy"]["clients"] == ["client-0"]
     assert result["accuracy"]["before"] == pytest.approx(0.2)
+
+
+def test_a_federation_whose_policies_keep_all_counts_says_so_and_trains_on(tmp_path):
+    def keep(number, header, reply):
+        return wire.pack({"error": "policy.evaluation.problems"})
+
+    run = play(settings(tmp_path), misbehave_in("evaluate", {0, 1, 2, 3}, keep))
+    lines = run.journal.of(Withheld)
+    assert [(line.round, line.decoding) for line in lines][:2] == [(0, "greedy"), (0, "sampled")]
+    assert lines[0].codes == {f"client-{k}": "policy.evaluation.problems" for k in range(4)}
+    assert journal_line(lines[0], {}, {}).startswith(
+        "before round 1: no greedy accuracy, since no organisation's counts"
+    )
+    assert len(run.rounds) == 3
 
 
 def test_a_draw_smaller_than_min_clients_is_no_void_round(tmp_path):

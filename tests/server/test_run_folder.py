@@ -103,6 +103,7 @@ def a_value(hint):
         "float": NUMBERS,
         "str": NAMES,
         "tuple[str, ...]": st.lists(NAMES).map(tuple),
+        "dict[str, str]": st.dictionaries(NAMES, NAMES),
         "dict[str, int]": st.dictionaries(NAMES, COUNTS),
         "dict[str, int] | None": st.none() | st.dictionaries(NAMES, COUNTS),
         "dict[str, tuple[int, int]]": st.dictionaries(NAMES, st.tuples(COUNTS, COUNTS)),
