@@ -59,8 +59,12 @@ def main() -> None:
         assert whole.wait() == 0
         started = time.monotonic()
         process = simulate("killed", [*options, "--engine", "superlink"])
-        done = disturb(process, base, given.kill, kills, random.Random(given.seed), rounds)
-        status, seconds = process.wait(), time.monotonic() - started
+        try:
+            done = disturb(process, base, given.kill, kills, random.Random(given.seed), rounds)
+            status, seconds = process.wait(), time.monotonic() - started
+        finally:
+            process.terminate()  # does nothing to one that has ended
+            process.wait()
         hashes = [Run.read(base / name).result()["adapter_sha256"] for name in ("whole", "killed")]
         journal = Run.read(base / "killed").journal
         committed = [line.round for line in journal.of(Committed)]
@@ -104,7 +108,7 @@ def disturb(
             victim = chance.choice(found)
             os.kill(victim, signal.SIGKILL)
             killed.append(victim)
-            print(f"kill {len(killed)}: {kind} {victim}, {count(journal, 'COMMITTED')} rounds done", file=sys.stderr)
+            print(f"kill {len(killed)}: {kind} {victim}, {count(journal, Committed)} rounds done", file=sys.stderr)
         time.sleep(chance.uniform(1, 6))
     return killed
 

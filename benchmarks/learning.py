@@ -3,7 +3,8 @@
     python benchmarks/learning.py [--quick] [--seeds 5] [--figure docs/builtin.svg]
 
 Each seed changes everything random: the training problems and their division over the clients, the frozen factors,
-the sampling. The 300 held-out problems are the same. Intervals are Student's t over the seeds, 95 %.
+the sampling. The 300 held-out problems are the same. Intervals are 95 %, over seeds and problems as in `fedgrpo study`;
+those of the last two rows, which compare different problems before and after, are Student's t over the seeds alone.
 """
 
 from __future__ import annotations
@@ -14,15 +15,17 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
+from fedgrpo.common.analysis.bootstrap import Outcomes, paired_difference, t95
 from fedgrpo.common.analysis.scores import score
+from fedgrpo.common.storage.jsonl import read_lines
 from fedgrpo.server.run.reader import Run
+from fedgrpo.simulations.engine.simulated_clients import divide
 from rich.console import Console
 from rich.table import Table
-
-T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365}
-"""Student's t for n - 1 degrees of freedom, by n."""
 
 
 def simulate(seed: int, out: Path, rounds: int | None) -> Run:
@@ -32,23 +35,63 @@ def simulate(seed: int, out: Path, rounds: int | None) -> Run:
     return Run.read(out / f"seed-{seed}")
 
 
-def interval(values: list[float]) -> float:
-    """Half width of the 95 % interval of the mean; 0 for a single seed, which has none."""
-    return T95[len(values)] * statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Shares before and after, and their gain with its interval, over the seeds."""
+
+    before: float
+    after: float
+    gain: float
+    low: float
+    high: float
+    lowest: float
+
+    @classmethod
+    def of_problems(cls, before: Outcomes, after: Outcomes) -> Row:
+        """Compare answers to the same problems, shape (seeds, problems)."""
+        gain = paired_difference(after, before)
+        return cls(before.mean(), after.mean(), gain.mean, gain.low, gain.high, min(gain.by_seed))
+
+    @classmethod
+    def of_shares(cls, before: list[float], after: list[float]) -> Row:
+        """Compare one share per seed, whose problems are others before and after."""
+        gains = [b - a for a, b in zip(before, after, strict=True)]
+        gain, half = statistics.fmean(gains), half_interval(gains)
+        return cls(statistics.fmean(before), statistics.fmean(after), gain, gain - half, gain + half, min(gains))
 
 
-def rows(runs: list[Run]) -> dict[str, list[tuple[float, float]]]:
-    """Per class, (before, after) of every seed. Empty classes are left out."""
-    found = {"all, sampled": [(score(r.before.total).strict, score(r.after.total).strict) for r in runs]}
-    found["all, greedy"] = [(score(r.greedy[0].total).strict, score(r.greedy[-1].total).strict) for r in runs]
+def half_interval(values: list[float]) -> float:
+    """Half width of the 95 % interval of the mean by Student's t; 0 for a single seed, which has none."""
+    return t95(len(values)) * statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
+
+
+def outcomes(runs: list[Run], decoding: str, *, last: bool) -> Outcomes:
+    """Which held-out problems were right before or after the rounds, shape (seeds, problems)."""
+    rows = []
+    for run in runs:
+        number = run.config.federation.rounds if last else 0
+        lines = [
+            line for line in read_lines(run.files.answers) if (line["round"], line["decoding"]) == (number, decoding)
+        ]
+        right = {i: float(mark) for line in lines for i, mark in zip(line["problems"], line["right"], strict=True)}
+        rows.append([right[i] for i in range(len(right))])
+    return np.array(rows)
+
+
+def rows(runs: list[Run]) -> dict[str, Row]:
+    """Return the table by class. Empty classes are left out."""
+    pairs = {d: [outcomes(runs, d, last=last) for last in (False, True)] for d in ("sampled", "greedy")}
+    found = {f"all, {decoding}": Row.of_problems(*pair) for decoding, pair in pairs.items()}
+    problems = divide(runs[0].config)[1]
     for name in sorted(runs[0].before.classes):
-        if name.startswith(("operator=", "steps=", "topic=")):
-            values = [r.result()["accuracy"]["by_class"][name] for r in runs]
-            found[name] = [(v["before"], v["after"]) for v in values]
+        column, _, value = name.partition("=")
+        chosen = [i for i, problem in enumerate(problems) if problem.labels.get(column) == value]
+        if chosen:
+            found[name] = Row.of_problems(*(right[:, chosen] for right in pairs["sampled"]))
     share = [[e.classes["style=reasoned"].problems / e.total.problems for e in (r.before, r.after)] for r in runs]
-    found["share that reasons"] = [(before, after) for before, after in share]
+    found["share that reasons"] = Row.of_shares(*map(list, zip(*share, strict=True)))
     inside = [r.result()["accuracy"]["by_class"]["style=reasoned"] for r in runs]
-    found["accuracy where it reasons"] = [(v["before"], v["after"]) for v in inside]
+    found["accuracy where it reasons"] = Row.of_shares([v["before"] for v in inside], [v["after"] for v in inside])
     return found
 
 
@@ -65,7 +108,7 @@ def draw(runs: list[Run], path: Path) -> None:
         axes.plot(rounds, curve, lw=0.8, alpha=0.5, label=f"seed {run.config.federation.seed}")
     columns = list(zip(*curves, strict=True))
     means = [statistics.fmean(c) for c in columns]
-    halves = [interval(list(c)) for c in columns]
+    halves = [half_interval(list(c)) for c in columns]
     axes.plot(rounds, means, "k", lw=2, label="mean")
     bounds = [[m + sign * h for m, h in zip(means, halves, strict=True)] for sign in (-1, 1)]
     axes.fill_between(rounds, *bounds, color="k", alpha=0.12, label="95 % interval of the mean")
@@ -91,25 +134,12 @@ def main() -> None:
     table = Table(title=f"built-in scenario, {len(runs)} seeds, {len(runs[0].rounds)} rounds")
     for heading in ("", "before", "after", "gain", "95 % interval", "lowest gain"):
         table.add_column(heading, justify="right" if heading else "left")
-    figures = {}
-    for name, pairs in found.items():
-        before, after = (statistics.fmean(column) for column in zip(*pairs, strict=True))
-        gains = [b - a for a, b in pairs]
-        half = interval(gains)
-        low, high = after - before - half, after - before + half
+    for name, row in found.items():
         table.add_row(
-            name, f"{before:.1%}", f"{after:.1%}", f"{after - before:+.1%}", f"{low:+.1%} to {high:+.1%}",
-            f"{min(gains):+.1%}",
+            name, f"{row.before:.1%}", f"{row.after:.1%}", f"{row.gain:+.1%}", f"{row.low:+.1%} to {row.high:+.1%}",
+            f"{row.lowest:+.1%}",
         )  # fmt: skip
-        exact = {
-            "before": before,
-            "after": after,
-            "gain": after - before,
-            "low": low,
-            "high": high,
-            "lowest": min(gains),
-        }
-        figures[name] = {key: round(value, 4) for key, value in exact.items()}
+    figures = {name: {key: round(value, 4) for key, value in asdict(row).items()} for name, row in found.items()}
     Console(width=110).print(table)
     print(json.dumps({"name": "learning", "ratios": {}, "figures": {**figures, "seconds": seconds}}))
 

@@ -17,10 +17,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+from fedgrpo.common.analysis.bootstrap import t95
 from fedgrpo.common.analysis.scores import score
 from fedgrpo.server.run.layout import RunFolder
 from fedgrpo.server.run.reader import Run
-from learning import T95
 from rich.console import Console
 from rich.table import Table
 
@@ -87,7 +87,7 @@ def show(runs: dict[str, list[Run]], samplers: list[str]) -> None:
         pairs = zip(curves[sampler], curves[samplers[0]], strict=True)
         differences = [one[points[-1]] - other[points[-1]] for one, other in pairs]
         half = (
-            T95[len(differences)] * statistics.stdev(differences) / len(differences) ** 0.5 if differences[1:] else 0.0
+            t95(len(differences)) * statistics.stdev(differences) / len(differences) ** 0.5 if differences[1:] else 0.0
         )
         gap = max(value for run in runs[sampler] for value in gaps(run))
         figures[sampler] = {

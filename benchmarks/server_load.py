@@ -15,12 +15,12 @@ import multiprocessing
 import resource
 import tempfile
 import time
+from dataclasses import fields
 
 import numpy as np
 from fedgrpo.common.adapter.schema import AdapterSchema, Module
 from fedgrpo.common.messages import wire
-from fedgrpo.common.messages.encoding import to_fields
-from fedgrpo.common.messages.messages import Capabilities, TaskId
+from fedgrpo.common.messages.messages import Capabilities, Evaluation, Tally, TaskId, Update
 from fedgrpo.common.messages.metric_names import TRAIN_METRICS, reward_metrics
 from fedgrpo.common.settings.run_config import RunConfig
 from fedgrpo.server.federation.intake import read_update
@@ -62,37 +62,44 @@ class SyntheticGrid(LocalGrid):
     def _reply(self, message: Message) -> Message:
         node, header = message.metadata.dst_node_id, wire.header_of(message.content)
         if message.metadata.message_type == "query.join":
-            content = wire.pack(joining(self._schema, node))
+            content = wire.record_of(capabilities(self._schema, f"client-{node}"))
         elif message.metadata.message_type == "train":
-            content = update(header, self._delta * np.float32(1 + node / 1000), self._run_config)
+            task = TaskId(**{each.name: header[each.name.replace("_", "-")] for each in fields(TaskId)})
+            content = update(task, self._delta * np.float32(1 + node / 1000), self._run_config)
         else:
-            tallies = json.dumps({"total": [10, 5, 5, 0, 100, 1, 0]})
-            content = wire.pack({"federation": header["federation"], "round": header["round"], "tallies": tallies})
+            tallies = {"total": Tally(problems=10, correct=5, lenient=5, tokens=100, gained=1)}
+            answers = Evaluation(tallies=tallies, federation=header["federation"], round=header["round"])
+            content = wire.record_of(answers)
         return Message(content, reply_to=message)
 
 
-def joining(schema: AdapterSchema, node: int) -> dict[str, int | float | str | bool]:
-    return {
-        "organisation": f"client-{node}",
-        "schema": schema.to_json(),
-        "base-model-sha256": "0" * 64,
-        "reward-names": ",".join(REWARDS),
-        "metrics": ",".join(METRICS),
-        "device": "cuda",
-        "memory-bytes": 1 << 36,
-        "tokens-per-second": 1000.0,
-        "examples": 1000,
-        "prompts-too-long": 0,
-        "held-out": 0,
-    }
+def capabilities(schema: AdapterSchema, organisation: str) -> Capabilities:
+    return Capabilities(
+        organisation=organisation,
+        schema=schema,
+        base_model_sha256="0" * 64,
+        reward_names=REWARDS,
+        metrics=METRICS,
+        examples=1000,
+        prompts_too_long=0,
+        held_out=0,
+        device="cuda",
+        memory_bytes=1 << 36,
+        tokens_per_second=1000.0,
+    )
 
 
-def update(header: wire.Header, delta: np.ndarray, config: RunConfig) -> RecordDict:
-    echo = {k: header[k] for k in ("federation", "round", "attempt", "nonce", "schema-sha256", "config-sha256")}
-    counts = {"num-steps": config.train.steps_per_round, "num-examples": config.prompts_per_round}
-    found = {name: 0.0 if name.startswith("completion/") else 0.5 for name in METRICS}
-    found |= {"groups/effective": config.prompts_per_round / 2}
-    return wire.with_metrics(wire.pack({**echo, **counts}, array=wire.packed(delta)), found)
+def update(task: TaskId, delta: np.ndarray, config: RunConfig) -> RecordDict:
+    metrics = {name: 0.0 if name.startswith("completion/") else 0.5 for name in METRICS}
+    metrics |= {"groups/effective": float(config.prompts_per_round // 2), "tokens/total": 1000.0}
+    message = Update(
+        delta=delta,
+        num_steps=config.train.steps_per_round,
+        num_examples=config.prompts_per_round,
+        metrics=metrics,
+        task=task,
+    )
+    return wire.record_of(message, array=wire.packed(delta))
 
 
 def schema_of(parameters: int) -> AdapterSchema:
@@ -129,25 +136,20 @@ def measured(clients: int, parameters: int, rounds: int) -> dict[str, float]:
     process = spawn.Process(target=load, args=(clients, parameters, rounds, theirs))
     process.start()
     theirs.close()
-    found = mine.recv()
-    process.join()
-    return found
+    try:
+        return mine.recv()
+    except EOFError:
+        raise SystemExit(f"the federation of {clients} clients failed: its error is above") from None
+    finally:
+        process.join()
 
 
 def check_ms(parameters: int, repeats: int) -> float:
     """Milliseconds of one intake check, the median of some."""
     schema, config = schema_of(parameters), RunConfig()
     task = TaskId(federation="f", round=1, attempt=1, nonce="n", schema_sha256="s", config_sha256="c")
-    member = Capabilities(
-        organisation="a",
-        schema=schema,
-        base_model_sha256="",
-        reward_names=REWARDS,
-        metrics=METRICS,
-        examples=9,
-        prompts_too_long=0,
-    )
-    content = update(to_fields(task), np.full(schema.size, 1e-3, np.float32), config)
+    member = capabilities(schema, "a")
+    content = update(task, np.full(schema.size, 1e-3, np.float32), config)
     times = []
     for _ in range(repeats):
         start = time.perf_counter()

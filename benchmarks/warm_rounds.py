@@ -43,8 +43,12 @@ def main() -> None:
             options += ["--set", setting]
         command = [sys.executable, "-m", "fedgrpo.common.cli.main", "simulate", "--engine", "superlink", *options]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        pushed = follow(process, base, {n for n in range(2, rounds + 1) if n % 2 == 1})
-        assert process.wait() == 0, "the federation failed"
+        try:
+            pushed = follow(process, base, {n for n in range(2, rounds + 1) if n % 2 == 1})
+            assert process.wait() == 0, "the federation failed"
+        finally:
+            process.terminate()  # does nothing to one that has ended
+            process.wait()
         log = RunFolder(base / "warm").loopback / "client-0" / "state" / "logs" / "learner.log"
         begun = {int(n): dt.datetime.fromisoformat(when).timestamp() for when, n in BEGUN.findall(log.read_text())}
     waits = {n: begun[n] - pushed[n] for n in range(2, rounds + 1)}

@@ -24,7 +24,7 @@ from ...common.adapter.adapter import Adapter
 from ...common.adapter.methods import METHODS
 from ...common.adapter.schema import Key, split
 from ...common.seeds import derived_seed
-from .products import ClientUpdate, Products, Slices, Wide, component_weights
+from .products import BlockReader, ClientUpdate, Products, Slices, Wide, component_weights
 
 Aggregator = Callable[[Adapter, Sequence[ClientUpdate], bool], Adapter]
 """(current adapter, updates with a weight, whether `rank-weights` is `holders`) -> the next adapter."""
@@ -54,16 +54,14 @@ def mean_delta(current: Adapter, given: Sequence[ClientUpdate], holders: bool) -
 
 def _weighted_sum(weights: Sequence[float], vectors: Sequence[Slices]) -> Wide:
     """Return sum_k w_k x_k in float64, computed in blocks of coordinates and vectors that fit in the cache."""
-    total = np.zeros(vectors[0].size)
-    wide = np.empty((AT_ONCE, BLOCK))
+    total, part = np.zeros(vectors[0].size), np.empty(BLOCK)
+    reader = BlockReader(AT_ONCE, BLOCK)
     for first in range(0, len(vectors), AT_ONCE):
         some, factors = vectors[first : first + AT_ONCE], np.array(weights[first : first + AT_ONCE])
         for start in range(0, total.size, BLOCK):
             block = total[start : start + BLOCK]
-            rows = wide[: len(some), : block.size]
-            for row, vector in zip(rows, some, strict=True):
-                row[:] = vector[start : start + BLOCK]
-            block += factors @ rows
+            rows = reader.read(some, start, start + block.size)
+            block += np.dot(factors, rows, out=part[: block.size])
     return total
 
 

@@ -19,8 +19,8 @@ Wide = npt.NDArray[np.float64]
 CANCELS = 1e-12
 
 
-class Slices(Protocol):
-    """A float32 vector that is read by slices."""
+class StoredVector(Protocol):
+    """A float32 vector on the disk, of which parts are read."""
 
     @property
     def size(self) -> int:
@@ -30,6 +30,39 @@ class Slices(Protocol):
     def __getitem__(self, part: slice, /) -> Vector:
         """Return a slice of the vector."""
         ...
+
+    def read_into(self, start: int, out: Vector) -> None:
+        """Fill `out`, little-endian float32, with the numbers from `start` on."""
+        ...
+
+
+Slices = Vector | StoredVector
+"""A float32 vector that is read by slices."""
+
+
+class BlockReader:
+    """Reads the same coordinates of several vectors as float64, always into the same memory.
+
+    A large array allocated for each block can cost more than reading it: depending on the state of the allocator, its
+    pages go back to the system and are zeroed again each time (docs/log.md).
+    """
+
+    def __init__(self, vectors: int, block: int) -> None:
+        """Allocate memory for so many vectors and coordinates at a time."""
+        self._wide = np.empty(vectors * block)
+        self._narrow = np.empty(block, dtype="<f4")
+
+    def read(self, vectors: Sequence[Slices], start: int, stop: int) -> Wide:
+        """Return the coordinates from `start` to `stop`, shape (K, stop - start); overwritten by the next call."""
+        size = stop - start
+        rows = self._wide[: len(vectors) * size].reshape(len(vectors), size)
+        for row, vector in zip(rows, vectors, strict=True):
+            if isinstance(vector, np.ndarray):
+                row[:] = vector[start:stop]
+            else:
+                vector.read_into(start, self._narrow[:size])
+                row[:] = self._narrow[:size]
+        return rows
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,7 @@ def study(
       \\[study]
       question = "Is federated training as good as central training?"
       scenario = "builtin"            # a shipped name, or a path beside this file
-      seeds = \\[0, 1, 2]
+      seeds = \\[0, 1, 2, 3, 4]
       baseline = "central"            # the others are compared with this arm
       figure = "bytes"                # optional: accuracy over bytes as well
       \\[settings]

@@ -45,16 +45,19 @@ def compared(study: Study, found: Mapping[str, ArmOutcomes], reasons: Mapping[st
 def sentence(what: str, baseline: str, difference: Difference) -> str:
     """Describe a comparison in a sentence.
 
-    >>> sentence("svd", "naive", Difference(mean=0.012, low=0.003, high=0.021, by_seed=()))
+    >>> sentence("svd", "naive", Difference(mean=0.012, low=0.003, high=0.021, by_seed=(0.01, 0.014)))
     'svd is 1.2 points above naive (95 % interval +0.3 to +2.1)'
-    >>> sentence("svd", "naive", Difference(mean=0.001, low=-0.008, high=0.01, by_seed=()))
+    >>> sentence("svd", "naive", Difference(mean=0.001, low=-0.008, high=0.01, by_seed=(0.0, 0.002)))
     'no difference was found between svd and naive (-0.8 to +1.0)'
+    >>> sentence("svd", "naive", Difference(mean=0.012, low=0.003, high=0.021, by_seed=(0.012,)))
+    'svd is 1.2 points above naive (one seed, 95 % interval +0.3 to +2.1)'
     """
     low, high = f"{100 * difference.low:+.1f}", f"{100 * difference.high:+.1f}"
+    one = "one seed, " if len(difference.by_seed) == 1 else ""
     if not difference.found:
-        return f"no difference was found between {what} and {baseline} ({low} to {high})"
+        return f"no difference was found between {what} and {baseline} ({one}{low} to {high})"
     where = "above" if difference.mean > 0 else "below"
-    return f"{what} is {abs(100 * difference.mean):.1f} points {where} {baseline} (95 % interval {low} to {high})"
+    return f"{what} is {abs(100 * difference.mean):.1f} points {where} {baseline} ({one}95 % interval {low} to {high})"
 
 
 def _arm(study: Study, arm: Arm, found: Mapping[str, ArmOutcomes]) -> Json:

@@ -14,9 +14,9 @@ from ...common.cli.tables import WholeTable
 NOTHING = "–"
 METHOD = (
     "Sampled, strict accuracy after the last round, mean over seeds and problems. Differences are paired by seed and "
-    "problem; intervals are 95 % of a bootstrap over seeds and problems. Each seed: its difference to the baseline, or "
-    "its accuracy where there is none. MB and seconds are means over the seeds, of all clients; nothing crosses a "
-    "network where a client trains alone."
+    "problem; each end of an interval is the farther one of two 95 % intervals: a bootstrap over seeds and problems, "
+    "and Student's t over the seeds. Each seed: its difference to the baseline, or its accuracy where there is none. "
+    "MB and seconds are means over the seeds, of all clients; nothing crosses a network where a client trains alone."
 )
 SMOKE_RUN = (
     "Smoke run (--quick): one seed, 2 rounds and 40 problems show that the study file works, and nothing about the "

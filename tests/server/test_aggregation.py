@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import os
 
 import numpy as np
 import pytest
@@ -17,10 +18,12 @@ from fedgrpo.common.messages.metric_names import TRAIN_METRICS
 from fedgrpo.common.settings.aggregation import Aggregation, updates_needed
 from fedgrpo.server.aggregation.aggregate import clip_factors, next_adapter, step_factors
 from fedgrpo.server.aggregation.lowrank import Product
+from fedgrpo.server.aggregation.methods import mean_delta
 from fedgrpo.server.aggregation.products import ClientUpdate
-from fedgrpo.server.aggregation.robust import gram
+from fedgrpo.server.aggregation.robust import by_coordinate, gram
 from fedgrpo.server.aggregation.server_optimizers import SERVER_OPTIMIZERS
 from fedgrpo.server.aggregation.weights import capped, raw_weight, share_cap, shares
+from fedgrpo.server.run.store import Store
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -53,6 +56,40 @@ def trained_start(own, rng):
 
 def scalar(method="ffa"):
     return schema(method, rank=1, modules=(Module("m", 1, 1),))
+
+
+@pytest.mark.parametrize("clients", [1, 8, 11])
+def test_the_mean_from_disk_is_that_of_blocks_of_eight_bit_for_bit(tmp_path, clients):
+    """Written out: what a run's adapter hash depends on. The last block and the last eight are not full."""
+    own, store = schema(rank=4, modules=(Module("wide", 40_000, 30_000),)), Store(tmp_path)
+    rng = np.random.default_rng(0)
+    weights, deltas = rng.random(clients), [rng.normal(size=own.size).astype(np.float32) for _ in range(clients)]
+    wanted = np.zeros(own.size)
+    for first in range(0, clients, 8):
+        for start in range(0, own.size, 1 << 16):
+            rows = np.stack([delta[start : start + (1 << 16)] for delta in deltas[first : first + 8]])
+            wanted[start : start + (1 << 16)] += weights[first : first + 8] @ rows.astype(np.float64)
+    for k, delta in enumerate(deltas):
+        store.keep_update(f"c{k:02d}", delta)
+    for vectors in (deltas, [store.kept_update(f"c{k:02d}") for k in range(clients)]):
+        given_ = [ClientUpdate(weight, 1.0, own, vector) for weight, vector in zip(weights, vectors, strict=True)]
+        assert np.array_equal(mean_delta(Adapter.initial(own), given_, holders=False), wanted)
+        stacked = np.stack(deltas).astype(np.float64)
+        assert gram(vectors) == pytest.approx(stacked @ stacked.T)
+        assert np.array_equal(
+            by_coordinate(rules.median, vectors, weights, 0), np.median(stacked * weights[:, None], 0)
+        )
+
+
+def test_an_update_on_disk_that_has_lost_its_end_is_refused(tmp_path):
+    store = Store(tmp_path)
+    store.keep_update("a", np.ones(100, np.float32))
+    kept = store.kept_update("a")
+    os.truncate(store.files.update("a"), 396)
+    with pytest.raises(OSError, match="lost 4 bytes"):
+        kept[:]
+    with pytest.raises(OSError, match="lost 4 bytes"):
+        kept.read_into(90, np.empty(10, dtype="<f4"))
 
 
 def folded(start, deltas, weights=None, factors=None, schemas=None, memory=None, **settings):

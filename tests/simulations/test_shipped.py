@@ -1,10 +1,16 @@
 """Every TOML that comes along can be read, and says what it is meant to say."""
 
+import json
+from statistics import fmean, stdev
+
 import pytest
 from checkout import ROOT
+from fedgrpo.common.analysis.bootstrap import Difference, t95
 from fedgrpo.common.settings.run_config import load_scenario
 from fedgrpo.simulations.engine.runner import SCENARIOS
+from fedgrpo.simulations.study.comparison import sentence
 from fedgrpo.simulations.study.study_file import read_study
+from fedgrpo.simulations.study.table import markdown
 
 STUDIES = ROOT / "benchmarks" / "studies"
 
@@ -26,3 +32,30 @@ def test_results_are_those_of_the_studies_that_come_along():
     for result in sorted(kept.glob("*/result.json")):
         assert (STUDIES / f"{result.parent.name}.toml").exists()
     assert len(list(kept.glob("*/table.md"))) >= 5
+
+
+def results():
+    return sorted((ROOT / "docs" / "studies").glob("*/result.json"))
+
+
+@pytest.mark.parametrize("path", results(), ids=lambda path: path.parent.name)
+def test_a_verdict_follows_from_the_seeds_as_well_as_from_the_bootstrap(path):
+    result = json.loads(path.read_text())
+    comparisons = [comparison for arm in result["arms"].values() for comparison in arm["against"]]
+    for comparison in comparisons:
+        low, high = comparison["interval"]
+        by_seed = list(comparison["by_seed"].values())
+        mean, half = fmean(by_seed), t95(len(by_seed)) * stdev(by_seed) / len(by_seed) ** 0.5
+        assert low <= mean - half + 2e-5, comparison["sentence"]
+        assert high >= mean + half - 2e-5, comparison["sentence"]
+        found = Difference(mean=comparison["difference"], low=low, high=high, by_seed=tuple(by_seed))
+        assert comparison["sentence"] == sentence(comparison["label"], result["baseline"], found)
+    assert result["sentences"] == [comparison["sentence"] for comparison in comparisons]
+
+
+@pytest.mark.parametrize("path", results(), ids=lambda path: path.parent.name)
+def test_the_tables_of_the_results_page_are_those_of_the_result_files(path):
+    result, page = json.loads(path.read_text()), (ROOT / "docs" / "results.md").read_text()
+    assert (path.parent / "table.md").read_text() == markdown(result)
+    rows = [line for line in markdown(result).splitlines() if line.startswith("|")]
+    assert "\n".join(rows) in page

@@ -1,0 +1,29 @@
+"""Every script behind a published figure runs: `--quick`, with one line of JSON at the end."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+
+import pytest
+from checkout import ROOT
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
+SCRIPTS = sorted((ROOT / "benchmarks").glob("*.py"))
+NEEDS_VLLM = {"samplers"}
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
+def test_a_benchmark_runs_and_ends_with_its_figures(script, tmp_path):
+    if script.stem in NEEDS_VLLM and importlib.util.find_spec("vllm") is None:
+        pytest.skip("needs vLLM, which is in an environment of its own (docs/backends.md)")
+    done = subprocess.run([sys.executable, str(script), "--quick"], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    figures = json.loads(done.stdout.splitlines()[-1])
+    assert set(figures) == {"name", "ratios", "figures"}
+    assert figures["name"] == script.stem
+    assert figures["ratios"] or figures["figures"]
+
+
+def test_every_figure_s_script_is_one_that_is_run_here():
+    assert {script.stem for script in SCRIPTS} >= {"aggregation", "learning", "round_overhead", "server_load"}
