@@ -31,6 +31,7 @@ from ..data.answers import last_said
 from ..data.judge import is_right
 from ..models.adapted_model import AdaptedModel
 from ..models.base_model import Base
+from ..models.chat_template import opening, with_opening
 from ..rewards import Reward
 from ..samplers import Sampler, Sampling
 from ..tools import ToolBox
@@ -136,6 +137,7 @@ class FederatedTrainer(GRPOTrainer):
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Any:
         start = time.perf_counter()
+        completions = with_opening(completions, opening(cast(Any, self.processing_class)))
         rows = [{**row, "truncated": self._cut_off(ids)} for row, ids in zip(inputs, completion_ids_list, strict=True)]
         try:
             rewards_NF = super()._calculate_rewards(rows, prompts, completions, completion_ids_list)
