@@ -103,6 +103,7 @@ def _try_all(found: Checked, scenario: RunConfig | None, samples: int) -> None:
     base = here.base("auto")
     seconds = time.perf_counter() - started
     found.steps.append(("base model", f"{here.folder}, loaded in {seconds:.1f} s, SHA-256 {base.sha256}"))
+    found.warnings += base.notes
     config = scenario or allowed_run(organisation)
     learner = here.learner(config)
     can = here.unguarded_capabilities()

@@ -87,6 +87,7 @@ def score(
     answer: Annotated[str, typer.Option(help="The reference answer.")] = "",
     column: Annotated[list[str] | None, typer.Option(help="NAME=VALUE: a further column; again for more.")] = None,
     data: Annotated[Path | None, typer.Option(help="JSONL with completion, answer and further columns.")] = None,
+    model: Annotated[str, typer.Option(help="The model of the completions: its chat template may begin them.")] = "",
     output: FormatOption = Format.text,
 ) -> None:
     r"""Show what each reward pays for a completion, with its weight, and the sum.
@@ -95,6 +96,7 @@ def score(
 
       fedgrpo rewards score gsm8k --completion '<answer>42</answer>' --answer 42
       fedgrpo rewards score "correctness,mine.py:brief=0.5" --data samples.jsonl
+      fedgrpo rewards score think --data samples.jsonl --model deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B
       fedgrpo rewards score json-schema --completion '{"age": 4}' --column 'schema={"required": ["age"]}'
     """
     if (completion is None) == (data is None):
@@ -106,6 +108,7 @@ def score(
         if not rows:
             raise DataError(f"{data} holds no completions.")
     chosen = load_rewards(spec)
+    rows = _opened(rows, model)
     _note_missing_answers(chosen, rows)
     found = [_scores(chosen, row) for row in rows]
     if output is Format.json:
@@ -155,6 +158,24 @@ def _row(where: str, row: Mapping[str, Any]) -> Row:
     if not isinstance(row.get("completion"), str):
         raise DataError(f"{where} has no text in 'completion'.")
     return {"answer": "", **row}
+
+
+def _opened(rows: list[Row], model: str) -> list[Row]:
+    """Return the rows with the opening that the model's chat template writes before each completion."""
+    if model:
+        from ..learner.models.base_model import load_tokenizer
+        from ..learner.models.chat_template import opening
+        from ..learner.models.model_files import model_folder
+
+        start = opening(load_tokenizer(model_folder(model)))
+        return [{**row, "completion": start + row["completion"]} for row in rows]
+    closed = sum("</think>" in row["completion"] and "<think>" not in row["completion"] for row in rows)
+    if closed:
+        say(
+            f"{closed} of {len(rows)} completions end a <think> that they do not begin. If the model's chat template "
+            "begins it, as that of DeepSeek-R1 does, give --model: training and evaluation count it as begun."
+        )
+    return rows
 
 
 def _note_missing_answers(chosen: tuple[Reward, ...], rows: list[Row]) -> None:

@@ -73,6 +73,8 @@ def sft(
         system_prompt=SYSTEM_PROMPTS.get(system, system),
     )
     base = load_model(folder, dtype, device=device)
+    for note in base.notes:
+        say(note)
     say(f"{len(shown)} demonstrations for {folder}")
     taught = teach(base, shown, settings, out, lambda step, of, loss: say(f"step {step} of {of}: loss {loss:.3f}"))
     _tell(taught, time.perf_counter() - started, output)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,6 +25,7 @@ from .progress import keeping
 from .simulated_clients import BUILTIN_POLICIES, SYSTEM_PROMPTS, client_rewards, client_tools, divide
 from .worker import ProcessWorker
 
+LOGGER = logging.getLogger("fedgrpo.simulation")
 SCENARIOS = Path(__file__).parent.parent / "scenarios"
 
 
@@ -87,11 +89,23 @@ def check(config: RunConfig) -> None:
         )
     check_backend(config.backend)
     check_uses("output.trackers", config.output.tracker_uses)
-    model_folder(config.model.name, config.model.revision, config.backend.source)
+    folder = model_folder(config.model.name, config.model.revision, config.backend.source)
     shards, _ = divide(config)
     prompt = SYSTEM_PROMPTS[config.simulation.system_prompt]
     for shard, rewards in zip(shards, client_rewards(config), strict=True):
         try_rewards(rewards, shard[0].row(prompt))
+    for note in _template_notes(folder):
+        LOGGER.warning(note)
+
+
+def _template_notes(folder: Path) -> tuple[str, ...]:
+    """Return the notes on a model's chat template; the built-in ones have none, and need no heavy import."""
+    if folder in BUILTIN_POLICIES.values():
+        return ()
+    from ...client.learner.models.base_model import load_tokenizer
+    from ...client.learner.models.chat_template import notes
+
+    return notes(load_tokenizer(folder), folder)
 
 
 def same_inputs(config: RunConfig) -> None:

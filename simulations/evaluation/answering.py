@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -80,20 +80,19 @@ def answer_all(
     how: Protocol,
     plan: list[DecodingPass],
     *,
+    prompts: list[str],
     record: Record,
     on_batch: Callable[[int, bool], None],
 ) -> list[Answer]:
     """Return every answer of the plan; saved ones are read from the record.
 
     Args:
+        prompts: the problems as the model sees them.
         on_batch: called after each batch with its completions and whether they were sampled in this process.
 
     Raises:
         RewardError, SamplerError: a reward or the sampler failed; earlier answers are in the record.
     """
-    from ...client.learner.training.evaluate import prompt_texts
-
-    prompts = prompt_texts(model.tokenizer, questions.problems, questions.system_prompt)
     order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
     answers: list[Answer] = []
     for decoding_pass in plan:
@@ -123,14 +122,16 @@ def _answered(
     seed: int,
     prompts: list[str],
 ) -> Iterator[Answer]:
+    from ...client.learner.models.chat_template import texts
+
     sampling = Sampling(max_tokens=how.max_tokens, temperature=decoding_pass.temperature, seed=seed)
     ids = model.tokenizer([prompts[i] for i in batch], add_special_tokens=False)["input_ids"]
     groups = model.trainer.sampler.sample(ids, sampling, count=decoding_pass.count, base=decoding_pass.model == BASE)
     whole = [(i, j, one) for i, group in zip(batch, groups, strict=True) for j, one in enumerate(group)]
     tokens = [one.tokens for *_, one in whole]
-    texts = model.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-    rewards = paid(questions.rewards, [questions.row(i) for i, *_ in whole], texts, tokens)
-    for (i, j, one), text, payment in zip(whole, texts, rewards, strict=True):
+    completed = texts(model.tokenizer, tokens)
+    rewards = paid(questions.rewards, [questions.row(i) for i, *_ in whole], completed, tokens)
+    for (i, j, one), text, payment in zip(whole, completed, rewards, strict=True):
         yield judged(questions.problems[i], decoding_pass, (i, j), text, sampled=one, rewards=payment)
 
 
@@ -165,14 +166,21 @@ def judged(
     )
 
 
-def fingerprint(questions: Questions, how: Protocol, base_sha256: str, adapter_sha256: str) -> dict[str, object]:
-    """Return everything that answers depend on: evaluations with the same fingerprint may share a file."""
+def fingerprint(
+    questions: Questions, how: Protocol, prompts: Sequence[str], base_sha256: str, adapter_sha256: str
+) -> dict[str, object]:
+    """Return everything that answers depend on: evaluations with the same fingerprint may share a file.
+
+    Args:
+        prompts: the problems as the model sees them; a chat template may render them differently at another time.
+    """
     sources = sorted({reward.source for reward in questions.rewards} - {"built-in"})
     digest = hashlib.sha256("".join(Path(source).read_text(encoding="utf-8") for source in sources).encode())
     return {
         "base_model_sha256": base_sha256,
         "adapter_sha256": adapter_sha256,
         "problems_sha256": questions.sha256,
+        "prompts_sha256": hashlib.sha256("\0".join(prompts).encode()).hexdigest(),
         "system_prompt": questions.system_prompt,
         "rewards": {reward.name: reward.weight for reward in questions.rewards},
         "reward_files_sha256": digest.hexdigest() if sources else "",

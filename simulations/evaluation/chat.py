@@ -94,6 +94,8 @@ class Chat:
                 raise ConfigError(f"There is no command {name}. /help lists them.")
 
     def _answer(self, side: str, question: str) -> ChatReply:
+        from ...client.learner.models.chat_template import texts
+
         tokenizer, message = self.model.tokenizer, {"role": "user", "content": question}
         messages = [*self._history.get(side, []), message]
         system = [{"role": "system", "content": self.how.system}] if self.how.system else []
@@ -101,7 +103,7 @@ class Chat:
         ids = tokenizer([prompt], add_special_tokens=False)["input_ids"]
         how = Sampling(max_tokens=self.how.max_tokens, temperature=self.how.temperature, seed=self.seed + self.turns)
         completion = self.model.trainer.sampler.sample(ids, how, base=side == BASE)[0][0]
-        text = tokenizer.batch_decode([completion.tokens], skip_special_tokens=True)[0]
+        (text,) = texts(tokenizer, [completion.tokens])
         self._history[side] = [*messages, {"role": "assistant", "content": text}]
         judgement = judge(text, None)
         return ChatReply(

@@ -56,8 +56,9 @@ class Record:
             raise ConfigError(f"{self._path} does not contain answers. Name another file with --save.")
         other = [name for name, value in fingerprint.items() if saved.get(name) != value]
         if other:
+            what = "the prompts' text" if other[0] == "prompts_sha256" else other[0].replace("_", " ")
             raise ConfigError(
-                f"{self._path} holds the answers of another evaluation: {other[0].replace('_', ' ')} differs. Name "
+                f"{self._path} holds the answers of another evaluation: {what} differs. Name "
                 "another file with --save, or remove this one."
             )
 

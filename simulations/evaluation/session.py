@@ -92,12 +92,15 @@ def evaluate(
     """
     questions = gather(target, asked)
     model, adapter_sha256 = loaded(target, questions.problems[0])
+    from ...client.learner.training.evaluate import prompt_texts  # after the model: Unsloth has to come first
+
     plan = answering.decoding_passes(how, bool(adapter_sha256))
     total = sum(decoding_pass.count for decoding_pass in plan) * len(questions.problems)
     start = time.perf_counter()
     with closing(model.trainer.sampler), _progress(total) as progress:
-        record = Record(save, answering.fingerprint(questions, how, model.sha256, adapter_sha256))
-        answers = answering.answer_all(model, questions, how, plan, record=record, on_batch=progress)
+        prompts = prompt_texts(model.tokenizer, questions.problems, questions.system_prompt)
+        record = Record(save, answering.fingerprint(questions, how, prompts, model.sha256, adapter_sha256))
+        answers = answering.answer_all(model, questions, how, plan, prompts=prompts, record=record, on_batch=progress)
     return EvaluationResult(
         target=target,
         questions=questions,
@@ -119,6 +122,8 @@ def loaded(target: Target, example: Problem) -> tuple[LoadedModel, str]:
     config: RunConfig = target.config
     folder = model_folder(config.model.name, config.model.revision, config.backend.source)
     base = load_model(folder, config.model.dtype, backend=config.backend)
+    for note in base.notes:
+        say(note)
     from ...client.learner.training.local_learner import LoadedModel  # after the model: Unsloth has to come first
 
     model = LoadedModel(base, config, example)

@@ -14,6 +14,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from ...client.learner.models.chat_template import as_published
 from ...common.errors import ConfigError
 
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
@@ -77,7 +78,7 @@ def vocabulary(tokenizer: PreTrainedTokenizerBase, size: int) -> Vocabulary:
         special=_special(tokenizer),
         add_bos=bos is not None and ids[:1] == [bos],
         add_eos=eos is not None and ids[-1:] == [eos],
-        chat_template=tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else None,
+        chat_template=as_published(tokenizer.chat_template) if isinstance(tokenizer.chat_template, str) else None,
         warnings=warnings,
     )
 

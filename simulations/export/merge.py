@@ -21,6 +21,7 @@ from transformers.utils import logging
 
 from ...client.learner.models.adapted_model import attach
 from ...client.learner.models.base_model import load_base, load_tokenizer
+from ...client.learner.models.chat_template import adopt_turn_end
 from ...client.learner.models.model_files import file_hash, model_folder
 from ...common.adapter.adapter import Adapter
 from ...common.errors import ConfigError, RunError
@@ -82,6 +83,7 @@ def merge(source: Source, model: str, say: Callable[[str], None]) -> Merged:
         )
     say(f"loading the base model {source.base.public}")
     base, tokenizer = load_base(folder, "float32", CPU), load_tokenizer(folder)
+    adopt_turn_end(base, tokenizer)
     prompts = token_ids(tokenizer, texts(tokenizer))
     adapted = attach(base, source.adapter)
     expected = logits(adapted.model, prompts)  # pyright: ignore[reportArgumentType]

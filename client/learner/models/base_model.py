@@ -20,6 +20,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from ....common.errors import ConfigError
 from ....common.settings.backend import Backend
 from .backend_check import check_backend
+from .chat_template import adopt_turn_end, mend, notes
 from .model_files import file_hash
 from .unsloth_backend import load_with_unsloth
 
@@ -39,6 +40,8 @@ class Base:
     """The model folder."""
     loader: str = "transformers"
     """The library that loaded the model, and adapts it."""
+    notes: tuple[str, ...] = ()
+    """What a user should know of its chat template (`chat_template.notes`)."""
 
     @property
     def dtype(self) -> str:
@@ -62,17 +65,19 @@ class Base:
             model = load_with_unsloth(folder, dtype, four_bit=backend.quantization == "4bit")
         else:
             model = load_base(folder, dtype, device, backend.quantization)
-        return cls(model, load_tokenizer(folder), file_hash(folder), folder, backend.loader)
+        tokenizer = load_tokenizer(folder)
+        adopt_turn_end(model, tokenizer)
+        return cls(model, tokenizer, file_hash(folder), folder, backend.loader, notes(tokenizer, folder))
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a model folder.
+    """Load the tokenizer of a model folder, with its chat template mended (`chat_template.mend`).
 
     `AutoTokenizer` rebuilds the tokenizer of some model types from its vocabulary, and so silently replaces a custom
     one. If the two disagree on a probe, the file is used as it is.
 
     Raises:
-        ConfigError: the folder has no tokenizer, it cannot be loaded, or it has no chat template.
+        ConfigError: the folder has no tokenizer, it cannot be loaded, or it has no chat template that renders.
     """
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise ConfigError(
@@ -94,6 +99,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"
+    mend(tokenizer, folder)
     return tokenizer
 
 

@@ -168,6 +168,7 @@ class JobHandler:
 
         The adapter is fresh, so these are the base model's. One prompt at a time, to need no more memory than a step.
         """
+        from ..models.chat_template import texts
         from ..samplers import Sampling
         from ..training.evaluate import prompt_texts
 
@@ -185,8 +186,8 @@ class JobHandler:
                 top_k=grpo.top_k,
             )
             (group,) = sampler.sample(ids, sampling, count=grpo.num_generations)
-            texts = tokenizer.batch_decode([one.tokens for one in group], skip_special_tokens=True)
-            groups.append((problems[seed], list(zip(texts, group, strict=True))))
+            completed = texts(tokenizer, [one.tokens for one in group])
+            groups.append((problems[seed], list(zip(completed, group, strict=True))))
         return groups
 
     def _set_aside(self) -> None:

@@ -14,6 +14,7 @@ from ....common.settings.run_config import RunConfig
 from ..data.answers import style
 from ..data.judge import judge
 from ..data.problems import Problem
+from ..models.chat_template import texts
 from ..samplers import Sampled, Sampler, Sampling
 
 
@@ -60,8 +61,8 @@ def answer_all(
         ids = tokenizer([prompts[i] for i in batch], add_special_tokens=False)["input_ids"]
         sampling = Sampling(max_tokens=length, temperature=temperature, seed=seed + number)
         sampled = [first for first, *_ in sampler.sample(ids, sampling, base=base)]
-        texts = tokenizer.batch_decode([s.tokens for s in sampled], skip_special_tokens=True)
-        for i, text, completion in zip(batch, texts, sampled, strict=True):
+        completed = texts(tokenizer, [s.tokens for s in sampled])
+        for i, text, completion in zip(batch, completed, sampled, strict=True):
             answers[i] = _judge(problems[i], text, completion)
         on_batch(number + 1, math.ceil(len(order) / batch_size))
     return [answers[i] for i in range(len(problems))]

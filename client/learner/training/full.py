@@ -21,6 +21,7 @@ from ....common.errors import ConfigError
 from ....common.settings.run_config import RunConfig
 from ..models.adapted_model import AdaptedModel
 from ..models.base_model import Base
+from ..models.chat_template import keep_ends
 from ..models.model_files import copy_tokenizer, file_hash, new_folder
 from ..rewards import Reward
 from ..samplers import Sampler
@@ -155,6 +156,7 @@ class FullTrainer:
         with new_folder(folder) as part:
             self._base.model.save_pretrained(part)
             copy_tokenizer(self._base.folder, part)
+            keep_ends(part, self._base.model)
             return file_hash(part)
 
     def _checkpoint(self, step: int) -> Path:

@@ -27,6 +27,7 @@ from ..data.answers import last_said
 from ..data.judge import is_right
 from ..models.adapted_model import AdaptedModel
 from ..models.base_model import Base
+from ..models.chat_template import opening, with_opening
 from ..rewards import Reward
 from ..samplers import Sampler, Sampling
 from ..tools import ToolBox
@@ -129,6 +130,7 @@ class FederatedTrainer(GRPOTrainer):
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Any:
         start = time.perf_counter()
+        completions = with_opening(completions, opening(cast(Any, self.processing_class)))
         cut_off = [self._cut_off(ids) for ids in completion_ids_list]
         rows = [{**row, "truncated": cut} for row, cut in zip(inputs, cut_off, strict=True)]
         try:

@@ -18,12 +18,14 @@ import torch
 from datasets import Dataset, disable_progress_bars
 from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer  # pyright: ignore[reportPrivateImportUsage]
+from trl.data_utils import common_prefix_length
 
 from ....common.bounds import at_least, between
-from ....common.errors import DataError, DivergedError
+from ....common.errors import ConfigError, DataError, DivergedError
 from ....common.settings.run_config import RunConfig
 from ..models.adapted_model import adapter_schema, lora_config
 from ..models.base_model import Base
+from ..models.chat_template import keep_ends, opening, turn_end
 from ..models.model_files import copy_tokenizer, file_hash, new_folder
 
 RECORD = "sft.json"
@@ -89,12 +91,19 @@ def teach(
         on_step: called after each step with its number, the number of steps, and the loss.
 
     Raises:
-        ConfigError: `out` exists.
+        ConfigError: `out` exists, or the chat template writes no end token, which the model would not learn then.
         DataError: every demonstration is too long.
         DivergedError: the loss is not finite.
     """
+    if turn_end(base.tokenizer) is None:
+        raise ConfigError(
+            f"The chat template of the model in {base.folder} writes no end token after an answer, so completions of "
+            "the taught model would never end. Write {{ eos_token }} after the assistant's content in a copy of its "
+            "chat_template.jinja, or use another model."
+        )
     chats = [_chat(question, completion, settings.system_prompt) for question, completion in demonstrations]
-    kept = [chat for chat in chats if _tokens(base, chat) <= settings.max_length]
+    rows = [_tokens(base, chat) for chat in chats]
+    kept = [row for row in rows if len(row["input_ids"]) <= settings.max_length]
     if not kept:
         raise DataError(
             f"Each of the {len(chats)} demonstrations has more than --max-length {settings.max_length} tokens."
@@ -106,6 +115,7 @@ def teach(
         merged = cast(Any, trainer.model).merge_and_unload()
         merged.save_pretrained(part)
         copy_tokenizer(base.folder, part)
+        keep_ends(part, base.model)
         sha256 = file_hash(part)
         record = {"base_sha256": base.sha256, "examples": len(kept), "losses": log.losses, "settings": asdict(settings)}
         (part / RECORD).write_text(json.dumps(record, indent=1) + "\n")
@@ -130,7 +140,7 @@ class _Losses(TrainerCallback):
             self._on_step(state.global_step, state.max_steps, self.losses[-1])
 
 
-def _trainer(base: Base, chats: list[dict[str, Any]], settings: SFT, log: _Losses, scratch: str) -> SFTTrainer:
+def _trainer(base: Base, rows: list[dict[str, list[int]]], settings: SFT, log: _Losses, scratch: str) -> SFTTrainer:
     adapter = {"adapter.rank": settings.rank, "adapter.alpha": settings.alpha, "aggregation.method": "naive"}
     schema = adapter_schema(base.model, RunConfig().with_values(adapter))
     disable_progress_bars()
@@ -139,7 +149,7 @@ def _trainer(base: Base, chats: list[dict[str, Any]], settings: SFT, log: _Losse
         trainer = SFTTrainer(
             model=base.model,
             args=_arguments(settings, base.model.device, base.dtype, scratch),
-            train_dataset=Dataset.from_list(chats),
+            train_dataset=Dataset.from_list(rows),
             processing_class=base.tokenizer,
             peft_config=lora_config(schema),
             callbacks=[log],
@@ -180,6 +190,23 @@ def _chat(question: str, completion: str, system_prompt: str) -> dict[str, Any]:
     }
 
 
-def _tokens(base: Base, chat: dict[str, Any]) -> int:
-    whole = base.tokenizer.apply_chat_template([*chat["prompt"], *chat["completion"]], tokenize=True, return_dict=False)
-    return len(whole)
+def _tokens(base: Base, chat: dict[str, Any]) -> dict[str, list[int]]:
+    """Return a demonstration's tokens, and which of them are the completion's.
+
+    A template that begins the answer itself renders prompt and answer in one go otherwise than at inference (that of
+    DeepSeek-R1 drops the thinking), so the answer is put after the prompt here.
+    """
+    tokenizer, answer = base.tokenizer, str(chat["completion"][0]["content"])
+    before, whole = (
+        str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=asks))
+        for turns, asks in ((chat["prompt"], True), ([*chat["prompt"], *chat["completion"]], False))
+    )
+    prompt, ids = (list(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in (before, whole))
+    if whole.startswith(before):
+        completion = ids[common_prefix_length(prompt, ids) :]
+    else:
+        rest = answer.removeprefix(opening(tokenizer).strip()).lstrip()
+        end = turn_end(tokenizer)
+        completion = [*tokenizer(rest, add_special_tokens=False)["input_ids"], end]
+        ids = [*prompt, *completion]
+    return {"input_ids": ids, "completion_mask": [0] * (len(ids) - len(completion)) + [1] * len(completion)}

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from fedgrpo.client.learner.models import chat_template
 from fedgrpo.common.adapter.adapter import Adapter
 from fedgrpo.common.adapter.peft_files import SCHEMA, write_peft
 from fedgrpo.common.cli import main as cli
@@ -190,6 +191,7 @@ def test_each_side_of_a_talk_remembers_its_own(model, tmp_path):
         talk.ask("Again")
     finally:
         model.tokenizer.apply_chat_template = real
+    seen = [chat for chat in seen if chat[0]["content"] != chat_template.USER]
     assert [reply.model for reply in first] == ["base", "adapter"]
     assert first[0].text != first[1].text
     for side, chat in zip(first, seen[2:4], strict=True):

@@ -82,7 +82,7 @@ def test_what_is_too_long_is_left_out_and_counted(folder, tmp_path):
 def test_loss_is_on_the_completion_and_its_end_and_not_on_the_prompt(folder, tmp_path):
     base, question = base_of(folder), "What is 1+1?"
     chat = sft._chat(question, "It is 2.", "Be brief.")
-    trainer = sft._trainer(base, [chat] * 4, SFT(batch_size=4), sft._Losses(print), str(tmp_path))
+    trainer = sft._trainer(base, [sft._tokens(base, chat)] * 4, SFT(batch_size=4), sft._Losses(print), str(tmp_path))
     batch = next(iter(trainer.get_train_dataloader()))
     rows = zip(batch["input_ids"], batch["labels"], strict=True)
     for whole, labels in rows:
