@@ -18,6 +18,7 @@ from ....common.messages import frames
 from ....common.messages.frames import Frame
 from ....common.messages.messages import Capabilities, EvaluateTask, TrainTask
 from ....common.settings.run_config import RunConfig
+from ....common.settings.scope import IN_WORDS, for_organisation, ignored_settings
 from ...organisation import policy
 from ...organisation.settings import OrganisationFile
 from .. import Learner
@@ -79,13 +80,24 @@ class JobHandler:
             raise ConfigError(
                 f"The policy in {self.organisation.file} has changed since the learner started. Start it again."
             )
-        config = replace(RunConfig().with_values(_settings(frame)), backend=self.organisation.settings.backend)
+        config = self._run_of(frame)
         LOGGER.info("%s, round %s", kind, frame.fields.get("round", "-"))
         try:
             return self._done(kind, frame, self.learner(config))
         except SamplerError:
             self._set_aside()  # the next job starts the sampler anew
             raise
+
+    def _run_of(self, frame: Frame) -> RunConfig:
+        """Return the run's settings as this organisation applies them; says once what it ignores."""
+        try:
+            sent = RunConfig().with_values(_settings(frame))
+        except ConfigError as error:
+            raise ProtocolError("config", f"the run's settings are not possible: {error}") from error
+        config = for_organisation(sent, self.organisation.settings.backend)
+        if config.sha256 not in self._learners and (ignored := ignored_settings(sent)):
+            LOGGER.info("ignored, as everything in %s: %s", IN_WORDS, ", ".join(ignored))
+        return config
 
     def _done(self, kind: str, frame: Frame, learner: GuardedLearner) -> Frame:
         match kind:
