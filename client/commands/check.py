@@ -14,6 +14,7 @@ from ...common.cli.options import plain, plain_lines
 from ...common.cli.tables import WholeTable
 from ...common.errors import FedGRPOError
 from ...common.settings.run_config import RunConfig
+from ...common.settings.scope import IN_WORDS, for_organisation, ignored_settings
 from ..learner import Learner
 from ..organisation.settings import OrganisationFile
 from .dry_run import Leaving, allowed_run, dry_run
@@ -104,7 +105,9 @@ def _try_all(found: Checked, scenario: RunConfig | None, samples: int) -> None:
     seconds = time.perf_counter() - started
     found.steps.append(("base model", f"{here.folder}, loaded in {seconds:.1f} s, SHA-256 {base.sha256}"))
     found.warnings += base.notes
-    config = scenario or allowed_run(organisation)
+    config = for_organisation(scenario, organisation.settings.backend) if scenario else allowed_run(organisation)
+    if scenario and (ignored := ignored_settings(scenario)):
+        found.steps.append(("ignored here", f"{', '.join(ignored)}, as everything in {IN_WORDS}"))
     learner = here.learner(config)
     can = here.unguarded_capabilities()
     found.steps.append(("machine", _machine(can.device, can.memory_bytes, can.tokens_per_second)))

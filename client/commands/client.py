@@ -163,7 +163,7 @@ def egress(
     last: Annotated[int, typer.Option(help="Messages to show.")] = 5,
     output: FormatOption = Format.text,
 ) -> None:
-    """Show what left this organisation, field by field: name, type, bytes, SHA-256, norm, where to.
+    """Show what left this organisation, field by field: number, name, type, bytes, SHA-256, norm, where to.
 
     [bold]Examples[/bold]
 
@@ -171,7 +171,7 @@ def egress(
       fedgrpo client egress clinic.toml --dry-run --scenario run.toml     before anything has left
     """
     from ..relay.egress import EgressGate
-    from .status_view import print_egress
+    from .status_view import LEGEND, RECORD_LEGEND, print_egress
 
     organisation = OrganisationFile.read(file)
     if dry_run:
@@ -184,7 +184,8 @@ def egress(
     record = EgressGate(organisation, dry_run).record
     entries = read_lines(record)
     if output is Format.json:
-        print(json.dumps({"record": str(record), "messages": entries[-last:], "total": len(entries)}))
+        found = {"record": str(record), "messages": entries[-last:], "total": len(entries)}
+        print(json.dumps({**found, "legend": {**RECORD_LEGEND, **LEGEND}}))
     else:
         print_egress(record, entries, last)
 

@@ -55,7 +55,9 @@ def print_egress(record: Path, entries: list[Entry], last: int) -> None:
     for entry in entries[-last:] if last else []:
         when = time.strftime("%F %T", time.localtime(float(cast(float, entry["time"]))))
         way = "sent to" if entry["sent"] else "NOT SENT, would go to"
-        head = f"{when}  answer to {entry['answers']}  {way} {entry['to']}  {entry['bytes']} bytes"
+        number = f"{entry['number']}  " if "number" in entry else ""
+        known = " (as configured)" if entry.get("to_known_from", "configured") == "configured" else ""
+        head = f"{number}{when}  answer to {entry['answers']}  {way} {entry['to']}{known}  {entry['bytes']} bytes"
         console.rule(style="dim")
         console.print(plain(head))  # a rule would cut the destination in a narrow terminal
         console.print(WholeTable(fields_table(cast("list[dict[str, Any]]", entry["fields"]))))
@@ -67,12 +69,27 @@ def print_egress(record: Path, entries: list[Entry], last: int) -> None:
 
 
 TALLY_FIELDS = ", ".join(f.name for f in fields(Tally))
+RECORD_LEGEND = {
+    "number": "of the message; a number that is missing was taken out of the record",
+    "to": "address that the running SuperNode was started with; `as configured`: flower.superlink of the file, where "
+    "that is not known",
+    "sent": "whether the message left; a dry run sends a code instead",
+    "bytes": "of the message, before transport",
+    "policy_sha256": "the [policy] section it left under",
+}
+"""Entry of a line of the record -> what it is."""
 LEGEND = {
     "header.error": "why there is no result: a code, without text of this organisation",
     "header.tallies": f"counts over held-out problems, in all and by class: [{TALLY_FIELDS}]",
     "header.nonce": "number of this request, repeated so that an old answer cannot be replayed",
     "header": "which federation, round and settings this answers, and what the client can do",
     "metrics": "training metrics that policy.metrics lets out",
+    "metrics.groups": "how many of the round's prompts had completions with different rewards",
+    "metrics.reward": "mean and spread of the rewards, in this organisation's units",
+    "metrics.policy": "entropy, KL, gradient norm: how sure the model is, and how far it moved",
+    "metrics.completion": "lengths and habits of the completions, as means and shares",
+    "metrics.tokens": "tokens sampled and read",
+    "metrics.seconds": "time by phase, which tells of the machine",
     "vector": "the update of the adapter, clipped to policy.max-delta-norm",
 }
 """Field, or the record it is in -> what it is."""
@@ -81,7 +98,9 @@ LEGEND = {
 def print_legend(console: Console, names: Iterable[str]) -> None:
     """Print what the fields are, for those that were shown."""
     shown = set(names)
-    shown |= {name.partition(".")[0] for name in shown}
+    shown |= {name.partition(".")[0] for name in shown} | {name.partition("/")[0] for name in shown}
+    for key, meaning in RECORD_LEGEND.items():
+        console.print(f"  {key}: {meaning}", style="dim", markup=False)
     for key, meaning in LEGEND.items():
         if key in shown:
             console.print(f"  {key}: {meaning}", style="dim", markup=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..bounds import at_least, between
+from .grpo import LOWEST_TEMPERATURE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,10 +31,9 @@ class Evaluation:
         between(
             "evaluation.temperature",
             self.temperature,
-            0.0,
+            LOWEST_TEMPERATURE,
             10.0,
             "it applies to the sampled accuracy; the greedy one is measured separately",
-            open_low=True,
         )
         at_least("evaluation.batch-size", self.batch_size, 1, "a batch needs at least one problem")
         at_least("evaluation.max-completion-length", self.max_completion_length, 0, "0 uses grpo.max-completion-length")

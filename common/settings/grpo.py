@@ -8,6 +8,7 @@ from ..bounds import at_least, between, one_of
 from ..errors import ConfigError
 
 LOSS_TYPES = ("grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo")
+LOWEST_TEMPERATURE = 0.01
 OPTIMIZERS = ("adamw_torch_fused", "adamw_torch", "adamw_8bit", "paged_adamw_8bit")
 """The last two need bitsandbytes and a GPU."""
 
@@ -107,10 +108,9 @@ class GRPO:
         between(
             "grpo.temperature",
             self.temperature,
-            0.0,
+            LOWEST_TEMPERATURE,
             10.0,
-            "at 0 all completions of a group are the same, and have no advantage",
-            open_low=True,
+            "towards 0 all completions of a group are the same, and logits divided by it overflow",
         )
         between("grpo.top-p", self.top_p, 0.0, 1.0, "it is a share of the probability mass", open_low=True)
         at_least("grpo.top-k", self.top_k, 0, "0 turns it off")

@@ -169,6 +169,7 @@ def status(folder: FolderArgument, output: FormatOption = Format.text) -> None:
 @server.command("gateway", hidden=True)
 def gateway(folder: FolderArgument) -> None:
     """Run only the gateway, as `fedgrpo server up` and the systemd unit do."""
+    from .connections import Limits
     from .gateway import gateway as application
     from .gateway import serve
     from .server_folder import ServerFolder
@@ -176,7 +177,8 @@ def gateway(folder: FolderArgument) -> None:
     made = ServerFolder.read(folder)
     settings, where = made.settings.gateway, made.keys
     app = application(f"https://{made.superlink}", where / "ca.crt", int(settings.max_body_mb * 1e6))
-    serve(app, settings.bind, settings.port, where / "server.pem", where / "server.key")
+    limits = Limits(total=settings.max_connections, per_address=settings.max_connections_per_address)
+    serve(app, settings.bind, settings.port, where / "server.pem", where / "server.key", limits=limits)
 
 
 def _check_name(config: RunConfig, name: str) -> None:

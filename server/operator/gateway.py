@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
 import ssl
 from pathlib import Path
 
@@ -17,15 +18,14 @@ from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ...common.cli.http import read_body
+from .connections import LimitedSocket, Limits, TimedLoop, TimedProtocol
 
 FLEET = re.compile(r"/v1/fleet/[a-z-]{1,64}")
 HOP_BY_HOP = {"connection", "content-length", "host", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"}
 BODY_TIMEOUT_S = 120.0
-HEADER_TIMEOUT_S = 10.0
-MAX_CONNECTIONS = 1000
+NO_MORE = Limits()
 
 
 def gateway(superlink: str, root_certificates: Path | None, max_body_bytes: int) -> Starlette:
@@ -63,31 +63,29 @@ def gateway(superlink: str, root_certificates: Path | None, max_body_bytes: int)
     return Starlette(routes=[Route("/health", health), Route("/v1/fleet/{call}", fleet, methods=["POST"])])
 
 
-class PromptProtocol(H11Protocol):
-    """Closes a connection that has not sent a request's header in time: silent ones would use up all there are."""
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Give the connection some seconds."""
-        super().connection_made(transport)
-        self.loop.call_later(HEADER_TIMEOUT_S, self._end_if_silent)
-
-    def _end_if_silent(self) -> None:
-        if self.cycle is None and not self.transport.is_closing():  # pyright: ignore[reportUnnecessaryComparison]
-            self.transport.close()
-
-
-def serve(app: Starlette, address: str, port: int, certificate: Path | None, key: Path | None) -> None:
+def serve(
+    app: Starlette, address: str, port: int, certificate: Path | None, key: Path | None, *, limits: Limits = NO_MORE
+) -> None:
     """Serve the gateway until a signal ends it."""
-    uvicorn.run(
+    config = uvicorn.Config(
         app,
-        host=address,
-        port=port,
-        http=PromptProtocol,
+        http=TimedProtocol,
         ssl_certfile=certificate,
         ssl_keyfile=key,
         log_level="warning",
         access_log=False,
         server_header=False,
-        limit_concurrency=MAX_CONNECTIONS,
+        lifespan="off",
         timeout_graceful_shutdown=5,
     )
+    with listening(address, port, limits) as listener, asyncio.Runner(loop_factory=TimedLoop) as runner:
+        runner.run(uvicorn.Server(config).serve(sockets=[listener]))
+
+
+def listening(address: str, port: int, limits: Limits) -> LimitedSocket:
+    """Return a socket that listens at an address, within limits."""
+    family, _, _, _, where = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    listener = LimitedSocket(limits, family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(where)
+    return listener

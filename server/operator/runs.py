@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ...common.errors import ConfigError, RunError
 from ...common.settings.run_config import RunConfig, load_scenario
+from ...common.settings.scope import IN_WORDS, ignored_settings
 from ...common.storage.atomic import write_atomic
 from ..run.layout import RunFolder
 from ..run.lock import is_busy
@@ -93,6 +94,8 @@ def _played(
 ) -> RunStatus:
     flower = Flower(folder)
     watch = watch or _printing(folder, name, say)
+    if ignored := ignored_settings(config):
+        say(f"{name}: organisations ignore everything in {IN_WORDS}. Of this scenario: {', '.join(ignored)}")
     config = config.with_values(
         {"output.dir": str(folder.runs), "output.run": name, "output.nodes": str(folder.nodes_file)}
     )

@@ -42,9 +42,15 @@ class Gateway:
     port: int = 8000
     max_body_mb: float = 16.0
     """A longer request is refused. Flower cuts arrays into chunks of 5 MiB."""
+    max_connections: int = 1000
+    """Connections at the same time; more are closed as they come."""
+    max_connections_per_address: int = 100
+    """Connections from one address at the same time: of organisations behind one NAT, or of a proxy, all together."""
 
     def __post_init__(self) -> None:
         between("gateway.port", self.port, 1, 65535, "it is a TCP port")
+        at_least("gateway.max-connections", self.max_connections, 1, "a client needs one")
+        at_least("gateway.max-connections-per-address", self.max_connections_per_address, 1, "a client needs one")
         at_least("gateway.max-body-mb", self.max_body_mb, 6, "Flower sends chunks of 5 MiB")
 
 

@@ -98,7 +98,7 @@ def _server(base: Path, run_folders: Path) -> ServerFolder:
     path = base / "server"
     gateway_port, superlink_port = free_ports(2)
     settings = ServerSettings(
-        gateway=Gateway(hosts=keys.LOOPBACK, bind="127.0.0.1", port=gateway_port),
+        gateway=Gateway(hosts=keys.LOOPBACK, bind="127.0.0.1", port=gateway_port, max_connections_per_address=1000),
         superlink=SuperLink(port=superlink_port),
         runs=RunFolders(folder=str(run_folders)),
     )

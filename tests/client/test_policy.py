@@ -15,6 +15,7 @@ from fedgrpo.client.learner.service.ledger import Ledger
 from fedgrpo.client.organisation import policy
 from fedgrpo.client.organisation.settings import Organisation, OrganisationFile
 from fedgrpo.common.adapter.adapter import Adapter
+from fedgrpo.common.aggregation.weights import WEIGHTS
 from fedgrpo.common.errors import ConfigError, PolicyError, ProtocolError
 from fedgrpo.common.flower_private import identify_process
 from fedgrpo.common.messages import wire
@@ -214,10 +215,14 @@ def test_only_what_the_policy_names_leaves(tmp_path):
     assert list(found.classes) == ["steps=1"]
 
 
-def test_the_file_that_init_writes_lets_every_metric_out():
-    (line,) = (line for line in TEMPLATE.read_text().splitlines() if line.startswith("metrics = "))
+def test_the_file_that_init_writes_lets_out_the_least_that_a_run_needs_and_names_the_rest():
+    text = TEMPLATE.read_text()
+    (line,) = (line for line in text.splitlines() if line.startswith("metrics = "))
     rules = replace(Organisation().policy, metrics=tuple(tomllib.loads(line)["metrics"]))
-    assert policy.metrics_that_leave(rules, ()) == TRAIN_METRICS
+    needed = WEIGHTS[RunConfig().aggregation.weights].metrics
+    assert set(policy.metrics_that_leave(rules, ())) == set(needed)
+    for area in {name.partition("/")[0] for name in TRAIN_METRICS}:
+        assert f'"{area}/' in text
 
 
 def tally(problems):

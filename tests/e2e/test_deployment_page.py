@@ -121,7 +121,7 @@ def test_flowers_own_commands_carry_two_organisations_on_one_machine(prepared):
             start(organisation, node, at=at, log=log, ready=lambda log=log: "SuperNode ID" in log.read_text())
 
         done = pasted(operator, run, folder=folder, check=True)
-        for said in ("clinic-a joined", "clinic-b reward", "round 2 committed: 2 of 2 updates", "greedy accuracy"):
+        for said in ("clinic-a joined", "round 1: clinic-b", "round 2 committed: 2 of 2 updates", "greedy accuracy"):
             assert said in done.stdout
         (made,) = (folder / "federation" / "runs").iterdir()
         assert Run.read(made).result()["finished"]

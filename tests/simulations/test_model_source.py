@@ -5,7 +5,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 from fedgrpo.client.learner.models.model_files import model_folder
-from fedgrpo.client.learner.service.job_handler import organisation_model
+from fedgrpo.client.learner.service.load_organisation import organisation_model
 from fedgrpo.common.errors import ConfigError
 from fedgrpo.common.settings.run_config import RunConfig
 from fedgrpo.server.run.journal import Journal

@@ -6,12 +6,30 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 
 import torch
-from transformers import GenerationConfig, set_seed
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, set_seed
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from ....common.errors import ConfigError
+from ....common.errors import ConfigError, DivergedError
 from ..models.adapted_model import AdaptedModel
 from . import Sampled, Sampling
+
+
+class FirstLogitsAreFinite(LogitsProcessor):
+    """Looks at the first token's logits, and changes nothing.
+
+    Sampling from NaN ends in an error that names no cause, and on a GPU in one that takes the process with it. An
+    adapter that overflows does so at the first token; looking at every one would cost a wait for the GPU each time.
+    """
+
+    def __init__(self) -> None:
+        self._seen = False
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Return the logits as they are."""
+        if not self._seen and bool(scores.isnan().any() | scores.isposinf().any()):
+            raise DivergedError("the model with this adapter returns logits that are not finite; nothing is sampled")
+        self._seen = True
+        return scores
 
 
 class OwnModelSampler:
@@ -37,7 +55,11 @@ class OwnModelSampler:
     def sample(
         self, prompts: Sequence[list[int]], sampling: Sampling, *, count: int = 1, base: bool = False
     ) -> list[list[Sampled]]:
-        """See `Sampler.sample`. A seed applies to all random numbers of the process."""
+        """See `Sampler.sample`. A seed applies to all random numbers of the process.
+
+        Raises:
+            DivergedError: the model with this adapter returns numbers that are not finite.
+        """
         model = self._adapted.model
         was_training = model.training
         model.eval()
@@ -65,6 +87,7 @@ class OwnModelSampler:
             input_ids=ids,
             attention_mask=mask,
             generation_config=self._generation_config(sampling),
+            logits_processor=LogitsProcessorList([FirstLogitsAreFinite()]),
             use_cache=True,
             **shared,
         )

@@ -18,6 +18,7 @@ from ....common.messages import frames
 from ....common.messages.frames import Frame
 from ....common.messages.messages import Capabilities, EvaluateTask, TrainTask
 from ....common.settings.run_config import RunConfig
+from ....common.settings.scope import IN_WORDS, for_organisation, ignored_settings
 from ...organisation import policy
 from ...organisation.settings import OrganisationFile
 from .. import Learner
@@ -25,13 +26,12 @@ from ..data.problems import Problem
 from ..data.tables import fingerprint, read_organisation_data
 from ..models.backend_check import check_backend
 from ..models.load import load_model
-from ..models.model_files import model_folder
-from ..rewards import Reward, load_rewards, try_rewards
-from ..tools import ToolBox, load_tools
+from ..rewards import try_rewards
 from .guard import GuardedLearner
 from .job_watcher import JobWatcher
 from .jobs import Job
 from .ledger import Ledger
+from .load_organisation import organisation_model, organisation_rewards, organisation_tools
 from .tracking import OrganisationTracking
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class JobHandler:
             raise ConfigError(
                 f"The policy in {self.organisation.file} has changed since the learner started. Start it again."
             )
-        config = replace(RunConfig().with_values(_settings(frame)), backend=self.organisation.settings.backend)
+        config = self._run_of(frame)
         LOGGER.info("%s, round %s", kind, frame.fields.get("round", "-"))
         try:
             return self._done(kind, frame, self.learner(config))
@@ -95,6 +95,17 @@ class JobHandler:
     def kept(self) -> None:
         """Close the ledger's line of a job whose result is on the disk."""
         self.ledger.close()
+
+    def _run_of(self, frame: Frame) -> RunConfig:
+        """Return the run's settings as this organisation applies them; says once what it ignores."""
+        try:
+            sent = RunConfig().with_values(_settings(frame))
+        except ConfigError as error:
+            raise ProtocolError("config", f"the run's settings are not possible: {error}") from error
+        config = for_organisation(sent, self.organisation.settings.backend)
+        if config.sha256 not in self._learners and (ignored := ignored_settings(sent)):
+            LOGGER.info("ignored, as everything in %s: %s", IN_WORDS, ", ".join(ignored))
+        return config
 
     def _done(self, kind: str, frame: Frame, learner: GuardedLearner) -> Frame:
         match kind:
@@ -217,27 +228,6 @@ class JobHandler:
         watcher = JobWatcher(lambda: self._job, config, self.tracking)
         self._unguarded = LocalLearner(self._model, data, watcher, hardware)
         return self._unguarded
-
-
-def organisation_rewards(organisation: OrganisationFile) -> tuple[Reward, ...]:
-    """Load the organisation's rewards; paths in `rewards.use` are relative to its file."""
-    parts = [part.strip() for part in organisation.settings.rewards.use.split(",")]
-    return load_rewards(",".join(str(organisation.path(part)) if ".py" in part else part for part in parts))
-
-
-def organisation_tools(organisation: OrganisationFile) -> ToolBox:
-    """Load the organisation's tools; paths are relative to its file."""
-    own = organisation.settings.tools
-    use, environment = (str(organisation.path(text)) if text else "" for text in (own.use, own.environment))
-    return load_tools(use, environment, own.turns)
-
-
-def organisation_model(organisation: OrganisationFile) -> Path:
-    """Return the folder of the organisation's base model: its own, a built-in one, or one from `backend.source`."""
-    own = organisation.settings.model
-    if own.folder:
-        return model_folder(str(organisation.path(own.folder)))
-    return model_folder(own.name, own.revision, organisation.settings.backend.source)
 
 
 def _settings(frame: Frame) -> dict[str, Any]:

@@ -10,8 +10,9 @@ from fedgrpo.client.learner.service.job_handler import JobHandler
 from fedgrpo.client.learner.service.jobs import Job
 from fedgrpo.client.learner.service.tracking import OrganisationTracking
 from fedgrpo.client.organisation.settings import Tracking
+from fedgrpo.client.relay.error_codes import code_of
 from fedgrpo.common.adapter.adapter import Adapter
-from fedgrpo.common.errors import ConfigError, PolicyError
+from fedgrpo.common.errors import ConfigError, PolicyError, ProtocolError
 from fedgrpo.common.messages import frames
 from fedgrpo.common.messages.frames import Frame
 from fedgrpo.common.messages.messages import Capabilities, EvaluateTask, Evaluation, TrainTask
@@ -138,3 +139,27 @@ def test_a_model_that_is_not_the_pinned_one_is_not_used(tmp_path):
     own = organisation_file(tmp_path, model__sha256="0" * 64, data__held_out_share=0.0)
     with pytest.raises(ConfigError, match="pins model.sha256 = 0000"):
         JobHandler(own).base("auto")
+
+
+def test_settings_that_an_organisation_has_itself_are_ignored_and_named_once(learner, caplog):
+    sent = {"simulation.tools": "/elsewhere/tools.py", "output.dir": "/etc", "backend.loader": "unsloth"}
+    config = CONFIG.with_values({**sent, "federation.seed": 77})
+    with caplog.at_level("INFO", "fedgrpo.learner"):
+        first, second = (ask(learner, "capabilities", config) for _ in range(2))
+    assert first.fields == second.fields
+    lines = [line for line in caplog.messages if line.startswith("ignored")]
+    assert len(lines) == 1
+    assert lines[0].endswith(": backend.loader, simulation.tools, output.dir")
+    applied = learner._model.config
+    assert (applied.simulation.tools, applied.backend.loader) == ("", "transformers")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("grpo.temperature", 1e-300), ("adapter.rank", True), ("grpo.loss-type", "x")]
+)
+def test_settings_that_cannot_be_are_a_fault_of_the_task_and_not_of_the_organisation(learner, key, value):
+    body = Frame({"kind": "capabilities", "config": {**CONFIG.flat(), key: value}})
+    with pytest.raises(ProtocolError) as refused:
+        learner.do(Job("key", Frame.unpack(body.pack())))
+    assert code_of(refused.value) == "task"
+    assert key in str(refused.value)

@@ -9,7 +9,7 @@ from fedgrpo.client.learner.training.round_stats import effective_groups, group_
 from fedgrpo.client.learner.training.watcher import Watcher
 from fedgrpo.common.adapter.adapter import Adapter
 from fedgrpo.common.adapter.peft_files import write_peft
-from fedgrpo.common.errors import DataError, RewardError
+from fedgrpo.common.errors import DataError, DivergedError, RewardError
 from fedgrpo.common.messages.messages import EvaluateTask, TrainTask
 from fedgrpo.common.messages.metric_names import TRAIN_METRICS, reward_metrics
 from fedgrpo.simulations.engine.simulated_clients import BUILTIN_POLICY
@@ -200,6 +200,19 @@ def test_sampled_evaluation_draws_the_same_numbers_for_every_adapter_and_greedy_
         task_now = EvaluateTask(federation="f", round=0, adapter=noisy(model, 0.3), temperature=temperature)
         learner.evaluate(task_now)
     assert heard[0] == heard[1] != heard[2]
+
+
+@pytest.mark.parametrize("size", [1e30, 3e38])
+def test_an_adapter_that_overflows_ends_in_a_named_failure_and_the_next_task_is_done(model, size):
+    learner, honest = make_learner(model, held_out=PROBLEMS), make_learner(model).train(task(model))
+    noise = np.random.default_rng(0).uniform(-1, 1, model.schema.size)
+    broken = Adapter(model.schema, (size * noise).astype(np.float32))
+    with pytest.raises(DivergedError, match="not finite"):
+        learner.train(task(model, adapter=broken))
+    for temperature in (0.0, 1.0):
+        with pytest.raises(DivergedError, match="not finite"):
+            learner.evaluate(EvaluateTask(federation="f", round=1, adapter=broken, temperature=temperature))
+    assert same(learner.train(task(model)), honest)
 
 
 def test_the_watcher_hears_of_steps(model):
