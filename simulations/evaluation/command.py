@@ -15,6 +15,7 @@ import typer
 
 from ...client.commands.rewards import complete_rewards
 from ...client.learner.data.problems import Problem
+from ...client.learner.data.system_prompts import system_prompt
 from ...client.learner.rewards import absolute_paths
 from ...common.cli.options import Format, FormatOption
 from ...common.errors import ConfigError
@@ -144,7 +145,6 @@ def chat(
     from .answer import ADAPTER, BASE
     from .chat import Chat, How
     from .chat_view import talk
-    from .questions import system_prompt
     from .session import loaded
 
     found = _adjusted(locate(target, model), _drawn(backend, max_tokens), settings)
