@@ -13,6 +13,7 @@ from ...client.learner.data.tables import fingerprint, read_table
 from ...client.learner.rewards import Reward, load_rewards, try_rewards
 from ...client.organisation.columns import check_columns
 from ...client.organisation.settings import Data
+from ...common.errors import ConfigError
 from ...common.settings.run_config import RunConfig
 from ..engine.datasets import load_problems
 from .target import Target
@@ -65,6 +66,11 @@ def gather(target: Target, asked: Asked) -> Questions:
     """
     config = target.config
     source, problems, columns = _problems(config, asked)
+    unknown = [name for name in asked.classes if not any(name in problem.labels for problem in problems)]
+    if unknown:
+        known = sorted({name for problem in problems for name in problem.labels})
+        columns_text = ", ".join(known) or "none"
+        raise ConfigError(f"--classes names {unknown[0]!r}, but the problems only have the columns: {columns_text}.")
     rewards, one_set = _rewards(target, asked.rewards)
     questions = Questions(
         source=source,
