@@ -273,3 +273,24 @@ def test_a_byte_order_mark_changes_no_text_file(tmp_path):
     (tmp_path / "train.jsonl").write_text(f'{BOM}{{"question": "q", "answer": "1"}}\n' * 1)
     train, held_out = read_organisation_data(type(organisation_file(tmp_path)).read(file))
     assert [p.question for p in [*train, *held_out]] == ["q"]
+
+
+def test_a_dataset_of_the_hub_is_read_as_a_file_is(monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features(
+        {
+            "prompt": [{"role": datasets.Value("string"), "content": datasets.Value("string")}],
+            "answer": datasets.Value("float32"),
+            "kind": datasets.ClassLabel(names=["easy", "hard"]),
+        }
+    )
+    rows = [{"prompt": [{"role": "user", "content": f"{i}?"}], "answer": i / 10, "kind": i % 2} for i in range(3)]
+    loaded = datasets.Dataset.from_list(rows, features=features)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, split: loaded if split == "train" else None)
+    columns = Data(question="prompt.0.content", answer="answer", labels=("kind",))
+    read = [problem for _, problem in read_table("hub:some/name:train", columns)]
+    assert [(p.question, p.answer, p.labels["kind"]) for p in read] == [
+        ("0?", "0.0", "0"),
+        ("1?", "0.1", "1"),
+        ("2?", "0.2", "0"),
+    ]
