@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from ..common.cli.options import Format, FormatOption
+from ..common.errors import ConfigError
 from ..server.run.completion import complete_run
 from .commands import (
     AlphaOption,
@@ -21,6 +22,8 @@ from .commands import (
     absolute,
     with_options,
 )
+
+PICTURES = (".png", ".svg", ".pdf", ".jpg")
 
 
 def partition(
@@ -54,6 +57,10 @@ def partition(
         "simulation.partition-label": label,
         "federation.seed": seed,
     }
+    if plot.suffix.lower() not in PICTURES:
+        raise ConfigError(
+            f"--plot is {plot}, but a picture is written as one of {', '.join(PICTURES)}. Name such a file."
+        )
     config = with_options(runner.scenario(scenario), given, settings or [])
     split = partition_view.Split.of(config)
     split.plot(plot)

@@ -97,7 +97,28 @@ def test_every_setting_can_be_listed(run):
         ),
         (["evaluate", "--model", "builtin", "--rewards", "corectness"], "Did you mean correctness?"),
         (["evaluate", "--model", "builtin", "--samples", "4", "--pass-at", "1,8"], "from 1 to --samples, which is 4"),
+        *(
+            (["evaluate", "--model", "builtin", "--pass-at", text], "must be whole numbers with commas between them")
+            for text in ("\u00b2", "1,,1", ",", "one", "1.0", "-1", "9" * 5000)
+        ),
+        (["evaluate", "--model", "builtin", "--pass-at", "0"], "--pass-at has 0, but its numbers must be from 1"),
         (["evaluate", "--model", "builtin", "--temperature", "0"], "use --samples 0"),
+        (["evaluate", "--model", "builtin", "--temperature", "nan"], "temperature is nan, but must be at least 0"),
+        (["evaluate", "--model", "builtin", "--classes", "topics"], "'topics', but the problems only have the columns"),
+        (["evaluate", "--model", "builtin", "--problems", "x.jsonl", "--classes", "image"], "--classes names 'image'"),
+        *(
+            (["partition", "builtin", "--plot", name], f"--plot is {name}, but a picture is written as one of .png")
+            for name in ("x.foo", "noext", ".", "x.png.txt")
+        ),
+        (["partition", "builtin", "--plot", "nowhere/x.png"], "No such file"),
+        *(
+            (["plan", "builtin", "--gpu", size], "is not the size of a GPU's memory. Write it as in 24GB")
+            for size in ("\u00b2GB", "0", "24XB", "9" * 60 + "GB", "9" * 400 + "GB", "-1GB")
+        ),
+        *(
+            (["plan", "builtin", "--cpu", "--tokens-per-second", speed], f"--tokens-per-second is {speed}, but must be")
+            for speed in ("nan", "inf")
+        ),
         (["chat", "nothing"], "neither a run folder nor one of its adapters"),
         (["report", "."], "is not a run folder"),
     ],

@@ -20,8 +20,10 @@ from ...common.cli.keys import write_new
 from ...common.cli.options import Format, FormatOption, plain, plain_lines, say
 from ...common.cli.tables import WholeTable
 from ...common.errors import ConfigError, DataError
+from ..learner.data.cells import as_text
 from ..learner.data.problems import json_lines
 from ..learner.rewards import FUNCTIONS, SETS, Reward, load_rewards
+from ..organisation.columns import check_columns
 
 rewards = typer.Typer(help="List rewards, score completions with them, and write your own.", no_args_is_help=True)
 TEMPLATES = Path(__file__).parent
@@ -151,13 +153,18 @@ def _columns(given: list[str]) -> dict[str, str]:
     wrong = [name or "(nothing)" for name, equals, _ in pairs if not equals or not name.isidentifier()]
     if wrong:
         raise ConfigError(f"--column {wrong[0]} is not of the form NAME=VALUE.")
-    return {name: value for name, _, value in pairs}
+    columns = {name: value for name, _, value in pairs}
+    check_columns("--column", columns, allowed=("question",))
+    return columns
 
 
 def _row(where: str, row: Mapping[str, Any]) -> Row:
+    """Return a line's columns as training would read them: numbers as text, whatever the reward expects."""
     if not isinstance(row.get("completion"), str):
         raise DataError(f"{where} has no text in 'completion'.")
-    return {"answer": "", **row}
+    check_columns(where, row, allowed=("completion", "answer", "question", "prompt", "truncated"))
+    texts = {name: text for name, value in row.items() if name != "truncated" and (text := as_text(value)) is not None}
+    return {**row, "answer": row.get("answer") or "", **texts}
 
 
 def _opened(rows: list[Row], model: str) -> list[Row]:
@@ -180,12 +187,19 @@ def _opened(rows: list[Row], model: str) -> list[Row]:
 
 def _note_missing_answers(chosen: tuple[Reward, ...], rows: list[Row]) -> None:
     without = sum(row["answer"] == "" for row in rows)
-    wanting = [r.name for r in chosen if "answer" in inspect.signature(r.function).parameters]
+    wanting = [r.name for r in chosen if _takes_an_answer(r)]
     if without and wanting:
         say(
             f"{without} of {len(rows)} completions have no reference answer to compare with, which "
             f"{', '.join(wanting)} may need. Give --answer, or an 'answer' in each line of --data."
         )
+
+
+def _takes_an_answer(reward: Reward) -> bool:
+    try:
+        return "answer" in inspect.signature(reward.function).parameters
+    except (ValueError, TypeError):  # a callable of C, which does not say
+        return False
 
 
 def _scores(chosen: tuple[Reward, ...], row: Row) -> dict[str, float | None]:

@@ -24,7 +24,7 @@ def sft(
     source: Annotated[str, typer.Option(help="Where a named model comes from: hub or modelscope.")] = "hub",
     question: Annotated[str, typer.Option(help="Column of the question.")] = "question",
     completion: Annotated[str, typer.Option(help="Column of the completion to learn.")] = "completion",
-    system: Annotated[str, typer.Option(help="System prompt: xml, think, hash, none, or a text.")] = "none",
+    system: Annotated[str, typer.Option(help="System prompt: xml, think, hash, none, or a text file.")] = "none",
     epochs: Annotated[float, typer.Option(help="Passes over the demonstrations.")] = 3.0,
     steps: Annotated[int, typer.Option(help="Optimizer steps, instead of --epochs.")] = 0,
     learning_rate: Annotated[float, typer.Option(help="Learning rate of LoRA; decays to 0.")] = 2e-4,
@@ -49,13 +49,14 @@ def sft(
       model.folder = models/started                                       or in an organisation's file
     """
     from ..learner.data.problems import read_jsonl
-    from ..learner.data.system_prompts import SYSTEM_PROMPTS
+    from ..learner.data.system_prompts import system_prompt
     from ..learner.models.model_files import model_folder, must_be_new
 
     started = time.perf_counter()
     one_of("--source", source, ("hub", "modelscope"))
     one_of("--dtype", dtype, ("auto", "float32", "bfloat16", "float16"))
     must_be_new(out)
+    prompt = system_prompt(system)
     shown = [(row[question], row[completion]) for row in read_jsonl(data, (question, completion))]
     folder = model_folder(model, revision, source)
     from ..learner.models.load import load_model
@@ -70,7 +71,7 @@ def sft(
         batch_size=batch_size,
         max_length=max_length,
         seed=seed,
-        system_prompt=SYSTEM_PROMPTS.get(system, system),
+        system_prompt=prompt,
     )
     base = load_model(folder, dtype, device=device)
     for note in base.notes:

@@ -18,7 +18,7 @@ from typing import Any
 
 from ...common.errors import ConfigError
 from .rewards import Reward
-from .rewards.loading import import_file, own_functions
+from .rewards.own_files import describe, import_file, own_callables, own_functions
 
 Tool = Callable[..., Any]
 NOT_TOOLS = ("reset", "get_reward")
@@ -76,7 +76,15 @@ def _environment_rewards(
 
 
 def _functions(path: Path) -> tuple[Tool, ...]:
-    functions = tuple(function for _, function in own_functions(import_file(path, "tool")))
+    module = import_file(path, "tool")
+    functions = tuple(function for _, function in own_functions(module))
+    others = {name: each for name, each in own_callables(module).items() if each not in functions}
+    if others:  # without a name, type hints and a docstring of its own the policy could not be shown it
+        name, other = next(iter(others.items()))
+        raise ConfigError(
+            f"The tool {name} in {path} is {describe(other)}, not a function written with def. Write one, or begin the "
+            "name with _ if it is not a tool."
+        )
     if not functions:
         raise ConfigError(f"{path} defines no public function, so it has no tools.")
     return functions

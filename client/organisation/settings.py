@@ -16,6 +16,7 @@ from ...common.errors import ConfigError
 from ...common.settings import toml
 from ...common.settings.backend import Backend
 from ...common.trackers.names import Use, read_uses
+from .columns import check_columns
 from .model import Model
 from .policy_settings import Policy
 
@@ -49,7 +50,7 @@ class Data:
     held_out_share: float = 0.1
     """Share of `train` that is held out and never trained on, chosen by a hash of the question."""
     question: str = "question"
-    """Column of the question."""
+    """Column of the question. In a nested one: `reward_model.style`, and `prompt.0.content` for a list's first item."""
     answer: str = "answer"
     """Column of the reference answer, which rewards get as `answer`."""
     answer_after: str = ""
@@ -59,9 +60,10 @@ class Data:
 
     def __post_init__(self) -> None:
         between("data.held-out-share", self.held_out_share, 0.0, 0.9, "something must be left to train on")
-        taken = {self.question, self.answer, "prompt"} & set(self.labels)
+        check_columns("data.labels", self.labels)
+        taken = sorted({self.question, self.answer} & set(self.labels))
         if taken:
-            raise ConfigError(f"data.labels names {sorted(taken)[0]!r}, which has a meaning of its own already.")
+            raise ConfigError(f"data.labels names {taken[0]!r}, which is the column of the question or the answer.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +73,7 @@ class Prompt:
     system: str = ""
     """System prompt; empty sends none."""
     template: str = "{question}"
-    """The user's turn; `{question}` and the columns in data.labels are filled in."""
+    """The user's turn; `{question}` and the columns in data.labels are filled in, other braces stay as they are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

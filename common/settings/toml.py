@@ -72,7 +72,7 @@ def read_toml(path: Path, kind: str) -> dict[str, object]:
         ConfigError: the file is missing or not TOML, or a key is outside a section; names the file.
     """
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        tables = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # a byte order mark, as Windows editors put it
     except OSError as error:
         raise ConfigError(f"Cannot read the {kind} {path}: {error.strerror}.") from error
     except (ValueError, OverflowError, RecursionError) as error:

@@ -67,7 +67,7 @@ def evaluate(
             chosen,
             asked,
             plan,
-            pass_at=pass_at or sorted({1, max(1, samples)}),
+            pass_at=answering.checked_counts("pass_at", pass_at or sorted({1, max(1, samples)}), samples),
             save=Path(save).expanduser() if save else None,
         )
 

@@ -8,8 +8,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ...client.learner.data.cells import text_of
 from ...client.learner.data.problems import Problem
-from ...client.learner.data.tables import Row, read_rows, split_reference, text_of
+from ...client.learner.data.table_files import Row, read_rows
+from ...client.learner.data.tables import split_reference
 from ...common.cli.options import say
 from ...common.errors import ConfigError
 from ...common.seeds import derived_seed

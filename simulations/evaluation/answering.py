@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from ...client.learner.data.judge import judge
 from ...client.learner.data.problems import Problem
 from ...client.learner.samplers import Sampled, Sampling
+from ...common.bounds import at_least, between
+from ...common.errors import ConfigError
 from ...common.seeds import derived_seed
 from ...common.settings.run_config import RunConfig
 from .answer import ADAPTER, BASE, Answer
@@ -52,7 +54,14 @@ class DecodingPass:
 
 
 def protocol(config: RunConfig, samples: int, temperature: float | None, greedy: bool, seed: int | None) -> Protocol:
-    """Return the settings of an evaluation: the command line's, else the run's."""
+    """Return the settings of an evaluation: the command line's, else the run's.
+
+    Raises:
+        ConfigError: the number of samples or the temperature is out of bounds.
+    """
+    at_least("samples", samples, 0, "0 answers greedily alone")
+    if temperature is not None:
+        between("temperature", temperature, 0.0, 10.0, "0 is greedy, and 10 is close to random tokens")
     return Protocol(
         samples=samples,
         temperature=config.evaluation.temperature if temperature is None else temperature,
@@ -64,6 +73,21 @@ def protocol(config: RunConfig, samples: int, temperature: float | None, greedy:
         dtype=config.model.dtype,
         quantization=config.backend.quantization,
     )
+
+
+def checked_counts(name: str, counts: Sequence[int], samples: int) -> tuple[int, ...]:
+    """Return the k of pass@k without repetitions.
+
+    Raises:
+        ConfigError: one is not from 1 to the number of samples.
+    """
+    wrong = [k for k in counts if not 1 <= k <= max(1, samples)]
+    if wrong:
+        raise ConfigError(
+            f"{name} has {wrong[0]}, but its numbers must be from 1 to --samples, which is {samples}: of k completions "
+            "at most pass@k is known."
+        )
+    return tuple(dict.fromkeys(counts))
 
 
 def decoding_passes(how: Protocol, with_adapter: bool) -> list[DecodingPass]:

@@ -6,10 +6,10 @@ from dataclasses import KW_ONLY, asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ...client.learner.data.judge import judge
+from ...client.learner.data.system_prompts import system_prompt
 from ...client.learner.samplers import Sampling
 from ...common.errors import ConfigError
 from .answer import ADAPTER, BASE
-from .questions import system_prompt
 
 if TYPE_CHECKING:
     from ...client.learner.training.local_learner import LoadedModel

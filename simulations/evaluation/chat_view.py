@@ -80,7 +80,7 @@ def read(reply: ChatReply) -> str:
 
 def _lines(by_hand: bool) -> Iterator[str]:
     if not by_hand:
-        yield from (line.rstrip("\n") for line in sys.stdin)
+        yield from (line.rstrip("\n").removeprefix("\ufeff") for line in sys.stdin)  # a file's byte order mark
         return
     import readline  # noqa: F401  # arrow keys and history, where the system has it
 

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from contextlib import closing
 from enum import StrEnum
@@ -15,6 +16,7 @@ import typer
 
 from ...client.commands.rewards import complete_rewards
 from ...client.learner.data.problems import Problem
+from ...client.learner.data.system_prompts import system_prompt
 from ...client.learner.rewards import absolute_paths
 from ...common.cli.options import Format, FormatOption
 from ...common.errors import ConfigError
@@ -144,7 +146,6 @@ def chat(
     from .answer import ADAPTER, BASE
     from .chat import Chat, How
     from .chat_view import talk
-    from .questions import system_prompt
     from .session import loaded
 
     found = _adjusted(locate(target, model), _drawn(backend, max_tokens), settings)
@@ -176,12 +177,14 @@ def _absolute(path: str) -> str:
 
 
 def _counts(text: str, samples: int) -> tuple[int, ...]:
-    """The k of pass@k.
+    """Return the k of pass@k.
 
     Raises:
-        ConfigError: one is no number from 1 to the number of samples.
+        ConfigError: one is not a whole number from 1 to the number of samples.
     """
-    parts = [part.strip() for part in text.split(",") if part.strip()] or ["1", str(max(1, samples))]
-    if not all(part.isdigit() and 1 <= int(part) <= max(1, samples) for part in parts):
-        raise ConfigError(f"--pass-at {text} must be whole numbers from 1 to --samples, which is {samples}.")
-    return tuple(dict.fromkeys(int(part) for part in parts))
+    from .answering import checked_counts
+
+    parts = [part.strip() for part in text.split(",")] if text.strip() else ["1", str(max(1, samples))]
+    if not all(re.fullmatch(r"[0-9]{1,9}", part) for part in parts):
+        raise ConfigError(f"--pass-at is {text!r}, but must be whole numbers with commas between them, as in 1,4,8.")
+    return checked_counts("--pass-at", [int(part) for part in parts], samples)

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from ...client.learner.data.problems import Problem
+from ...client.learner.data.system_prompts import system_prompt
 from ...client.learner.data.tables import fingerprint, read_table
 from ...client.learner.rewards import Reward, load_rewards, try_rewards
+from ...client.organisation.columns import check_columns
 from ...client.organisation.settings import Data
 from ...common.errors import ConfigError
 from ...common.settings.run_config import RunConfig
 from ..engine.datasets import load_problems
-from ..engine.simulated_clients import SYSTEM_PROMPTS
 from .target import Target
 
 
@@ -65,6 +66,11 @@ def gather(target: Target, asked: Asked) -> Questions:
     """
     config = target.config
     source, problems, columns = _problems(config, asked)
+    unknown = [name for name in asked.classes if not any(name in problem.labels for problem in problems)]
+    if unknown:
+        known = sorted({name for problem in problems for name in problem.labels})
+        columns_text = ", ".join(known) or "none"
+        raise ConfigError(f"--classes names {unknown[0]!r}, but the problems only have the columns: {columns_text}.")
     rewards, one_set = _rewards(target, asked.rewards)
     questions = Questions(
         source=source,
@@ -78,21 +84,6 @@ def gather(target: Target, asked: Asked) -> Questions:
     return questions
 
 
-def system_prompt(text: str) -> str:
-    """Return the system prompt of a name (none, xml, think), or the content of a text file.
-
-    Raises:
-        ConfigError: it is neither a name nor a text file.
-    """
-    if text in SYSTEM_PROMPTS:
-        return SYSTEM_PROMPTS[text]
-    try:
-        return Path(text).expanduser().read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        known = ", ".join(SYSTEM_PROMPTS)
-        raise ConfigError(f"The system prompt {text!r} is neither one of {known} nor a text file: {error}.") from error
-
-
 def _problems(config: RunConfig, asked: Asked) -> tuple[str, list[Problem], tuple[str, ...]]:
     """Return (their source, the problems, the columns to split by)."""
     if not asked.file:
@@ -100,6 +91,7 @@ def _problems(config: RunConfig, asked: Asked) -> tuple[str, list[Problem], tupl
             config = config.with_values({"evaluation.problems": asked.limit})
         source = config.simulation.data or config.simulation.dataset
         return source, load_problems(config)[1], config.evaluation.class_columns
+    check_columns("--classes", asked.classes)
     data = Data(question=asked.question, answer=asked.answer, answer_after=asked.answer_after, labels=asked.classes)
     source = asked.file if asked.file.startswith("hub:") else str(Path(asked.file).expanduser().absolute())
     problems = [problem for _, problem in read_table(source, data)]

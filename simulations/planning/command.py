@@ -11,11 +11,13 @@ from typing import Annotated
 
 import typer
 
+from ...common.bounds import between
 from ...common.cli.options import Format, FormatOption, say
 from ...common.errors import ConfigError
 from ...common.settings.run_config import RunConfig
 from ..commands import ClientsOption, ModelOption, ScenarioArgument, SetOption, absolute, with_options
 
+MOST_BYTES = 10**15
 UNITS = {"": 1, "MB": 10**6, "GB": 10**9, "MIB": 1 << 20, "GIB": 1 << 30}
 
 
@@ -72,10 +74,10 @@ def bytes_of(text: str) -> int:
     """
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
     unit = UNITS.get(found.group(2).upper()) if found else None
-    size = int(float(found.group(1)) * unit) if found and unit else 0
-    if size < UNITS["MB"]:
-        raise ConfigError(f"--gpu {text} is no size of a memory. Write it as in 24GB or 80GiB.")
-    return size
+    size = float(found.group(1)) * unit if found and unit else 0.0
+    if not UNITS["MB"] <= size <= MOST_BYTES:
+        raise ConfigError(f"--gpu {text} is not the size of a GPU's memory. Write it as in 24GB or 80GiB.")
+    return int(size)
 
 
 def _machine(config: RunConfig, gpu: str | None, *, cpu: bool):
@@ -97,6 +99,7 @@ def _speed(config: RunConfig, tokens_per_second: float | None, *, calibrate: boo
     from .workload import Speed
 
     if tokens_per_second is not None:
+        between("--tokens-per-second", tokens_per_second, 0.0, 1e9, "hours are tokens divided by it", open_low=True)
         return Speed(tokens_per_second=tokens_per_second, source=f"--tokens-per-second {tokens_per_second:g}")
     if not calibrate:
         return None

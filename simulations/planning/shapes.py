@@ -147,7 +147,7 @@ def from_config(config: Mapping[str, object], source: str) -> Shape:
 
 def _read(path: Path) -> dict[str, object]:
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
+        settings = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"Cannot read {path}: {error}.") from error
     if not isinstance(settings, dict):

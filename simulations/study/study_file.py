@@ -134,7 +134,7 @@ def _same_for_all(arms: tuple[Arm, ...], baseline: str) -> None:
 
 def _tables(path: Path) -> dict[str, Table]:
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        raw = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"the study cannot be read: {error.strerror}.") from error
     except (ValueError, OverflowError, RecursionError) as error:

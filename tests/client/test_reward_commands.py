@@ -143,3 +143,34 @@ def test_nothing_is_written_over(run, tmp_path):
 def test_a_line_without_a_completion_is_named(run, tmp_path):
     (tmp_path / "rows.jsonl").write_text('{"completion": "x"}\n{"answer": "4"}\n')
     assert "rows.jsonl, line 2 has no text in 'completion'" in run("score", "gsm8k", "--data", "rows.jsonl")[2]
+
+
+def test_a_whole_number_as_the_answer_is_read_as_training_reads_it(run, tmp_path):
+    rows = [{"answer": 4}, {"answer": 4.0}, {"answer": "4"}]
+    lines = [json.dumps({"completion": "<answer>4</answer>", **row}) for row in rows]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines) + "\n")
+    out = run("score", "correctness,integer,number-present", "--data", "rows.jsonl", "--format", "json")[1]
+    assert [row["correctness"] for row in json.loads(out)["rows"]] == [2.0] * 3
+    (tmp_path / "rows.jsonl").write_text('{"completion": "x", "answer": null, "truncated": false}\n')
+    status, out, err = run("score", "correctness,truncation-penalty", "--data", "rows.jsonl", "--format", "json")
+    assert (status, json.loads(out)["rows"][0]["truncation-penalty"]) == (0, 0.0)
+    assert "1 of 1 completions have no reference answer" in err
+
+
+def test_what_a_reward_prints_is_no_part_of_the_json(run, tmp_path):
+    lines = ["print('imported')", "def loud(completions, prompts, **_):", "    print('-', prompts[0][-1])"]
+    (tmp_path / "loud.py").write_text("\n".join([*lines, "    return [1.0] * len(completions)", ""]))
+    status, out, err = run("score", "loud.py:loud", "--completion", "x", "--format", "json")
+    assert (status, json.loads(out)["rows"]) == (0, [{"loud": 1.0, "total": 1.0}])
+    assert "imported" in err
+    assert "- {'role': 'user'" in err
+
+
+@pytest.mark.parametrize("name", ["completions", "prompts", "completion_ids", "trainer_state", "log_extra", "image"])
+def test_a_column_that_means_something_to_a_reward_is_refused_wherever_it_comes_from(run, tmp_path, name):
+    message = f"names '{name}', which has a meaning of its own already"
+    assert f"--column {message}" in run("score", "gsm8k", "--completion", "x", "--column", f"{name}=1")[2]
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"completion": "x", "answer": "1", name: "1"}) + "\n")
+    status, out, err = run("score", "gsm8k", "--data", "rows.jsonl")
+    assert (status, out) == (1, "")
+    assert f"rows.jsonl, line 1 {message}" in err

@@ -1,6 +1,7 @@
 """An organisation's own reward set: loading, and a check at every call."""
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from fedgrpo.client.learner.rewards import absolute_paths, load_rewards, try_rewards
@@ -9,6 +10,7 @@ from fedgrpo.common.errors import ConfigError, RewardError
 ROW = {"prompt": [{"role": "user", "content": "1+1?"}], "answer": "2"}
 OWN = """
 import math
+from concurrent.futures import ThreadPoolExecutor
 from math import sqrt
 def cites_source(completions, answer, **kwargs):
     return [1.0 if "source" in c[0]["content"] else None for c in completions]
@@ -134,3 +136,87 @@ def test_a_name_that_cannot_be_told_to_the_server_is_refused_here(tmp_path):
     path.write_text("def früh(completions, **kwargs):\n    return [1.0] * len(completions)\n")
     with pytest.raises(ConfigError, match="needs a name of at most 64 English letters"):
         load_rewards(str(path))
+
+
+CALLABLES = """
+import functools
+from collections import deque
+from functools import lru_cache, wraps
+from math import sqrt
+from random import choice
+import decorators
+from decorators import helper
+
+def _pay(completions, value, **kwargs):
+    return [value] * len(completions)
+
+half = functools.partial(_pay, value=0.5)
+
+class Judge:
+    def __init__(self, value): self.value = value
+    def __call__(self, completions, **kwargs): return [self.value] * len(completions)
+    def method(self, completions, **kwargs): return [self.value] * len(completions)
+
+class Slow(Judge):
+    async def __call__(self, completions, **kwargs): return [self.value] * len(completions)
+
+quarter, eighth = Judge(0.25), Slow(0.125)
+bound = quarter.method
+_hidden = Judge(9.0)
+
+@decorators.bare
+def decorated(completions, **kwargs):
+    return [1.0] * len(completions)
+"""
+DECORATORS = """
+def bare(function):
+    def wrapper(*args, **kwargs):
+        return function(*args, **kwargs)
+    return wrapper
+@bare
+def helper(completions, **kwargs):
+    return [3.0] * len(completions)
+class Foreign:
+    def __call__(self, completions, **kwargs): return [4.0] * len(completions)
+foreign = Foreign()
+"""
+
+
+def test_callables_that_are_not_plain_functions_are_rewards_too(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "decorators.py").write_text(DECORATORS)
+    path = tmp_path / "mine.py"
+    path.write_bytes(b"\xef\xbb\xbf" + CALLABLES.encode())
+    paid = {reward.name: call(reward, "a", "b") for reward in load_rewards(str(path))}
+    values = {"half": 0.5, "quarter": 0.25, "eighth": 0.125, "bound": 0.25, "decorated": 1.0}
+    assert paid == {name: [value] * 2 for name, value in values.items()}
+    try_rewards(load_rewards(str(path)), ROW)
+    for name, value in {"helper": 3.0, "eighth": 0.125, "half": 0.5}.items():
+        (reward,) = load_rewards(f"{path}:{name}")
+        assert call(reward, "a") == [value]
+    with pytest.raises(ConfigError, match=r"Judge in .*mine\.py is a class\. Name an instance of it"):
+        load_rewards(f"{path}:Judge")
+    with pytest.raises(ConfigError, match="has no function deques. It has: half, quarter, eighth, bound, decorated"):
+        load_rewards(f"{path}:deques")
+
+
+def test_what_a_reward_prints_goes_to_stderr_in_every_thread(tmp_path, capsys):
+    path = tmp_path / "loud.py"
+    path.write_text(
+        "import sys, time\nprint('import')\ndef loud(completions, **kwargs):\n    print('call')\n"
+        "    sys.stdout.write('written')\n    time.sleep(0.05)\n    return [1.0] * len(completions)\n"
+    )
+    (reward,) = load_rewards(str(path))
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda _: call(reward, "a"), range(8))) == [[1.0]] * 8
+    print("result")
+    out, err = capsys.readouterr()
+    assert out == "result\n"
+    assert (err.count("import"), err.count("call"), err.count("written")) == (1, 8, 8)
+
+
+def test_a_column_may_have_any_name_that_is_not_reserved(tmp_path):
+    path = tmp_path / "own.py"
+    path.write_text("def one(completions, **kwargs):\n    return [float(x) for x in kwargs['class']]\n")
+    (reward,) = load_rewards(str(path))
+    assert reward(completions=["a", "b"], **{"class": ["1", "2"], "extra.split": ["x", "y"]}) == [1.0, 2.0]

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Mapping, Sequence
-from decimal import Decimal
 from typing import Any
 
-_NUMBER = r"[-+\u2212]?\$?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|[-+\u2212]?\$?\.\d+"
-NUMBER = re.compile(_NUMBER)
+from .numbers import as_number, mentioned
+
 ANSWER = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL)
 WORKED = {"reasoning": "reasoned", "think": "reasoned", "words": "worded"}
 """Tags that hold the reasoning, and the answer style they stand for."""
-MAX_DIGITS = 60
-"""Longer numbers are treated as text: no problem has such an answer, and a model can write a million digits."""
 
 
 def last_said(completion: str | Sequence[Mapping[str, Any]]) -> str:
@@ -28,51 +26,52 @@ def last_said(completion: str | Sequence[Mapping[str, Any]]) -> str:
     return str(replies[-1]["content"]) if replies else ""
 
 
+def after_thought(completion: str) -> str:
+    """Return what follows the thoughts of a completion: after its last `</think>`; all of it, if it has no thoughts.
+
+    Only this is said; what thoughts mention is not. A completion that was cut off inside `<think>` says nothing.
+
+    >>> after_thought("<think>41?</think> 42"), after_thought("42"), after_thought("<think>It is 4")
+    (' 42', '42', '')
+    """
+    rest = completion.rpartition("</think>")[2]
+    return "" if rest.lstrip().startswith("<think>") else rest
+
+
 def final_answer(completion: str) -> str | None:
-    """Return the answer in the place that the format asks for: in the last closed `<answer>`, else after the last
-    `</think>` or `####`.
+    """Return the answer in the place that the format asks for, after the thoughts: in the last closed `<answer>`, else
+    after the last `####`; else, if there were thoughts, all that follows them.
 
     A completion that was cut off inside `<answer>` has no answer: `<answer>4` might have become 42.
 
     >>> final_answer("<answer>1</answer> no: <answer> 2 </answer>"), final_answer("the answer is 7")
     ('2', None)
     """
-    blocks = ANSWER.findall(completion)
-    if blocks:
-        return blocks[-1].strip() or None
-    for mark in ("</think>", "####"):
-        if mark in completion and "<answer>" not in completion:
-            return completion.rpartition(mark)[2].strip() or None
-    return None
+    rest = after_thought(completion)
+    block = deque(ANSWER.finditer(rest), maxlen=1)
+    if block:
+        return block[0][1].strip() or None
+    if "<answer>" in rest:
+        return None
+    if "####" in rest:
+        return rest.rpartition("####")[2].strip() or None
+    return rest.strip() or None if "</think>" in completion else None
 
 
 def last_number(completion: str) -> str | None:
     """Return the last number anywhere in a completion: the lenient reading.
 
-    >>> last_number("5 apples at $3 make $15.")
-    '$15'
+    >>> last_number("5 apples at $3 make $15."), last_number("between 10-20")
+    ('$15', '20')
     """
-    numbers = NUMBER.findall(completion)
-    return numbers[-1] if numbers else None
-
-
-def as_number(text: str) -> Decimal | None:
-    """Return a text as a number, with thousands' commas, sign, dollar sign and a final full stop; None if it is not a
-    number.
-
-    >>> as_number("-1,000.50"), as_number("$7."), as_number("7 apples")
-    (Decimal('-1000.50'), Decimal('7'), None)
-    """
-    text = text.strip().removesuffix(".")
-    if len(text) > MAX_DIGITS or not NUMBER.fullmatch(text):
-        return None
-    return Decimal(text.replace(",", "").replace("$", "").replace("\u2212", "-"))
+    last = deque(mentioned(completion), maxlen=1)
+    return last[0][0] if last else None
 
 
 def same_answer(one: str | None, other: str | None) -> bool:
     """Return whether two answers mean the same: equal numbers, else equal words. Two missing answers differ.
 
-    >>> same_answer("1,000", "1000.0"), same_answer(None, None), same_answer("Paris ", "paris")
+    >>> same_answer("1,000", "$1000.0"), same_answer(None, None), same_answer("Paris ", "paris")
     (True, False, True)
     """
     if one is None or other is None or not one.strip() or not other.strip():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 
 from ....common.errors import ConfigError, DataError
 from ....common.seeds import derived_seed
+from .cells import WrittenNumber
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +36,16 @@ class Problem:
 
 
 def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (place, for messages; the object) for each line of a JSON Lines file.
+    """Yield (place, for messages; the object) for each line of a JSON Lines file, with or without a byte order mark.
+
+    Numbers with a fraction or exponent are `WrittenNumber`s, which keep the file's digits.
 
     Raises:
         ConfigError: the file cannot be read.
-        DataError: a line is not a JSON object; names file and line.
+        DataError: a line is not a JSON object, or has a key twice; names file and line.
     """
     try:
-        lines = path.read_bytes().splitlines()
+        lines = path.read_bytes().removeprefix(BOM_UTF8).splitlines()
     except OSError as error:
         raise ConfigError(f"Cannot read {path}: {error.strerror}.") from error
     for number, line in enumerate(lines, start=1):
@@ -49,13 +53,29 @@ def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             continue
         where = f"{path}, line {number}"
         try:
-            row = json.loads(line)
+            row = json.loads(line, parse_float=WrittenNumber, object_pairs_hook=_object)
             json.dumps(row, ensure_ascii=False).encode()  # lone surrogates are valid JSON, but not valid UTF-8
+        except _RepeatedKeyError as error:
+            raise DataError(
+                f"{where} has the key {error.args[0]!r} twice, so its value is not clear. Remove one."
+            ) from error
         except (ValueError, RecursionError) as error:
             raise DataError(f"{where} is not JSON: {error}.") from error
         if not isinstance(row, dict):
             raise DataError(f"{where} is not a JSON object.")
         yield where, row
+
+
+class _RepeatedKeyError(ValueError):
+    """A JSON object has a key twice; the argument is the key."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise _RepeatedKeyError(next(key for key in keys if keys.count(key) > 1))
+    return result
 
 
 def read_jsonl(path: Path, required: Sequence[str]) -> list[dict[str, str]]:

@@ -1,24 +1,19 @@
-"""The organisation's data files as problems: JSON Lines, Parquet, CSV, or a dataset of the Hub. No torch."""
+"""The organisation's data as problems: columns, template, and what is held out. No torch."""
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
-import re
+import unicodedata
 from collections.abc import Iterable, Mapping
-from math import isfinite
-from pathlib import Path
 from typing import Any
 
-from ....common.errors import ConfigError, DataError
+from ....common.errors import DataError
 from ...organisation.settings import Data, OrganisationFile
-from .problems import Problem, json_lines
-
-Row = tuple[str, Mapping[str, Any]]
-"""(place, for messages; the row's columns)."""
-PLACE = re.compile(r"\{([^{}]*)\}")
-SUFFIXES = (".jsonl", ".parquet", ".csv")
+from .cells import text_of
+from .problems import Problem
+from .prompt_template import check_template, filled
+from .table_files import read_rows
 
 
 def read_organisation_data(organisation: OrganisationFile) -> tuple[list[Problem], list[Problem]]:
@@ -35,11 +30,13 @@ def read_organisation_data(organisation: OrganisationFile) -> tuple[list[Problem
     train = _problems(organisation, data.train)
     if data.held_out:
         held_out = _problems(organisation, data.held_out)
-        shared = {question for question, _ in train} & {question for question, _ in held_out}
+        trained_on = {same_question(question) for question, _ in train}
+        shared = sorted({question for question, _ in held_out if same_question(question) in trained_on})
         if shared:
             raise DataError(
                 f"{len(shared)} questions of {data.held_out} are in {data.train} too, so they are not held out. Remove "
-                f"them from one. The first begins {sorted(shared)[0][:60]!r}."
+                f"them from one. The first begins {shared[0][:60]!r}. White space, line ends and Unicode forms make no "
+                "difference."
             )
     else:
         held_out = [(question, p) for question, p in train if _share(question) < data.held_out_share]
@@ -58,23 +55,14 @@ def read_table(source: str, data: Data, template: str = "{question}") -> list[tu
         template: text of the user's turn, with `{column}` as placeholders.
 
     Raises:
-        ConfigError: the file cannot be read, or the template names a column that is not in data.labels.
+        ConfigError: the file cannot be read, or the template is wrong (`check_template`).
         DataError: a row has no question or answer; names file and row.
     """
-    problems = [_problem(where, row, data, template) for where, row in read_rows(source)]
-    if not problems:
+    rows = list(read_rows(source))
+    if not rows:
         raise DataError(f"{source} does not contain any problems.")
-    return problems
-
-
-def read_rows(source: str) -> Iterable[Row]:
-    """Yield (place, columns) of each row of a file, or of a dataset of the Hub (`hub:NAME[:CONFIG]:SPLIT`).
-
-    Raises:
-        ConfigError: the file or dataset cannot be read.
-        DataError: a row cannot be read; names file and row.
-    """
-    return _hub_rows(source) if source.startswith("hub:") else _file_rows(Path(source))
+    check_template(template, {"question", *data.labels}, data.answer, rows[0][1])
+    return [_problem(where, row, data, template) for where, row in rows]
 
 
 def split_reference(where: str, answer: str, mark: str) -> tuple[str, str]:
@@ -95,96 +83,28 @@ def _problems(organisation: OrganisationFile, source: str) -> list[tuple[str, Pr
 
 
 def _problem(where: str, row: Mapping[str, Any], data: Data, template: str) -> tuple[str, Problem]:
-    columns = {name: text_of(where, row, name) for name in (data.question, data.answer, *data.labels)}
-    question, answer = columns[data.question], columns[data.answer]
+    question, answer = (text_of(where, row, name) for name in (data.question, data.answer))
+    labels = {name: text_of(where, row, name) for name in data.labels}
     if data.answer_after:
         _, answer = split_reference(where, answer, data.answer_after)
-    known = {**columns, "question": question}
-    unknown = [name for name in PLACE.findall(template) if name not in known]
-    if unknown:
-        raise ConfigError(
-            f"prompt.template cannot be filled in: there is no column {unknown[0]!r}. It may name {{question}} and the "
-            "columns in data.labels."
-        )
-    return question, Problem(
-        PLACE.sub(lambda match: known[match[1]], template),
-        answer.strip(),
-        {name: columns[name] for name in data.labels},
-    )
+    prompt = filled(template, {**labels, "question": question})
+    return question, Problem(prompt, answer.strip(), labels)
 
 
-def text_of(where: str, row: Mapping[str, Any], name: str) -> str:
-    """Return a column of a row as text.
+def same_question(question: str) -> str:
+    """Return a text that two questions have in common if they are the same but for white space, line ends, Unicode
+    forms (NFKC) and invisible characters. Case counts.
 
-    Raises:
-        DataError: it is missing, empty, or not a text or a number.
+    >>> same_question("2 apples?\\r\\n") == same_question(" 2\\u00a0apples?"), same_question("A") == same_question("a")
+    (True, False)
     """
-    value = row.get(name)
-    if value is None or isinstance(value, (dict, list, bytes)) or (isinstance(value, float) and not isfinite(value)):
-        has = ", ".join(str(key) for key in row) or "none"
-        raise DataError(f"{where} has no text or number in column {name!r}. Its columns: {has}.")
-    text = str(value)
-    if not text.strip():
-        raise DataError(f"{where} has an empty column {name!r}.")
-    return text
-
-
-def _file_rows(path: Path) -> Iterable[Row]:
-    if path.suffix not in SUFFIXES:
-        raise ConfigError(f"{path} is not a data file. Use one of {', '.join(SUFFIXES)}, or hub:NAME:SPLIT.")
-    if not path.is_file():
-        raise ConfigError(f"There is no data file {path}.")
-    try:
-        match path.suffix:
-            case ".jsonl":
-                yield from json_lines(path)
-            case ".csv":
-                yield from _csv_rows(path)
-            case ".parquet":
-                yield from _parquet_rows(path)
-            case other:  # of SUFFIXES, checked above
-                raise AssertionError(other)
-    except OSError as error:
-        raise ConfigError(f"Cannot read {path}: {error.strerror or error}.") from error
-
-
-def _csv_rows(path: Path) -> Iterable[Row]:
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        try:
-            for row in (reader := csv.DictReader(file)):
-                yield f"{path}, line {reader.line_num}", {str(k): v for k, v in row.items() if k is not None}
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise DataError(f"{path} is not CSV in UTF-8: {error}.") from error
-
-
-def _parquet_rows(path: Path) -> Iterable[Row]:
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    try:
-        rows = parquet.read_table(path).to_pylist()
-    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
-        raise DataError(f"{path} is not Parquet: {error}.") from error
-    yield from ((f"{path}, row {number}", row) for number, row in enumerate(rows, start=1))
-
-
-def _hub_rows(source: str) -> Iterable[Row]:
-    """Yield the rows of `hub:NAME:SPLIT` or `hub:NAME:CONFIG:SPLIT`."""
-    parts = source.split(":")[1:]
-    if len(parts) not in (2, 3) or not all(parts):
-        raise ConfigError(f"{source} is not of the form hub:NAME:SPLIT or hub:NAME:CONFIG:SPLIT.")
-    from datasets import load_dataset
-
-    try:
-        loaded = load_dataset(*parts[:-1], split=parts[-1])
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"Cannot load {source} ({type(error).__name__}). Check name and network.") from error
-    yield from ((f"{source}, row {i}", dict(row)) for i, row in enumerate(loaded, start=1))
+    visible = "".join(each for each in unicodedata.normalize("NFKC", question) if unicodedata.category(each) != "Cf")
+    return " ".join(visible.split())
 
 
 def _share(question: str) -> float:
-    """Return a number in [0, 1) that depends on the question's text alone."""
-    return int.from_bytes(hashlib.sha256(question.encode()).digest()[:8], "big") / 2**64
+    """Return a number in [0, 1) that depends on the question alone, in the same way as `same_question`."""
+    return int.from_bytes(hashlib.sha256(same_question(question).encode()).digest()[:8], "big") / 2**64
 
 
 def fingerprint(problems: Iterable[Problem]) -> str:

@@ -5,22 +5,24 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from ..data.answers import final_answer
+from ..data.answers import after_thought, final_answer
+from ..data.numbers import COMMANDS
 
 NO_SECOND = r"(?![\w'])(?!\s*(?:or|and|/|,|&|或|和|、)\s*\(?[A-J]\b)"
 """Excludes letters that are part of a word (`A` in `Answer`, `I'm`), and second letters: `A or B` is not a choice."""
-ALONE = re.compile(r"[\s*_$(\[{]*(?:\\(?:boxed|text)\{)*\(?([A-Ja-j])(?:[\s*_$)\]}.]*|[).:]+\s.*)", re.DOTALL)
+OPENED = rf"(?:\\(?:{COMMANDS})\s*\{{)*"
+ALONE = re.compile(rf"[\s*_$(\[{{]*{OPENED}\(?([A-Ja-j])(?:[\s*_$)\]}}.]*|[).:]+\s.*)", re.DOTALL)
 STATED = re.compile(
-    r"(?:\\boxed\{(?:\\text\{)?|(?:[Aa]nswer|ANSWER|[Cc]hoice|[Oo]ption)(?:\s+is)?\s*:?\s*|答案(?:应该)?[是为选]?\s*[:：]?\s*|选\s*)"
-    rf"[*_(\[$\s]*([A-J]){NO_SECOND}"
+    r"(?:\\boxed\{|(?:[Aa]nswer|ANSWER|[Cc]hoice|[Oo]ption)(?:\s+is)?\s*:?\s*|答案(?:应该)?[是为选]?\s*[:：]?\s*|选\s*)"
+    rf"[*_(\[$\s]*{OPENED}[*_(\[$\s]*([A-J]){NO_SECOND}"
 )
 
 
 def multiple_choice(completions: Sequence[str], answer: Sequence[str], **_: object) -> list[float]:
     r"""1.0 where the letter chosen is the reference's (A to J, in `answer`).
 
-    Read from `<answer>`, after `</think>` or `####`, from `\boxed{B}`, `the answer is (B)`, `答案是B`, else from a last
-    line that is a letter. Two letters at once are not a choice, nor is a letter in the running text.
+    Read from `<answer>`, after `</think>` or `####`, from `\boxed{\mathbf{B}}`, `the answer is (B)`, `答案是B`, else
+    from a last line that is a letter. Two letters at once are not a choice, nor is a letter in the running text.
 
     >>> multiple_choice(["<answer>(B) Paris</answer>", "So the answer is **b**", "A or B"], answer=["B"] * 3)
     [1.0, 0.0, 0.0]
@@ -42,9 +44,10 @@ def chosen_letter(text: str) -> str | None:
     final = final_answer(text)
     if final is not None and (alone := ALONE.fullmatch(final)):
         return alone[1].upper()
-    letters = STATED.findall(text if final is None else final)
+    said = after_thought(text) if final is None else final
+    letters = STATED.findall(said)
     if letters:
         return letters[-1]
-    lines = (text if final is None else final).strip().rsplit("\n", 1)
+    lines = said.strip().rsplit("\n", 1)
     alone = ALONE.fullmatch(lines[-1]) if lines[-1] else None
     return alone[1].upper() if alone and alone[1].isupper() else None

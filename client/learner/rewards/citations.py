@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..data.answers import final_answer
+from ..data.answers import after_thought, final_answer
 from .columns import column, from_json
 
 CITED = re.compile(r"\[([^\[\]\n]{1,64})\]")
@@ -56,7 +56,7 @@ def citation_support(
 
 def _answer_text(text: str) -> str:
     final = final_answer(text)
-    return CITED.sub(" ", text if final is None else final)
+    return CITED.sub(" ", after_thought(text) if final is None else final)
 
 
 def _words(text: str) -> list[str]:
@@ -101,5 +101,5 @@ def _phrase(text: str) -> str:
 
 
 def _supported(text: str, supporting: frozenset[str]) -> float:
-    cited = {name.strip() for group in CITED.findall(text) for name in group.split(",")}
+    cited = {name.strip() for group in CITED.findall(after_thought(text)) for name in group.split(",")}
     return len(cited & supporting) / len(cited) if cited else 0.0

@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..data.answers import final_answer
+from ..data.answers import after_thought, final_answer
 from .columns import library
 
 SCRIPT = Path(__file__).parent / "math_worker.py"
@@ -94,7 +94,7 @@ def _answer_text(text: str) -> str:
     """Return the end of the answer; if it has its own place in the completion, all of it is mathematics."""
     final = final_answer(text)
     if final is None or "$" in final or "\\boxed" in final:
-        return (final or text)[-MAX_TEXT:]
+        return (final or after_thought(text))[-MAX_TEXT:]
     return f"${final[-MAX_TEXT:]}$"
 
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
-import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ..data.answers import final_answer, same_answer
+from ..data.answers import ANSWER, after_thought, same_answer
 from .columns import column, from_json, library, same_value
+from .fences import last_fence
 
-FENCE = re.compile(r"```(?:json)?[ \t]*\n(.*?)```", re.DOTALL)
 MAX_TEXT = 64_000
 """Characters; a longer text is not parsed."""
 
@@ -21,9 +21,9 @@ class NoJSON(ValueError):
 
 
 def valid_json(completions: Sequence[str], **_: object) -> list[float]:
-    """1.0 where a completion holds a JSON object or list: in `<answer>`, else in the last code fence, else as a whole.
+    """1.0 where a completion holds a JSON object or list: after its thoughts, in `<answer>`, a code fence, or both.
 
-    >>> valid_json(['{"age": 4}', '```json\\n[1]\\n```', "<answer>{}</answer>", "{'age': 4}", "4"])
+    >>> valid_json(['{"age": 4}', '<think>?</think>```json\\n[1]\\n```', "<answer>{}</answer>", "{'age': 4}", "4"])
     [1.0, 1.0, 1.0, 0.0, 0.0]
     """
     return [1.0 if _holds_json(text) else 0.0 for text in completions]
@@ -63,17 +63,32 @@ def read_json(text: str) -> Any:
     Raises:
         NoJSON: the completion has none, or it is malformed.
     """
-    tagged, fenced = final_answer(text), FENCE.findall(text)
-    document = tagged if tagged is not None else fenced[-1] if fenced else text
-    try:
-        if len(document) > MAX_TEXT:
-            raise NoJSON(f"{len(document)} characters")
-        value = json.loads(document, parse_constant=_refuse)
-    except (ValueError, RecursionError) as error:
-        raise NoJSON(str(error)) from error
-    if not isinstance(value, (dict, list)):
-        raise NoJSON("neither an object nor a list")
-    return value
+    text = after_thought(text)
+    if len(text) > MAX_TEXT:
+        raise NoJSON(f"{len(text)} characters")
+    for document in _places(text):
+        with contextlib.suppress(ValueError, RecursionError):
+            value = json.loads(document, parse_constant=_refuse)
+            if isinstance(value, (dict, list)):
+                return value
+    raise NoJSON("it has neither an object nor a list")
+
+
+def _places(text: str) -> Iterator[str]:
+    """Yield what may be the document: all of it, then what its tags, fence or mark enclose.
+
+    All of it comes first, as a text inside the document may look like a mark.
+    """
+    yield text
+    blocks = ANSWER.findall(text)
+    inside = blocks[-1] if blocks else text
+    fenced = last_fence(inside, "json[a-z0-9]*")
+    if fenced is not None:
+        yield fenced
+    elif blocks:
+        yield inside
+    elif "####" in text:
+        yield text.rpartition("####")[2]
 
 
 def _refuse(constant: str) -> None:

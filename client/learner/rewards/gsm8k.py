@@ -11,8 +11,9 @@ import re
 from collections.abc import Sequence
 from decimal import Decimal
 
-from ..data.answers import NUMBER, as_number, final_answer, same_answer
+from ..data.answers import after_thought, final_answer, same_answer
 from ..data.judge import is_right
+from ..data.numbers import as_number, last_numbers
 
 TAGS = ("<reasoning>", "</reasoning>", "<answer>", "</answer>")
 MARKS = ("<reasoning>\n", "\n</reasoning>\n", "\n<answer>\n", "\n</answer>")
@@ -110,14 +111,12 @@ def think_format(completions: Sequence[str], **_: object) -> list[float]:
 
 
 def _hash_answer(text: str) -> str | None:
-    number = text.rpartition("####")[2].strip()
+    number = after_thought(text).rpartition("####")[2].strip()
     return number if HASHES.findall(text) == ["####"] and as_number(number) is not None else None
 
 
 def _among_the_last(text: str, right: Decimal | None) -> bool:
-    """Return whether a number is among the last ones of a text, of which only the end is read."""
-    numbers = NUMBER.findall(text[-LAST_NUMBERS * 64 :])[-LAST_NUMBERS:]
-    return right is not None and any(as_number(number) == right for number in numbers)
+    return right is not None and any(as_number(number) == right for number in last_numbers(text, LAST_NUMBERS))
 
 
 def _tags(text: str) -> float:

@@ -2,27 +2,26 @@
 
 gsm8k                                  a named set
 correctness=1,strict-format=0.5        built-in functions with weights, or a plug-in's
-rewards.py                             every public function of a file, in TRL's signature
+rewards.py                             every public function (or other callable) of a file, in TRL's signature
 rewards.py:cites_source=2,correctness  one function of a file with a weight, and a built-in one
 """
 
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import inspect
 import math
 import re
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 from ....common.errors import ConfigError, FedGRPOError, RewardError
 from ..data.answers import last_said
 from .catalogue import BUILT_IN, FUNCTIONS, SETS, RewardFunction
+from .own_files import import_file, line_of, own_callables, printing_to_stderr, quoted
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 LARGEST = 1e6
@@ -43,7 +42,7 @@ class Reward:
     def __name__(self) -> str:
         return self.name
 
-    def __call__(self, *, completions: Sequence[Any], **columns: Any) -> list[float | None]:
+    def __call__(self, /, *, completions: Sequence[Any], **columns: Any) -> list[float | None]:
         """Return the rewards of completions; None leaves a completion out of this reward.
 
         Raises:
@@ -54,14 +53,15 @@ class Reward:
         """
         inputs = [last_said(c) for c in completions] if self.source == "built-in" else completions
         try:
-            result = self.function(completions=inputs, **columns)
-            values = asyncio.run(result) if inspect.isawaitable(result) else result  # pyright: ignore[reportArgumentType]
-            rewards = [None if reward is None else float(reward) for reward in values]
+            with printing_to_stderr():
+                result = self.function(completions=inputs, **columns)
+                values = asyncio.run(result) if inspect.isawaitable(result) else result  # pyright: ignore[reportArgumentType]
+                rewards = [None if reward is None else float(reward) for reward in values]
         except FedGRPOError:  # its message already says what is missing
             raise
         except (Exception, SystemExit) as error:
-            where = _line_of(error, self.source)
-            raise RewardError(f"The reward {self.name} ({self.source}{where}) raised {_quoted(error)}.") from error
+            where = line_of(error, self.source)
+            raise RewardError(f"The reward {self.name} ({self.source}{where}) raised {quoted(error)}.") from error
         if len(rewards) != len(completions):
             raise RewardError(
                 f"The reward {self.name} ({self.source}) returned {len(rewards)} rewards for {len(completions)} "
@@ -137,13 +137,22 @@ def _named_or_file(target: str, weight: float) -> list[Reward]:
     path, _, function = target.partition(":")
     if not path.endswith(".py"):
         return [_of_plugin(target, weight)]
-    functions = dict(own_functions(import_file(Path(path).expanduser(), "reward")))
-    if function and function not in functions:
-        raise ConfigError(f"{path} has no function {function}. It has: {', '.join(functions) or 'none'}.")
-    selected = {function: functions[function]} if function else functions
+    module = import_file(Path(path).expanduser(), "reward")
+    functions = own_callables(module)
+    selected = {function: _by_name(module, path, function)} if function else functions
     if not selected:
         raise ConfigError(f"{path} defines no public function, so it has no rewards.")
     return [Reward(name.replace("_", "-"), weight, f, path) for name, f in selected.items()]
+
+
+def _by_name(module: ModuleType, path: str, name: str) -> RewardFunction:
+    """Return what a file calls `name`, imported or its own: any callable but a class."""
+    value = getattr(module, name, None)
+    if inspect.isclass(value):
+        raise ConfigError(f"{name} in {path} is a class. Name an instance of it that can be called: reward = {name}().")
+    if not callable(value):
+        raise ConfigError(f"{path} has no function {name}. It has: {', '.join(own_callables(module)) or 'none'}.")
+    return cast(RewardFunction, value)
 
 
 def _of_plugin(name: str, weight: float) -> Reward:
@@ -156,38 +165,6 @@ def _of_plugin(name: str, weight: float) -> Reward:
     return Reward(name, weight, function, str(inspect.getsourcefile(function)))
 
 
-def import_file(path: Path, kind: str) -> ModuleType:
-    """Import a Python file of the organisation.
-
-    Args:
-        kind: its purpose, for messages: `reward`, `tool`.
-
-    Raises:
-        ConfigError: the file does not exist, or raises during the import; quotes the exception and its line.
-    """
-    if not path.is_file():
-        raise ConfigError(f"There is no {kind} file {path}.")
-    spec = importlib.util.spec_from_file_location(f"organisation_{kind}s_{path.stem}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses and pickle look a class's module up here
-    try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        raise ConfigError(
-            f"The {kind} file {path} cannot be imported: {_quoted(error)}{_line_of(error, str(path))}."
-        ) from error
-    return module
-
-
-def own_functions(module: ModuleType) -> list[tuple[str, Callable[..., Any]]]:
-    """Return (name, function) of each public function that a file defines itself, in its order."""
-    members = inspect.getmembers(module, inspect.isfunction)
-    public = [(n, f) for n, f in members if f.__module__ == module.__name__ and not n.startswith("_")]
-    return sorted(public, key=lambda pair: pair[1].__code__.co_firstlineno)
-
-
 def _weight(part: str, text: str) -> float:
     try:
         weight = float(text) if text else 1.0
@@ -198,22 +175,3 @@ def _weight(part: str, text: str) -> float:
             f"In the rewards, {part!r} has the weight {text!r}, which is not a number within +-{LARGEST:g}."
         )
     return weight
-
-
-def _quoted(error: BaseException) -> str:
-    """Return an exception's repr in at most 300 characters, even if its own `__repr__` fails."""
-    try:
-        if isinstance(error, SyntaxError):  # its repr contains the file's text; this form names file and line
-            return f"SyntaxError: {error}"[:300]
-        return repr(error)[:300]
-    except Exception:
-        return type(error).__name__
-
-
-def _line_of(error: BaseException, source: str) -> str:
-    trace, line = error.__traceback__, None
-    while trace is not None:
-        if trace.tb_frame.f_code.co_filename.endswith(Path(source).name):
-            line = trace.tb_lineno
-        trace = trace.tb_next
-    return f", line {line}" if line else ""

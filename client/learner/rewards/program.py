@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from ..data.answers import final_answer
+from ..data.answers import after_thought, final_answer
 from ..sandbox import Outcome, Returned, call, require
 from .columns import from_json, same_value
+from .fences import last_fence
 
-FENCE = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)```", re.DOTALL)
 AT_ONCE = 8
 """Sandboxes at the same time; never more than there are cores."""
 
@@ -50,10 +49,10 @@ def code_tests_unsafe(completions: Sequence[str], answer: Sequence[Any], **_: ob
 
 
 def read_code(text: str) -> str | None:
-    """Return the code in a completion: its last fence, else a closed `<answer>` that defines something."""
-    fenced = FENCE.findall(text)
-    if fenced:
-        return fenced[-1]
+    """Return the code after a completion's thoughts: its last fence, else an `<answer>` that defines something."""
+    fenced = last_fence(after_thought(text), "python[0-9.]*|py")
+    if fenced is not None:
+        return fenced
     final = final_answer(text)
     return final if final is not None and "def " in final else None
 

@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ..data.answers import WORKED, as_number, final_answer
+from ..data.answers import WORKED, final_answer
+from ..data.numbers import as_number
 
 REASONING = re.compile(rf"<({'|'.join(WORKED)})>(.*?)</\1>", re.DOTALL)
 NGRAM = 4

@@ -24,6 +24,7 @@ from ..models.adapted_model import REFERENCE, AdaptedModel, lora_config
 from ..models.base_model import Base
 from ..models.unsloth_backend import adapt_with_unsloth
 from ..rewards import Reward
+from ..rewards.own_files import printing_to_stderr
 from ..samplers.make import make_sampler
 from ..tools import ToolBox
 from .callbacks import StepLog, TimeBudget
@@ -109,7 +110,8 @@ class LocalTrainer:
         """
         self._prepare(work)
         start = time.perf_counter()
-        self.trainer.train()
+        with printing_to_stderr():  # the organisation's tools may print
+            self.trainer.train()
         self.trainer.round_stats.total_s = time.perf_counter() - start
         steps, planned = self.trainer.state.global_step, self.config.train.steps_per_round
         if steps != planned and not (self.config.train.seconds_per_round and 1 <= steps < planned):

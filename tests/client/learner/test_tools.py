@@ -226,6 +226,12 @@ def test_each_rollout_has_an_environment_of_its_own_that_begins_and_pays_it(fold
         ("class E:\n    def reset(self): pass\n    async def get_reward(self): pass\n", ":E", "async get_reward"),
         ("", ":E", "has no class E"),
         ("", "", "defines no public function"),
+        (
+            "import functools\ndef _f(a: int): pass\nf = functools.partial(_f, 1)\n",
+            "",
+            "f in .* is a functools.partial, not",
+        ),
+        ("class T:\n    def __call__(self): pass\nt = T()\n", "", "t in .* is an instance of T, not a function"),
     ],
 )
 def test_what_cannot_be_a_tool_is_named_before_a_model_is_loaded(tmp_path, code, spec, says):
