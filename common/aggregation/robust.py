@@ -51,13 +51,18 @@ def multi_krum(inner: Wide, weights: Wide, hostile: int) -> Wide:
     Returns:
         The weights, zero for the deltas left out, with the sum they had.
     """
+    count = len(inner)
+    kept = np.zeros(count, dtype=bool)
+    kept[np.argsort(krum_scores(inner, hostile), kind="stable")[: count - hostile]] = True
+    return _rescaled(np.where(kept, weights, 0.0), weights.sum())
+
+
+def krum_scores(inner: Wide, hostile: int) -> Wide:
+    """Return each delta's sum of squared distances to its K - f - 2 nearest others, shape (K,)."""
     count, square = len(inner), np.diag(inner)
     distances = np.maximum(square[:, None] + square[None, :] - 2 * inner, 0.0)
     np.fill_diagonal(distances, np.inf)
-    scores = np.sort(distances, axis=1)[:, : count - hostile - 2].sum(axis=1)
-    kept = np.zeros(count, dtype=bool)
-    kept[np.argsort(scores, kind="stable")[: count - hostile]] = True
-    return _rescaled(np.where(kept, weights, 0.0), weights.sum())
+    return np.sort(distances, axis=1)[:, : count - hostile - 2].sum(axis=1)
 
 
 def geometric_median(inner: Wide, weights: Wide, hostile: int) -> Wide:

@@ -130,6 +130,14 @@ def test_a_warning_is_said_once_and_again_only_after_a_pause():
     assert [number for *_, number in play({"completion/loop-share": flickering})[0]] == [3]
 
 
+@pytest.mark.parametrize(("quiet", "again"), [(3, False), (4, True)])
+def test_a_pause_is_more_than_three_rounds(quiet, again):
+    """The mean of three rounds holds for two more after the last high one, which is round 5."""
+    share = [0.9] * 5 + [0.0] * (2 + quiet) + [0.9]
+    numbers = [number for *_, number in play({"completion/loop-share": share})[0]]
+    assert numbers == ([3, len(share)] if again else [3])
+
+
 def test_each_organisation_is_warned_of_by_itself_and_only_for_rounds_it_took_part_in():
     tripwires, found = RewardHackingMonitor(), []
     for number in range(1, 9):

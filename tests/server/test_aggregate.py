@@ -108,6 +108,23 @@ def test_the_median_norm_is_of_the_deltas_that_moved_and_stays_where_none_did():
     assert aggregate(state, {"a": update(state, 0.0)}, config)[0].median_norm == 7.0
 
 
+def test_silent_clients_do_not_lower_the_norm_that_others_are_clipped_to():
+    """Three of five sent a delta of zero: the median of all would be 0, and with it the limit of this round and the
+    next."""
+    config = settings(intake__clip_to_median=2.0, aggregation__max_share=1.0)
+    state = beginning(config)
+    size = state.adapter.schema.size
+    silent = {name: update(state, 0.0) for name in "xyz"}
+    for moving, clipped in (({"a": 1.0, "b": 1.0, "c": 10.0}, "c"), ({"a": 1.0, "b": 1.0}, "")):
+        updates = silent | {name: update(state, length) for name, length in moving.items()}
+        after, found = aggregate(state, updates, config)
+        assert "".join(name for name, is_clipped in found.clipped.items() if is_clipped) == clipped
+        assert after.median_norm == pytest.approx(size**0.5, rel=1e-6)
+        following, found = aggregate(after, updates, config)
+        assert "".join(name for name, is_clipped in found.clipped.items() if is_clipped) == clipped
+        assert following.median_norm == pytest.approx(size**0.5, rel=1e-6)
+
+
 @pytest.mark.parametrize(
     ("multiple", "median", "limit"), [(0.0, 5.0, 100.0), (2.0, 5.0, 10.0), (3.0, 50.0, 100.0), (2.0, 0.0, 100.0)]
 )

@@ -288,6 +288,43 @@ def test_what_only_some_can_train_is_not_diluted_among_its_holders():
     assert folded(start, deltas, schemas=schemas, rank_weights="holders").adapter.vector.tolist() == [3.0, 4.0]
 
 
+@pytest.mark.parametrize("method", ["svd", "fedex"])
+def test_holders_of_a_component_make_up_for_those_without_it_in_the_product(method):
+    """Shares .5, .3, .2 of ranks 4, 2, 1: the weights of a component are scaled to the sum of all shares."""
+    own, rng = schema(method), np.random.default_rng(5)
+    share, ranks = {"a": 0.5, "b": 0.3, "c": 0.2}, {"a": 4, "b": 2, "c": 1}
+    weights = {"a": [0.5, 0.5 / 0.8, 1, 1], "b": [0.3, 0.3 / 0.8], "c": [0.2]}
+    schemas = {name: own.at_rank(rank) for name, rank in ranks.items()}
+    start, deltas = trained_start(own, rng), {n: random_delta(each, method, rng) for n, each in schemas.items()}
+    found = folded(start, deltas, share, schemas=schemas, method=method, rank_weights="holders").adapter
+    for module in MODULES:
+        a, b = (factor.astype(np.float64) for factor in start.lora(module))
+        wanted = b @ a
+        for name, each in schemas.items():
+            moved = Adapter(each, deltas[name]).lora(module)
+            for i, weight in enumerate(weights[name]):
+                wanted += weight * (np.outer(b[:, i] + moved[1][:, i], a[i] + moved[0][i]) - np.outer(b[:, i], a[i]))
+        after = found.lora(module)[1].astype(np.float64) @ found.lora(module)[0]
+        if method == "fedex":
+            before, rest = (adapter.parts()[module.name, "W"].astype(np.float64) for adapter in (start, found))
+            np.testing.assert_allclose(own.scale * after + rest, own.scale * wanted + before, atol=1e-4)
+        else:
+            u, s, vt = np.linalg.svd(wanted)
+            np.testing.assert_allclose(after, (u[:, :4] * s[:4]) @ vt[:4], atol=1e-4)
+
+
+def test_components_without_a_singular_value_have_rows_orthogonal_to_all_others():
+    """From B = 0, a client of rank 2 moves two of four components; the others must be trainable, and new directions."""
+    own, rng = schema("svd"), np.random.default_rng(6)
+    small = own.at_rank(2)
+    step = folded(Adapter.initial(own), {"a": random_delta(small, "svd", rng)}, schemas={"a": small}, method="svd")
+    for module in MODULES:
+        a, b = (factor.astype(np.float64) for factor in step.adapter.lora(module))
+        np.testing.assert_allclose(a @ a.T, np.eye(4) / 3, atol=1e-6)
+        assert np.linalg.matrix_rank(b, tol=1e-6) == 2
+        assert not b[:, 2:].any()
+
+
 def test_a_client_of_smaller_rank_is_given_the_largest_components():
     rng, own = np.random.default_rng(3), schema("svd")
     step = folded(trained_start(own, rng), {n: random_delta(own, "svd", rng) for n in "ab"}, method="svd")
@@ -447,6 +484,21 @@ def test_multi_krum_keeps_an_honest_majority_of_nearly_equal_deltas(seed):
     kept = rules.multi_krum(gram(deltas), np.full(9, 1 / 9), 2)
     assert (kept[:7] > 0).all()
     assert not kept[7:].any()
+
+
+def test_the_scores_of_multi_krum_on_five_numbers():
+    """0, 1, 3, 7, 15 with one hostile: each has the squares of its distances to the 5 - 1 - 2 = 2 nearest others."""
+    numbers = np.array([0.0, 1.0, 3.0, 7.0, 15.0])
+    inner = np.outer(numbers, numbers)
+    assert rules.krum_scores(inner, 1).tolist() == [1 + 9, 1 + 4, 4 + 9, 16 + 36, 64 + 144]
+    assert rules.multi_krum(inner, np.full(5, 0.2), 1).tolist() == [0.25, 0.25, 0.25, 0.25, 0.0]
+
+
+def test_multi_krum_counts_neighbours_and_not_the_nearest_alone():
+    """A pair far from the others is close to itself: by one neighbour it would stay, by two its farther one goes."""
+    numbers = np.array([0.0, 1.0, 2.2, 10.0, 10.1])
+    kept = rules.multi_krum(np.outer(numbers, numbers), np.full(5, 0.2), 1)
+    assert kept.tolist() == [0.25, 0.25, 0.25, 0.25, 0.0]
 
 
 def test_a_rule_says_how_many_updates_it_needs():

@@ -3,7 +3,8 @@
 import pytest
 from fedgrpo.common.errors import ConfigError
 from fedgrpo.simulations.engine.runner import scenario
-from fedgrpo.simulations.study.arms import KINDS, rollouts, runs_of
+from fedgrpo.simulations.engine.simulated_clients import client_rank
+from fedgrpo.simulations.study.arms import CHANGED, KINDS, rollouts, runs_of
 from fedgrpo.simulations.study.study_file import read_study
 
 STUDY = """
@@ -60,7 +61,7 @@ def test_a_study_has_every_run_s_settings(tmp_path):
     ],
 )
 def test_a_kind_changes_who_trains_and_how_long(kind, runs, clients, steps, passes):
-    config = scenario("builtin").with_values({"simulation.rewards": "gsm8k;think;gsm8k;think"})
+    config = scenario("builtin").with_values({"simulation.rewards": "gsm8k;gsm8k;gsm8k;gsm8k"})
     found = runs_of(kind, config)
     assert len(found) == runs
     for run in found:
@@ -68,6 +69,67 @@ def test_a_kind_changes_who_trains_and_how_long(kind, runs, clients, steps, pass
         assert run.train.steps_per_round == steps
         assert run.grpo.gradient_accumulation_steps == passes
         assert run.simulation.rewards == ("gsm8k" if clients == 1 else config.simulation.rewards)
+
+
+def others(config):
+    """(key, another value that it may have) of every setting."""
+    choices = {
+        "adapter.rank": 8, "aggregation.method": "svd", "aggregation.weights": "examples",
+        "aggregation.rank-weights": "holders", "aggregation.rule": "multi-krum", "intake.on-large-delta": "reject",
+        "compression.up": "int8", "compression.down": "int8", "grpo.loss-type": "grpo", "grpo.scale-rewards": "none",
+        "grpo.importance-sampling-level": "sequence", "grpo.lr-scheduler-type": "cosine",
+        "grpo.multi-objective-aggregation": "normalize_then_sum", "model.dtype": "bfloat16",
+        "simulation.dataset": "gsm8k", "simulation.partition": "label", "simulation.system-prompt": "think",
+        "simulation.ranks": "4;8;16;4", "simulation.faults": "0=sign-flip;1=saturated;3=straggler",
+        "simulation.rewards": "think", "backend.gradient-checkpointing": "off", "backend.source": "local",
+    }  # fmt: skip
+    for key, value in config.flat().items():
+        tried = [choices[key]] if key in choices else []
+        tried += [not value] if isinstance(value, bool) else []
+        tried += [value + 1, value * 2, value / 2, 1] if isinstance(value, (int, float)) else [f"{value}x"]
+        for other in tried:
+            try:
+                yield key, config.with_values({key: other})
+                break
+            except ConfigError:
+                continue
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_kind_changes_what_it_is_about_and_no_other_setting(kind):
+    config, seen = scenario("builtin"), set()
+    for key, other in others(config):
+        if key == "train.seconds-per-round":
+            continue  # refused: see below
+        seen.add(key)
+        for run in runs_of(kind, other):
+            changed = {name for name, value in run.flat().items() if value != other.flat()[name]}
+            assert changed <= CHANGED[kind], key
+    assert len(seen) > 0.8 * len(config.flat())
+    assert seen >= {"simulation.ranks", "simulation.faults", "simulation.rewards", "aggregation.rule", "compression.up"}
+
+
+@pytest.mark.parametrize("kind", ["central", "central-batch"])
+def test_a_central_client_has_the_federation_s_rank_and_no_fault(kind):
+    values = {"simulation.ranks": "4;8;16;16", "simulation.faults": "0=sign-flip;3=saturated", "aggregation.hostile": 2}
+    (run,) = runs_of(kind, scenario("builtin").with_values({**values, "aggregation.rule": "multi-krum"}))
+    assert [client_rank(run, k) or run.adapter.rank for k in range(run.simulation.clients)] == [16]
+    assert run.simulation.fault_of == {}
+    assert (run.aggregation.rule, run.aggregation.hostile) == ("mean", 0)
+
+
+def test_a_client_alone_keeps_its_rank_and_its_rewards_and_does_not_poison_itself():
+    values = {"simulation.ranks": "4;8;16;16", "simulation.faults": "0=sign-flip;1=inverted-reward;2=scale;3=saturated"}
+    runs = runs_of("local", scenario("builtin").with_values(values))
+    assert [client_rank(run, run.simulation.only) for run in runs] == [4, 8, 16, 16]
+    assert [run.simulation.fault_of for run in runs] == [{3: "saturated"}] * 4
+
+
+def test_a_central_client_cannot_have_the_rewards_of_all():
+    config = scenario("builtin").with_values({"simulation.rewards": "gsm8k;think;gsm8k;think"})
+    assert len(runs_of("local", config)) == 4
+    with pytest.raises(ConfigError, match="2 different sets, but an arm of kind central has one client"):
+        runs_of("central", config)
 
 
 @pytest.mark.parametrize("cohort", [0, 2, 9])

@@ -323,6 +323,24 @@ def test_rewards_that_differ_by_float_noise_only_move_nothing(scale):
     assert not update.delta.any()
 
 
+def test_a_group_of_float_noise_beside_one_with_signal_changes_nothing():
+    """Equal to a first group whose rewards are 0, and so have no standard deviation at all."""
+
+    def trained(flat):
+        def half(completions, **_):
+            return ([flat] * 10 + [float(i % 2) for i in range(10)])[: len(completions)]
+
+        config = make_config(grpo__num_generations=10, grpo__per_device_train_batch_size=20, train__steps_per_round=1)
+        model = make_model(config)
+        update = make_learner(model, rewards=(Reward("half", 0.7, half, "test"),)).train(task(model))
+        assert update.metrics["groups/effective"] == 1.0
+        return update.delta
+
+    delta = trained(0.7)
+    assert delta.any()
+    assert np.array_equal(delta, trained(0.0))
+
+
 def test_a_reward_that_is_none_throughout_is_no_crash(model):
     nothing = Reward("nothing", 1.0, lambda completions, **_: [None] * len(completions), "test")
     update = make_learner(model, rewards=(nothing,)).train(task(model))

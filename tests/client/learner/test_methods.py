@@ -73,6 +73,21 @@ def test_a_smaller_rank_is_the_same_adapter_without_its_last_components(method):
     torch.testing.assert_close(logits(small.trainer.adapted.model), logits(large.trainer.adapted.model))
 
 
+@pytest.mark.parametrize("passes", [2, 3])
+def test_the_proximal_term_counts_once_in_a_step_of_several_passes(monkeypatch, passes):
+    model = make_model(make_config(train__prox=3.0, grpo__gradient_accumulation_steps=passes))
+    start, trainer = some_adapter(model.schema), model.trainer.trainer
+    make_learner(model).train(TrainTask(federation="f", round=1, attempt=1, adapter=start, position=0))
+    monkeypatch.setattr(type(trainer), "_policy_loss", lambda *_: torch.zeros(()))
+    model.trainer.adapted.load(start.plus(np.full(model.schema.size, 0.5)))
+    trainer.model.zero_grad()
+    for _ in range(passes):
+        trainer.compute_loss(trainer.model.train(), {}).backward()
+    moved = [p for p in trainer.model.parameters() if p.grad is not None]
+    assert sum(p.numel() for p in moved) == model.schema.size
+    assert all(torch.allclose(p.grad, torch.tensor(1.5)) for p in moved)
+
+
 def test_the_proximal_term_is_that_of_the_paper(monkeypatch):
     """FedProx: the loss rises by mu / 2 ||w - w_global||^2, its gradient by mu (w - w_global), for what trains."""
     model = make_model(make_config(train__prox=3.0))
