@@ -138,3 +138,11 @@ def test_a_model_that_is_not_the_pinned_one_is_not_used(tmp_path):
     own = organisation_file(tmp_path, model__sha256="0" * 64, data__held_out_share=0.0)
     with pytest.raises(ConfigError, match="pins model.sha256 = 0000"):
         JobHandler(own).base("auto")
+
+
+def test_a_run_that_comes_back_may_send_its_larger_adapter_at_once(learner):
+    large = CONFIG.with_values({"adapter.rank": 8})
+    train(learner, large)
+    size = learner.task_bytes
+    train(learner, CONFIG)
+    assert learner.task_bytes == size == 40_960  # B of rank 8
