@@ -185,7 +185,7 @@ def test_gsm8k_runs_end_to_end_on_real_problems(tmp_path):
 @pytest.mark.deployment
 @pytest.mark.timeout(900)
 def test_an_adapter_of_real_size_passes_the_whole_deployment(tmp_path):
-    """22 MB, somewhat more than SmolLM2-135M at rank 16: more than a request may have at the gateway, in pieces that each pass."""
+    """22 MB, as SmolLM2-135M has at rank 18: more than one request may have at the gateway, in pieces that pass."""
     settings = {
         "federation.min-clients": 1,
         "adapter.rank": 2300,
