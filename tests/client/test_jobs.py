@@ -144,12 +144,14 @@ def test_a_failure_comes_over_the_socket_as_a_code(place, kind, code):
     assert CANARY not in str(caught.value)
 
 
-def test_a_request_that_is_too_long_or_no_frame_is_refused(place):
+def test_a_request_that_is_too_long_or_no_frame_is_refused(place, caplog):
     with serving(place.organisation, place.learner):
         http = httpx.Client(
             transport=httpx.HTTPTransport(uds=str(place.organisation.socket)), base_url="http://l", timeout=20
         )
         assert http.post("/v1/jobs", content=b"x" * 9_000_000).status_code == 413
+        assert "more than 8001000 bytes" in caplog.text
+        assert "Raise policy.max-bytes-per-round" in caplog.text
         assert http.post("/v1/jobs", content=b"no frame").status_code == 400
         assert http.get("/v1/jobs/unknown").status_code == 404
         assert http.get("/v1/jobs/unknown", params={"wait": "soon"}).status_code == 400

@@ -12,6 +12,7 @@ import pytest
 from checkout import GSM8K
 from fedgrpo.common.adapter.peft_files import read_peft
 from fedgrpo.common.errors import ConfigError
+from fedgrpo.server.run.reader import Run
 from fedgrpo.simulations.engine.runner import all_at_once, same_inputs, scenario
 
 pytestmark = pytest.mark.e2e
@@ -27,9 +28,9 @@ SMALL = [
 ]
 
 
-def fedgrpo(*words, check=True):
+def fedgrpo(*words, check=True, timeout=240):
     command = [sys.executable, "-m", "fedgrpo.common.cli.main", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, check=check, timeout=240)
+    return subprocess.run(command, capture_output=True, text=True, check=check, timeout=timeout)
 
 
 def result(done):
@@ -179,3 +180,28 @@ def test_gsm8k_runs_end_to_end_on_real_problems(tmp_path):
     found = result(done)
     assert found["rounds"] == 1
     assert found["accuracy"]["problems"] == 8
+
+
+@pytest.mark.deployment
+@pytest.mark.timeout(900)
+def test_an_adapter_of_real_size_passes_the_whole_deployment(tmp_path):
+    """22 MB, as SmolLM2-135M has at rank 18: more than one request may have at the gateway, in pieces that pass."""
+    settings = {
+        "federation.min-clients": 1,
+        "adapter.rank": 2300,
+        "adapter.alpha": 2300,
+        "aggregation.method": "naive",
+        "train.steps-per-round": 1,
+        "simulation.problems": 60,
+        "evaluation.problems": 4,
+        "evaluation.every": 0,
+    }
+    words = [f"--set={name}={value}" for name, value in settings.items()]
+    engine = ("--engine", "superlink", "--clients=1", "--rounds=1", "--out", tmp_path, "--run", "big")
+    fedgrpo("simulate", "builtin", *engine, *words, timeout=800)
+    adapter = read_peft(tmp_path / "big" / "adapters" / "0001")
+    assert 4 * adapter.schema.size > 20e6
+    (committed,) = Run.read(tmp_path / "big").rounds
+    (client,) = committed.clients.values()
+    assert committed.bytes_down > 20e6
+    assert client.norm > 0

@@ -5,8 +5,10 @@ import pytest
 from fedgrpo.common.errors import ProtocolError
 from fedgrpo.common.flower_private import identify_process, set_message_id
 from fedgrpo.common.messages import wire
+from fedgrpo.server.operator.server_folder import Gateway
 from fedgrpo.simulations.engine.grid import SerializedMessage
 from flwr.app import Message
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 
 
 def message(vector):
@@ -43,3 +45,12 @@ def test_a_message_of_another_protocol_is_refused():
     content["header"]["protocol"] = 99
     with pytest.raises(ProtocolError, match=f"protocol {wire.PROTOCOL}"):
         wire.header_of(content)
+
+
+def test_no_request_of_a_real_adapter_reaches_the_gateways_least_cap():
+    vector = np.random.default_rng(0).normal(size=19_500_000 // 4).astype(np.float32)  # SmolLM2 at rank 16
+    pieces = get_all_nested_objects(message(vector))
+    largest = max(len(piece.deflate()) for piece in pieces.values())
+    least = 6  # MB: what gateway.max-body-mb may be at least
+    assert Gateway(hosts=("fed.example.org",), max_body_mb=least)
+    assert 5e6 < largest < least * 1e6

@@ -77,10 +77,16 @@ class Interface:
 
     async def submit(self, request: Request) -> Response:
         """Queue a job. A body may be as large as the policy, or the adapter of the run that is set up, requires."""
-        most = max(self._learner.organisation.policy.max_bytes_per_round, self._learner.task_bytes)
+        most = MAX_FIELDS_BYTES + max(self._learner.organisation.policy.max_bytes_per_round, self._learner.task_bytes)
         try:
-            body = await asyncio.wait_for(read_body(request, MAX_FIELDS_BYTES + most), BODY_TIMEOUT_S)
+            body = await asyncio.wait_for(read_body(request, most), BODY_TIMEOUT_S)
             if body is None:
+                LOGGER.error(
+                    "A request was refused: it has more than %d bytes: the larger of policy.max-bytes-per-round and "
+                    "the largest adapter of a run so far, and %d for its fields. Raise policy.max-bytes-per-round.",
+                    most,
+                    MAX_FIELDS_BYTES,
+                )
                 return JSONResponse({"error": "too-large"}, 413)
             job = await run_in_threadpool(self._queue.submit, body)
         except (TimeoutError, ClientDisconnect):

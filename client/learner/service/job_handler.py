@@ -68,6 +68,7 @@ class JobHandler:
         self._model: LoadedModel | None = None
         self._unguarded: Learner | None = None
         self._job: Job | None = None
+        self._task_bytes = 0
 
     def do(self, job: Job) -> Frame:
         """Do a job, and return its result.
@@ -129,8 +130,8 @@ class JobHandler:
 
     @property
     def task_bytes(self) -> int:
-        """Return the bytes of the adapter in each task of the current run; 0 without a run."""
-        return 4 * self._model.schema.size if self._model is not None else 0
+        """Return the bytes of the adapter in a task, of the largest run so far: an earlier run may come back."""
+        return self._task_bytes
 
     @property
     def schema(self) -> Any:
@@ -216,6 +217,7 @@ class JobHandler:
 
         base = self.base(config.model.dtype)
         self._model = LoadedModel(base, config, self.train[0], self.organisation.settings.model.rank, box=self.tools)
+        self._task_bytes = max(self._task_bytes, 4 * self._model.schema.size)
         data = ClientData(
             organisation=self.organisation.name,
             shard=self.train,

@@ -29,7 +29,12 @@ CONFIGURATIONS = {
         "gradient_accumulation_steps": 2,
         "per_device_train_batch_size": 4,
     },
-    "bnpo, 3 iterations": {"loss_type": "bnpo", "num_iterations": 3},
+    "bnpo, 3 iterations": {
+        "loss_type": "bnpo",
+        "num_iterations": 3,
+        "gradient_accumulation_steps": 2,  # with one pass a step, bnpo is dapo
+        "per_device_train_batch_size": 4,
+    },
     "grpo, rewards not scaled, truncated completions masked": {
         "loss_type": "grpo",
         "scale_rewards": "none",

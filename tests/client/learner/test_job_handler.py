@@ -163,3 +163,11 @@ def test_settings_that_cannot_be_are_a_fault_of_the_task_and_not_of_the_organisa
         learner.do(Job("key", Frame.unpack(body.pack())))
     assert code_of(refused.value) == "task"
     assert key in str(refused.value)
+
+
+def test_a_run_that_comes_back_may_send_its_larger_adapter_at_once(learner):
+    large = CONFIG.with_values({"adapter.rank": 8})
+    train(learner, large)
+    size = learner.task_bytes
+    train(learner, CONFIG)
+    assert learner.task_bytes == size == 40_960  # B of rank 8
