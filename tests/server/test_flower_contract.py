@@ -3,12 +3,11 @@
 import numpy as np
 import pytest
 from fedgrpo.common.errors import ProtocolError
-from fedgrpo.common.flower_private import identify_process, set_message_id
+from fedgrpo.common.flower_private import get_all_nested_objects, identify_process, set_message_id
 from fedgrpo.common.messages import wire
 from fedgrpo.server.operator.server_folder import Gateway
 from fedgrpo.simulations.engine.grid import SerializedMessage
 from flwr.app import Message
-from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 
 
 def message(vector):

@@ -4,12 +4,13 @@ import sys
 from types import ModuleType, SimpleNamespace
 
 import pytest
-from fedgrpo.client.learner.models.model_files import model_folder
+from fedgrpo.client.learner.models.model_files import copy_tokenizer, model_folder
 from fedgrpo.client.learner.service.load_organisation import organisation_model
 from fedgrpo.common.errors import ConfigError
 from fedgrpo.common.settings.run_config import RunConfig
 from fedgrpo.server.run.journal import Journal
 from fedgrpo.simulations.engine import runner
+from fedgrpo.simulations.engine.simulated_clients import BUILTIN_POLICY
 from fedgrpo.simulations.export.merge import merge
 from fedgrpo.simulations.export.source import BaseModel, Source
 from organisations import organisation_file
@@ -69,6 +70,7 @@ def test_an_organisations_file_and_a_scenario_can_name_it(modelscope, tmp_path):
     own = organisation_file(tmp_path, model__name="Qwen/here", backend__source="modelscope")
     assert organisation_model(own) == tmp_path
     values = {"model.name": "Qwen/here", "backend.source": "modelscope"}
+    copy_tokenizer(BUILTIN_POLICY, tmp_path)
     runner.check(RunConfig().with_values(values))
     assert [name for name, *_ in modelscope] == ["Qwen/here"] * 2
 
