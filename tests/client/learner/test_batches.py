@@ -74,7 +74,9 @@ SOME = [0.0, 0.0, 0.0, 0.0, 1.5, -0.5, -0.5, -0.5]
 @pytest.mark.parametrize("level", ["token", "sequence"])
 @pytest.mark.parametrize("loss_type", LOSS_TYPES)
 def test_loss_and_gradient_are_those_of_the_whole_batch(trainer, monkeypatch, loss_type, level, tool_mask):
-    settings = replace(GRPO, loss_type=loss_type, importance_sampling_level=level)
+    high = 5.0 if loss_type == "cispo" else GRPO.epsilon_high  # the ratio itself, not its distance from 1
+    settings = replace(GRPO, loss_type=loss_type, importance_sampling_level=level, epsilon_high=high)
+    monkeypatch.setattr(trainer, "epsilon_high", high)
     monkeypatch.setattr(trainer, "loss_type", loss_type)
     monkeypatch.setattr(trainer, "importance_sampling_level", level)
     monkeypatch.setattr(trainer, "run_config", replace(trainer.run_config, grpo=settings))
