@@ -128,6 +128,7 @@ def _listening(organisation: OrganisationFile) -> Generator[socket.socket]:
     before = os.umask(0o177)
     try:
         listener.bind(str(organisation.socket))
+        listener.listen()  # at once: a socket that nobody listens on is taken for that of a learner that was killed
     except OSError as error:
         raise ConfigError(f"Cannot make the socket {organisation.socket}: {error.strerror}.") from error
     finally:
