@@ -22,11 +22,14 @@ class Learner:
     ready, identity, task_bytes = True, "one", 0
     tracking = SimpleNamespace(close=lambda: print("trackers closed", flush=True))
 
-    def __init__(self, organisation):
+    def __init__(self, organisation, ledger):
         self.organisation = organisation
 
     def do(self, job):
         return Frame({})
+
+    def kept(self):
+        pass
 
 daemon.JobHandler = Learner
 daemon.serve(OrganisationFile.read(Path(sys.argv[1])))
