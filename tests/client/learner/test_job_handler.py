@@ -56,7 +56,9 @@ def ask(learner, kind, config, task=None):
 
 def train(learner, config, number=1):
     schema = frames.message_of(Capabilities, ask(learner, "capabilities", config)).schema
-    task = TrainTask(federation="f", round=number, attempt=1, adapter=Adapter.initial(schema), position=0)
+    federation = f"f-{config.sha256[:8]}"  # the ledger knows a federation by its settings
+    place = {"federation": federation, "round": number, "attempt": 1, "position": 0}
+    task = TrainTask(adapter=Adapter.initial(schema), **place)
     return frames.update_of(ask(learner, "train", config, frames.frame_of(task)))
 
 
@@ -127,7 +129,7 @@ def test_each_step_goes_to_the_organisations_own_tracker_and_changes_nothing(lea
     tracked = train(learner, CONFIG)
     learner.tracking.close()
     assert (tracked.delta == plain.delta).all()
-    assert [step for step, _ in given] == [1, 2, 3, 4]
+    assert [step for step, _ in given] == [1, 2, 1, 2]  # of two federations
     wanted = {"train/reward", "train/loss", "train/entropy", "train/grad_norm", "train/completions/mean_length"}
     assert wanted <= set(given[0][1])
     rewards = [figures["train/reward"] for _, figures in given[2:]]
