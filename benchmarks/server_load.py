@@ -88,7 +88,7 @@ def capabilities(schema: AdapterSchema, organisation: str) -> Capabilities:
         metrics=METRICS,
         examples=1000,
         prompts_too_long=0,
-        held_out=0,
+        held_out=1000,
         device="cuda",
         memory_bytes=1 << 36,
         tokens_per_second=1000.0,
