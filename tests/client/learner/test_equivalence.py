@@ -151,6 +151,7 @@ def test_one_client_and_one_round_equal_plain_trl(tmp_path, method):
     np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_each_configuration_equals_plain_trl(tmp_path, name):
     ours, theirs = both(tmp_path, "naive", CONFIGURATIONS[name])

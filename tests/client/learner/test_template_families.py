@@ -87,6 +87,7 @@ def noted(name, lines):
     assert all(note in line for note, line in zip(NOTED[name], lines, strict=True))
 
 
+@pytest.mark.e2e
 def test_a_family_trains_a_round(family, tmp_path, caplog):
     name, folder = family
     (tmp_path / "opened.py").write_text(OPENED)
