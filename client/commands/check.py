@@ -13,9 +13,11 @@ from rich.table import Table
 from ...common.cli.options import plain, plain_lines
 from ...common.cli.tables import WholeTable
 from ...common.errors import FedGRPOError
+from ...common.messages.messages import Capabilities
 from ...common.settings.run_config import RunConfig
 from ...common.settings.scope import IN_WORDS, for_organisation, ignored_settings
 from ..learner import Learner
+from ..organisation.policy import block_size
 from ..organisation.settings import OrganisationFile
 from .dry_run import Leaving, allowed_run, dry_run
 from .learning_signal import SampledGroup, described, signal_warnings
@@ -93,6 +95,7 @@ def _try_all(found: Checked, scenario: RunConfig | None, samples: int) -> None:
             f"{organisation.policy.min_class_problems}, so no counts of yours would leave. "
             f"{_how_to_have_more(here)}, or set policy.evaluate = false."
         )
+    found.problems += _used_up(organisation)
     if built_in_model(organisation.settings.model.name) and organisation.settings.prompt.system:
         found.warnings.append(
             "prompt.system is set, but the built-in policy was trained without a system prompt and seldom answers with "
@@ -110,6 +113,7 @@ def _try_all(found: Checked, scenario: RunConfig | None, samples: int) -> None:
         found.steps.append(("ignored here", f"{', '.join(ignored)}, as everything in {IN_WORDS}"))
     learner = here.learner(config)
     can = here.unguarded_capabilities()
+    found.steps.append(("read", _blocks(organisation, config, can)))
     found.steps.append(("machine", _machine(can.device, can.memory_bytes, can.tokens_per_second)))
     found.steps.append(
         ("adapter", f"{can.schema.size:,} trained parameters, {can.schema.size * 4 / 1e6:.2f} MB a round")
@@ -120,6 +124,28 @@ def _try_all(found: Checked, scenario: RunConfig | None, samples: int) -> None:
         found.steps.append(("messages", WITHOUT_FLOWER))
     else:
         found.leaving += list(dry_run(organisation, learner, config))
+
+
+def _used_up(organisation: OrganisationFile) -> list[str]:
+    """Return the budgets over all runs of which nothing is left."""
+    from ..learner.service.ledger import FILE, Ledger
+
+    policy, answered = organisation.policy, Ledger(organisation.folder / FILE, organisation.policy).counts()
+    budgets = [("max-trainings", policy.max_trainings, answered["train"])]
+    if policy.evaluate:
+        budgets.append(("max-evaluations", policy.max_evaluations, answered["evaluate"]))
+    return [
+        f"policy.{name} is {most}, and {used} are used, over all runs: the next is refused. Raise it to take part."
+        for name, most, used in budgets
+        if used >= most
+    ]
+
+
+def _blocks(organisation: OrganisationFile, config: RunConfig, can: Capabilities) -> str:
+    """Return how the prompts are read, and how many are not."""
+    block = block_size(organisation.policy, config)
+    left_out = f"; {can.prompts_too_long} are too long or do not fill a block" if can.prompts_too_long else ""
+    return f"{can.examples} prompts, in blocks of {block}{left_out}"
 
 
 def _how_to_have_more(here: Any) -> str:

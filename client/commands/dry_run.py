@@ -11,6 +11,7 @@ from ...common.errors import PolicyError
 from ...common.messages.messages import EvaluateTask, Failure, TrainTask
 from ...common.settings.run_config import RunConfig
 from ..learner import Learner
+from ..organisation.policy_settings import Policy
 from ..organisation.settings import OrganisationFile
 from ..relay.error_codes import code_of
 
@@ -53,6 +54,7 @@ def allowed_run(organisation: OrganisationFile) -> RunConfig:
     policy, usual = organisation.policy, RunConfig()
     step = min(usual.grpo.per_device_train_batch_size, policy.max_completions_per_step)
     size = max(1, min(usual.grpo.num_generations, policy.max_generations, step))
+    steps = max(1, min(usual.train.steps_per_round, policy.max_steps_per_round))
     wanted = {
         "model.name": organisation.settings.model.name,
         "adapter.rank": max(1, min(usual.adapter.rank, policy.max_rank)),
@@ -64,7 +66,7 @@ def allowed_run(organisation: OrganisationFile) -> RunConfig:
         "federation.rounds": max(1, min(usual.federation.rounds, policy.max_rounds)),
         "federation.min-clients": max(usual.federation.min_clients, policy.min_members),
         "federation.min-updates": max(usual.federation.min_updates, policy.min_members),
-        "train.steps-per-round": max(1, min(usual.train.steps_per_round, policy.max_steps_per_round)),
+        "train.steps-per-round": _whole_blocks(steps, max(1, step // size), policy),
         "grpo.learning-rate": min(usual.grpo.learning_rate, policy.max_learning_rate) or usual.grpo.learning_rate,
         "grpo.num-generations": size,
         "grpo.per-device-train-batch-size": max(size, step // size * size),
@@ -73,3 +75,10 @@ def allowed_run(organisation: OrganisationFile) -> RunConfig:
         "aggregation.weights": "uniform" if "groups/*" not in policy.metrics else usual.aggregation.weights,
     }
     return usual.with_values(wanted)
+
+
+def _whole_blocks(steps: int, prompts_per_step: int, policy: Policy) -> int:
+    """Return the number of steps from `steps` on whose prompts are whole blocks of min-groups; `steps` if there is none
+    that the policy allows."""
+    allowed = range(steps, max(steps, policy.max_steps_per_round) + 1)
+    return next((n for n in allowed if n * prompts_per_step % policy.min_groups == 0), steps)

@@ -61,7 +61,7 @@ class Capabilities:
     examples: int
     """Prompts in the shard."""
     prompts_too_long: int
-    """Prompts left out because they exceed grpo.max-prompt-length."""
+    """Prompts left out: longer than grpo.max-prompt-length, in a block with one that is, or too few to fill a block."""
     held_out: int = 0
     """Held-out problems whose counts it will send: it speaks for no more in an evaluation. 0: its policy sends none."""
     device: str = "unknown"

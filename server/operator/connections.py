@@ -1,8 +1,8 @@
 """Limits of time and number for the gateway's connections: nobody holds them by sending slowly, or all of them.
 
 uvicorn has a limit of all requests, and of an idle connection, but neither one of the time a header takes nor one by
-address; hypercorn limits single reads, granian the header; none of them counts addresses. A proxy such as nginx does
-all of it and may stand before the gateway; these are the limits of a gateway that stands alone.
+address. A proxy such as nginx has both and may stand before the gateway; these are the limits of a gateway that stands
+alone.
 """
 
 from __future__ import annotations

@@ -29,7 +29,9 @@ class Joined:
     held_out: int = 0
 
     def __str__(self) -> str:
-        left_out = f" ({self.prompts_too_long} left out: too long)" if self.prompts_too_long else ""
+        left_out = (
+            f" ({self.prompts_too_long} left out: too long, or not a whole block)" if self.prompts_too_long else ""
+        )
         held_out = f" and {self.held_out} held-out problems" if self.held_out else ""
         return f"{self.organisation} joined with {self.examples} prompts{left_out}{held_out}"
 

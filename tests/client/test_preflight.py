@@ -3,6 +3,7 @@
 import pytest
 from fedgrpo.client.commands import check
 from fedgrpo.client.commands.client import init
+from fedgrpo.client.commands.dry_run import allowed_run
 from fedgrpo.client.commands.learning_signal import SampledGroup, described, signal_warnings
 from fedgrpo.client.commands.preflight import check_connection, connection_problems
 from fedgrpo.client.commands.processes import run_client
@@ -91,3 +92,18 @@ def test_every_field_of_an_egress_view_is_in_the_legend(capsys):
     shown = capsys.readouterr().out
     for name in ("header.tallies: counts", "header:", "vector:", "metrics:", "truncated"):
         assert name in shown
+
+
+def test_a_budget_over_all_runs_that_is_used_up_is_a_problem(tmp_path):
+    own = organisation_file(tmp_path, policy__max_trainings=0, policy__max_evaluations=1)
+    (problem,) = check._used_up(own)
+    assert problem.startswith("policy.max-trainings is 0, and 0 are used, over all runs")
+    assert check._used_up(organisation_file(tmp_path)) == []
+
+
+@pytest.mark.parametrize(("groups", "steps"), [(8, 4), (12, 6), (5, 5), (7, 7), (999, 4)])
+def test_the_run_that_check_assumes_is_made_of_whole_blocks_where_the_policy_allows_one(tmp_path, groups, steps):
+    own = organisation_file(tmp_path, policy__min_groups=groups, policy__max_steps_per_round=8)
+    config = allowed_run(own)
+    assert config.grpo.prompts_per_step == 4
+    assert config.train.steps_per_round == steps

@@ -1,6 +1,7 @@
 """`fedgrpo study` as a person runs it: killed in the middle, it goes on, and the table is what the runs say."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -75,7 +76,9 @@ def test_a_study_killed_in_the_middle_goes_on_and_plays_nothing_twice(tmp_path, 
     assert {name: after[name] for name in before} == before
     for journal in after.values():
         assert [events(journal).count(e) for e in ("CREATED", "COMMITTED", "FINISHED")] == [1, 2, 1]
-    assert f"{len(before)} of 4 runs were finished before" in again.stderr
+    # A killed study leaves its runs working, and the next one takes those that have ended in the meantime.
+    (count,) = re.findall(r"(\d) of 4 runs were finished before", again.stderr)
+    assert len(before) <= int(count) <= 4
     check(result, root)
 
     once_more = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
