@@ -9,28 +9,12 @@ import sys
 from collections import Counter
 
 import pytest
-from fedgrpo.common.cli import main as cli
 from fedgrpo.simulations.engine.runner import SCENARIOS
 from fedgrpo.simulations.engine.simulated_clients import BUILTIN_POLICY
 
 FRAME = re.compile(r"[\s█─-╿]")
 
 GOOD_LINE = '{"question": "1+1?", "answer": "1+1=<<1+1=2>>2\\n#### 2"}\n'
-
-
-@pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
-    """Run `fedgrpo ...` in this process: (exit status, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*words):
-        monkeypatch.setattr("sys.argv", ["fedgrpo", *map(str, words)])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        out, err = capsys.readouterr()
-        return caught.value.code, out, err
-
-    return call
 
 
 def gsm8k(folder, train=GOOD_LINE * 40, test=GOOD_LINE * 4):

@@ -10,7 +10,6 @@ import threading
 import time
 
 import pytest
-from fedgrpo.common.cli import main as cli
 from fedgrpo.common.errors import ConfigError
 from fedgrpo.server.run.journal import Finished
 from fedgrpo.simulations.study.comparison import compared
@@ -248,34 +247,19 @@ def test_progress_tells_what_is_done_running_and_failed(tmp_path, monkeypatch, c
     assert ("central/seed-1 round 1 of 1" in told) == terminal
 
 
-@pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
-    """Run `fedgrpo study ...` in this process: (exit status, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*words):
-        monkeypatch.setattr("sys.argv", ["fedgrpo", "study", *map(str, words)])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        out, err = capsys.readouterr()
-        return caught.value.code, out, err
-
-    return call
-
-
 def test_a_table_of_what_is_there_plays_nothing(run, tmp_path):
     _, study_runs = planned(tmp_path)
-    status, _, err = run("which.toml", "--out", "out", "--table")
+    status, _, err = run("study", "which.toml", "--out", "out", "--table")
     assert (status, "holds no arm with a finished seed" in " ".join(err.split())) == (1, True)
     finished(study_runs["central/seed-0"], "1100")
     finished(study_runs["naive/seed-0"], "1111")
-    status, out, _ = run("which.toml", "--out", "out", "--table", "--format", "json")
+    status, out, _ = run("study", "which.toml", "--out", "out", "--table", "--format", "json")
     assert status == 0
     assert json.loads(out.splitlines()[-1])["arms"]["naive"]["rows"][0]["accuracy"] == 1.0
     assert {p.name for p in (tmp_path / "out" / "which").iterdir()} == {
         "runs", "result.json", "table.md", "figure.svg",
     }  # fmt: skip
-    status, out, _ = run("which.toml", "--out", "out", "--table")
+    status, out, _ = run("study", "which.toml", "--out", "out", "--table")
     assert "central" in out
     assert "100.0%" in out
 
@@ -285,7 +269,7 @@ def test_a_smoke_run_is_marked_everywhere_and_compares_nothing(run, tmp_path):
     for name, right in RIGHT.items():
         if "seed-0" in name:
             finished(study_runs[name], right * 10)
-    status, out, err = run("which.toml", "--out", "out", "--quick", "--table", "--format", "json")
+    status, out, err = run("study", "which.toml", "--out", "out", "--quick", "--table", "--format", "json")
     assert err == ""
     printed = json.loads(out.splitlines()[-1])
     folder = tmp_path / "out" / "which-quick"
@@ -294,7 +278,7 @@ def test_a_smoke_run_is_marked_everywhere_and_compares_nothing(run, tmp_path):
     assert printed["quick"] is True
     assert printed["sentences"] == []
     assert [arm["against"] for arm in printed["arms"].values()] == [[], [], []]
-    _, out, _ = run("which.toml", "--out", "out", "--quick", "--table")
+    _, out, _ = run("study", "which.toml", "--out", "out", "--quick", "--table")
     for text in (out, (folder / "table.md").read_text()):
         assert "Smoke run (--quick)" in text
         assert "75.0%" in text
@@ -318,7 +302,7 @@ def test_a_failed_run_makes_the_exit_status_and_the_rest_is_tabulated(run, tmp_p
         if name != "naive/seed-1":
             finished(study_runs[name], right)
     monkeypatch.setattr(StudyRun, "command", lambda self: [sys.executable, "-c", "raise SystemExit('no more disk')"])
-    status, out, err = run("which.toml", "--out", "out", "--format", "json")
+    status, out, err = run("study", "which.toml", "--out", "out", "--format", "json")
     assert status == 1
     assert "naive/seed-1 failed, exit status 1\nno more disk" in err
     result = json.loads(out.splitlines()[-1])
@@ -328,7 +312,7 @@ def test_a_failed_run_makes_the_exit_status_and_the_rest_is_tabulated(run, tmp_p
 
 def test_what_is_wrong_is_found_before_anything_is_played(run, tmp_path):
     planned(tmp_path, STUDY.replace('"evaluation.problems" = 4', '"evaluation.problems" = 1'))
-    status, _, err = run("which.toml", "--out", "out")
+    status, _, err = run("study", "which.toml", "--out", "out")
     assert status == 1
     assert "naive/seed-0: 1 held-out problems are too few for 2 clients" in " ".join(err.split())
     assert not (tmp_path / "out").exists()

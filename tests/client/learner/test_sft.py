@@ -11,7 +11,6 @@ from fedgrpo.client.learner.models.base_model import Base, load_tokenizer
 from fedgrpo.client.learner.models.model_files import file_hash
 from fedgrpo.client.learner.training import sft
 from fedgrpo.client.learner.training.sft import SFT, teach
-from fedgrpo.common.cli import main as cli
 from fedgrpo.common.errors import ConfigError, DataError
 from fedgrpo.simulations.builtin import world
 from fedgrpo.simulations.builtin.demonstrations import worked_out
@@ -102,18 +101,6 @@ def test_a_stopped_run_leaves_nothing_and_a_folder_that_is_there_is_kept(folder,
     (tmp_path / "out").mkdir()
     with pytest.raises(ConfigError, match="already exists. Choose another folder"):
         teach(base_of(folder), SHOWN, SFT(steps=2), tmp_path / "out")
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    def call(*words):
-        monkeypatch.setattr("sys.argv", ["fedgrpo", *map(str, words)])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        out, err = capsys.readouterr()
-        return caught.value.code, out, err
-
-    return call
 
 
 def test_the_command_writes_a_model_and_says_its_hash(run, folder, tmp_path):

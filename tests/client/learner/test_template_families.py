@@ -14,7 +14,6 @@ from fedgrpo.client.learner.models.model_files import file_hash
 from fedgrpo.client.learner.rewards import load_rewards
 from fedgrpo.client.learner.training import sft
 from fedgrpo.client.main import app
-from fedgrpo.common.cli import main as cli
 from fedgrpo.common.errors import ConfigError
 from fedgrpo.server.main import run_federation
 from fedgrpo.server.run.reader import Run
@@ -58,18 +57,6 @@ def r1(tmp_path_factory):
 @pytest.fixture(scope="module")
 def base_model(tmp_path_factory):
     return template_families.make(tmp_path_factory.mktemp("families") / "base", BASE_MODEL)
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    def call(*words):
-        monkeypatch.setattr("sys.argv", ["fedgrpo", *map(str, words)])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        out, err = capsys.readouterr()
-        return caught.value.code, out, err
-
-    return call
 
 
 def base_of(folder):
