@@ -19,7 +19,7 @@ from fedgrpo.server.main import run_federation
 from fedgrpo.server.run.reader import Run
 from fedgrpo.simulations.engine.grid import LocalGrid, LocalWorker
 from fedgrpo.simulations.engine.simulated_clients import client_rank
-from flwr.app import Context, Message, RecordDict
+from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 ECHO = ("federation", "round", "attempt", "nonce", "schema-sha256", "config-sha256")
@@ -131,3 +131,22 @@ def play(config: RunConfig, behave: Behaviour = honest) -> Run:
     finally:
         net.close()
     return Run.read(Path(config.output.dir) / config.output.run)
+
+
+def misbehave_in(kind, clients, how, round_number=None):
+    """A behaviour: `how` for these clients in messages of this kind (and round), honest otherwise."""
+
+    def behave(number, header, reply):
+        hit = header["kind"] == kind and number in clients and round_number in (None, header.get("round"))
+        return how(number, header, reply) if hit else reply
+
+    return behave
+
+
+def fail(number, header, reply):
+    raise RuntimeError("PRIVATE-PROMPT")
+
+
+def garbage(number, header, reply):
+    reply["vector"] = ArrayRecord({"vector": Array(np.full(3, np.nan, np.float32))})
+    return reply

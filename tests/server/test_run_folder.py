@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from checkout import ROOT
-from federation import play, settings
+from federation import fail, misbehave_in, play, settings
 from fedgrpo.common.errors import ConfigError, RunError
 from fedgrpo.common.messages.messages import Tally
 from fedgrpo.common.messages.metric_names import TRAIN_METRICS
@@ -28,7 +28,6 @@ from fedgrpo.simulations.planning.traffic import evaluations
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from test_rounds import fail, misbehave_in
 
 FORMAT_1 = Path(__file__).parent / "format_1"
 """A run of two rounds that fedgrpo 0.1 wrote; of the metrics, two clients and some classes."""
