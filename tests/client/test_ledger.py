@@ -61,6 +61,7 @@ def test_an_attempt_at_a_round_is_answered_once_also_after_a_restart(opened, con
     train(opened(), training(config), config)
     refused("answered", train, opened(), training(config), config)
     train(opened(), training(config, attempt=2), config)
+    assert opened().counts() == {"train": 2}
 
 
 def test_a_training_that_a_crash_cut_off_may_be_done_again_if_it_is_the_same(opened, config):
@@ -68,6 +69,8 @@ def test_a_training_that_a_crash_cut_off_may_be_done_again_if_it_is_the_same(ope
     refused("attempt", train, opened(), training(config, shift=0.1), config)
     refused("attempt", train, opened(), training(config, position=4), config)
     train(opened(), training(config), config)
+    assert opened().counts() == {"train": 1}  # a repetition is not another one
+    refused("answered", train, opened(), training(config), config)
 
 
 def test_an_attempt_is_not_answered_for_another_position_adapter_or_other_settings(opened, config):
@@ -77,6 +80,7 @@ def test_an_attempt_is_not_answered_for_another_position_adapter_or_other_settin
         refused("attempt", train, ledger, training(config, **changes), config)
     other = config.with_values({"grpo.learning-rate": 1e-3})
     refused("settings", train, ledger, training(config, round=2), other)
+    assert opened().counts() == {"train": 1}
 
 
 def test_a_shard_is_read_forwards_by_whole_rounds(opened, config):
@@ -87,12 +91,15 @@ def test_a_shard_is_read_forwards_by_whole_rounds(opened, config):
     train(ledger, training(config, round=2, position=4), config)  # an update that did not count
     train(ledger, training(config, round=3, position=8), config)
     train(ledger, training(config, federation="fed-2", position=0), config)
+    assert opened().counts() == {"train": 4}
 
 
 def test_a_round_that_ran_out_of_time_is_continued_where_it_ended(opened, config):
     ledger = opened()
     train(ledger, training(config), config, prompts=2)
     train(ledger, training(config, round=2, position=2), config)
+    refused("position", train, ledger, training(config, round=3, position=5), config)
+    assert opened().counts() == {"train": 2}
 
 
 def test_the_policy_limits_the_answers_of_all_runs_together(opened, config):
@@ -113,6 +120,7 @@ def test_an_evaluation_is_answered_once_for_each_decoding_and_role(opened, confi
             refused("attempt", answer, ledger, evaluation(config, shift=1 + number, **place), config)
     answer(ledger, evaluation(config, round=4), config)
     refused("round", answer, ledger, evaluation(config, round=2), config)
+    assert opened().counts() == {"evaluate": 6}
 
 
 def test_a_damaged_ledger_is_not_overlooked(tmp_path, opened, config):
@@ -204,4 +212,6 @@ def test_a_federation_that_is_asked_for_with_a_changed_policy_keeps_its_ledger(t
     path = tmp_path / "ledger.jsonl"
     own = organisation_file(tmp_path).policy
     train(Ledger(path, own), training(config), config)
-    refused("answered", train, Ledger(path, replace(own, max_rank=4)), training(config), config)
+    changed = Ledger(path, replace(own, max_rank=4))
+    refused("answered", train, changed, training(config), config)
+    assert changed.counts() == {"train": 1}
