@@ -34,6 +34,10 @@ SHAPES = {
         "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 8, "num_attention_heads": 8,
         "num_key_value_heads": 2, "vocab_size": 32000,
     },
+    "tiny": {
+        "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "vocab_size": 2000,
+    },
 }  # fmt: skip
 STEPS = 3
 
@@ -168,7 +172,7 @@ def memory(device: str) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a small model")
+    parser.add_argument("--quick", action="store_true", help="a tiny model and 2 clients: shows that it runs")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--shape", default="qwen2.5-0.5b", choices=list(SHAPES))
     parser.add_argument("--loader", default="transformers", choices=["transformers", "unsloth"])
@@ -181,7 +185,7 @@ def main() -> None:
         print(json.dumps(found))
         return
     if given.quick:
-        given.shape = "small"
+        given.shape, given.clients = "tiny", 2
     with tempfile.TemporaryDirectory() as folder:
         build(given.shape, Path(folder))
         show({arm: played(arm, given, folder) for arm in ("bare", "1", str(given.clients))}, given)
