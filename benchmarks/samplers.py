@@ -1,8 +1,9 @@
 """Does it matter where completions come from? The built-in scenario under each sampler, same seeds, paired.
 
-    python benchmarks/samplers.py [--quick] [--seeds 3] [--samplers transformers,vllm,vllm-server] [--correction none]
+    python benchmarks/samplers.py --vllm-python /opt/vllm/bin/python [--quick] [--seeds 3] [--correction none]
 
-Needs an environment with vLLM (docs/backends.md). The same seeds draw the same problems and the same frozen factors
+Flower and vLLM cannot be in one environment: this one plays the rounds, and vLLM samples as a server in the other
+(docs/backends.md). The same seeds draw the same problems and the same frozen factors
 everywhere; what is sampled differs, since vLLM draws its own random numbers. Differences are paired by seed, with
 Student's t, 95 %. On a CPU this says that vLLM trains the same, not that it is faster.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -25,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 
-def simulate(sampler: str, seed: int, rounds: int, problems: int, correction: str, out: Path) -> Run:
+def simulate(sampler: str, seed: int, rounds: int, problems: int, given: argparse.Namespace, out: Path) -> Run:
     name = f"{sampler}-{seed}"
     if RunFolder(out / name).report.exists():
         return Run.read(out / name)
@@ -33,7 +35,8 @@ def simulate(sampler: str, seed: int, rounds: int, problems: int, correction: st
     command += [f"--run={name}", "--workers=1", f"--rounds={rounds}", "--format=json"]
     for setting in (
         f"backend.sampler={sampler}",
-        f"backend.sampler-correction={correction}",
+        f"backend.sampler-correction={given.correction}",
+        f"backend.vllm-python={given.vllm_python}",
         f"evaluation.problems={problems}",
         f"evaluation.every={max(1, rounds // 4)}",
     ):
@@ -60,7 +63,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--problems", type=int, default=300)
-    parser.add_argument("--samplers", default="transformers,vllm")
+    parser.add_argument("--samplers", default="transformers,vllm-server")
+    parser.add_argument("--vllm-python", default=os.environ.get("FEDGRPO_VLLM_PYTHON", ""), help="Python with vLLM")
     parser.add_argument("--correction", default="ratio")
     parser.add_argument("--out", type=Path, help="keep the runs here, and do not play again what is there")
     given = parser.parse_args()
@@ -69,8 +73,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         out = given.out or Path(folder)
         runs = {
-            sampler: [simulate(sampler, s, rounds, problems, given.correction, out) for s in range(seeds)]
-            for sampler in samplers
+            sampler: [simulate(sampler, s, rounds, problems, given, out) for s in range(seeds)] for sampler in samplers
         }
         show(runs, samplers)
 
