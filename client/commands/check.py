@@ -82,27 +82,12 @@ def guarded(organisation: OrganisationFile, config: RunConfig) -> Learner:
 
 
 def _try_all(found: Checked, scenario: RunConfig | None, samples: int) -> None:
-    from ..learner.models.model_files import built_in_model
     from ..learner.service.job_handler import JobHandler
 
     organisation = found.organisation
     found.problems += connection_problems(organisation)
     here = JobHandler(organisation)
-    found.steps.append(("data", f"{len(here.train)} problems to train on, {len(here.held_out)} held out"))
-    if len(here.held_out) < organisation.policy.min_class_problems and organisation.policy.evaluate:
-        found.problems.append(
-            f"{len(here.held_out)} held-out problems are fewer than policy.min-class-problems = "
-            f"{organisation.policy.min_class_problems}, so no counts of yours would leave. "
-            f"{_how_to_have_more(here)}, or set policy.evaluate = false."
-        )
-    found.problems += _used_up(organisation)
-    if built_in_model(organisation.settings.model.name) and organisation.settings.prompt.system:
-        found.warnings.append(
-            "prompt.system is set, but the built-in policy was trained without a system prompt and seldom answers with "
-            'one, so it would learn nothing. Set prompt.system = "".'
-        )
-    found.steps.append(("rewards", ", ".join(f"{r.name} (weight {r.weight:g})" for r in here.rewards)))
-    found.steps.append(("trackers", "; ".join(map(str, organisation.settings.tracking.uses)) or "none"))
+    _look_at_file(found, here)
     started = time.perf_counter()
     base = here.base("auto")
     seconds = time.perf_counter() - started
@@ -124,6 +109,28 @@ def _try_all(found: Checked, scenario: RunConfig | None, samples: int) -> None:
         found.steps.append(("messages", WITHOUT_FLOWER))
     else:
         found.leaving += list(dry_run(organisation, learner, config))
+
+
+def _look_at_file(found: Checked, here: Any) -> None:
+    """Look at data, policy, prompt and rewards, for which no model is needed."""
+    from ..learner.models.model_files import built_in_model
+
+    organisation = found.organisation
+    found.steps.append(("data", f"{len(here.train)} problems to train on, {len(here.held_out)} held out"))
+    if len(here.held_out) < organisation.policy.min_class_problems and organisation.policy.evaluate:
+        found.problems.append(
+            f"{len(here.held_out)} held-out problems are fewer than policy.min-class-problems = "
+            f"{organisation.policy.min_class_problems}, so no counts of yours would leave. "
+            f"{_how_to_have_more(here)}, or set policy.evaluate = false."
+        )
+    found.problems += _used_up(organisation)
+    if built_in_model(organisation.settings.model.name) and organisation.settings.prompt.system:
+        found.warnings.append(
+            "prompt.system is set, but the built-in policy was trained without a system prompt and seldom answers with "
+            'one, so it would learn nothing. Set prompt.system = "".'
+        )
+    found.steps.append(("rewards", ", ".join(f"{r.name} (weight {r.weight:g})" for r in here.rewards)))
+    found.steps.append(("trackers", "; ".join(map(str, organisation.settings.tracking.uses)) or "none"))
 
 
 def _used_up(organisation: OrganisationFile) -> list[str]:

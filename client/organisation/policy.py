@@ -52,15 +52,7 @@ def check_run(organisation: OrganisationFile, config: RunConfig) -> None:
     for key, value, limit_name, limit in _floors(config, policy):
         if not value >= limit:
             _refuse(key, f"is {value:g}", limit_name, limit)
-    if config.prompts_per_round < policy.min_groups:
-        groups = f"makes rounds of {config.prompts_per_round} groups"
-        _refuse("train.steps-per-round", groups, "min-groups", policy.min_groups)
-    if config.train.block_size % policy.min_groups:
-        blocks = f"reads prompts in blocks of {config.train.block_size}, which is not a multiple of min-groups"
-        _refuse("train.block-size", blocks, "min-groups", policy.min_groups)
-    if config.prompts_per_round % policy.min_groups:
-        groups = f"makes rounds of {config.prompts_per_round} groups, which is not a multiple of min-groups"
-        _refuse("train.steps-per-round", groups, "min-groups", policy.min_groups)
+    _check_blocks(config, policy)
     if config.federation.seed >= MAX_SEED:
         raise PolicyError(
             "federation.seed", f"The server's federation.seed is {config.federation.seed}, not below 2^32."
@@ -68,6 +60,16 @@ def check_run(organisation: OrganisationFile, config: RunConfig) -> None:
     odd = [name for name in config.evaluation.class_columns if name not in policy.class_columns]
     if odd and policy.evaluate:
         _refuse("evaluation.classes", f"asks for {odd[0]!r}", "class-columns", policy.class_columns)
+
+
+def _check_blocks(config: RunConfig, policy: Policy) -> None:
+    """Refuse rounds that would not be whole blocks of min-groups prompts; one of fewer prompts never is."""
+    for key, what, prompts in (
+        ("train.block-size", "makes blocks of", config.train.block_size),
+        ("train.steps-per-round", "makes rounds of", config.prompts_per_round),
+    ):
+        if prompts % policy.min_groups:
+            _refuse(key, f"{what} {prompts} prompts, not a multiple of min-groups", "min-groups", policy.min_groups)
 
 
 def block_size(policy: Policy, config: RunConfig) -> int:

@@ -95,12 +95,7 @@ def teach(
         DataError: every demonstration is too long.
         DivergedError: the loss is not finite.
     """
-    if turn_end(base.tokenizer) is None:
-        raise ConfigError(
-            f"The chat template of the model in {base.folder} writes no end token after an answer, so completions of "
-            "the taught model would never end. Write {{ eos_token }} after the assistant's content in a copy of its "
-            "chat_template.jinja, or use another model."
-        )
+    _require_turn_end(base)
     chats = [_chat(question, completion, settings.system_prompt) for question, completion in demonstrations]
     rows = [_tokens(base, chat) for chat in chats]
     kept = [row for row in rows if len(row["input_ids"]) <= settings.max_length]
@@ -120,6 +115,15 @@ def teach(
         record = {"base_sha256": base.sha256, "examples": len(kept), "losses": log.losses, "settings": asdict(settings)}
         (part / RECORD).write_text(json.dumps(record, indent=1) + "\n")
     return Taught(out, sha256, base.sha256, len(kept), len(chats) - len(kept), log.losses)
+
+
+def _require_turn_end(base: Base) -> None:
+    if turn_end(base.tokenizer) is None:
+        raise ConfigError(
+            f"The chat template of the model in {base.folder} writes no end token after an answer, so completions of "
+            "the taught model would never end. Write {{ eos_token }} after the assistant's content in a copy of its "
+            "chat_template.jinja, or use another model."
+        )
 
 
 class _Losses(TrainerCallback):
