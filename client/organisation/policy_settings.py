@@ -11,8 +11,10 @@ from ...common.bounds import at_least, between, one_of
 class Policy:
     """What the server may ask for, and what may leave. Everything not allowed here is refused (docs/security.md)."""
 
-    privacy: str = "masked"
-    """`none` lets the delta itself leave, clipped; `masked` allows secure aggregation only (not in this version)."""
+    privacy: str = "secagg"
+    """`secagg` takes part in runs with secure aggregation only; `none` lets the delta itself leave, clipped."""
+    manifest_sha256: str = ""
+    """Fingerprint of the federation's manifest, compared over another channel (`fedgrpo manifest fingerprint`)."""
     max_rank: int = 0
     max_alpha: int = 64
     """The adapter is scaled by alpha / rank: a large alpha would undo max-learning-rate."""
@@ -63,7 +65,7 @@ class Policy:
     """Whether device, memory and speed may leave."""
 
     def __post_init__(self) -> None:
-        one_of("policy.privacy", self.privacy, ("none", "masked"))
+        one_of("policy.privacy", self.privacy, ("none", "secagg"))
         at_least("policy.min-groups", self.min_groups, 1, "a round has at least one group")
         at_least("policy.min-class-problems", self.min_class_problems, 1, "a class has at least one problem")
         between("policy.max-left-out-share", self.max_left_out_share, 0.0, 1.0, "it is a share of the prompts")

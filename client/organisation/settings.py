@@ -154,6 +154,16 @@ class Flower:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Membership:
+    """This organisation's place in the federation: what secure aggregation and the audit need."""
+
+    manifest: str = ""
+    """The federation's manifest, which lists every organisation's identity key (`fedgrpo manifest`)."""
+    identity: str = ""
+    """This organisation's private Ed25519 key (`fedgrpo keys identity`). Its public half is in the manifest."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Organisation:
     """All sections of an organisation's file."""
 
@@ -166,6 +176,7 @@ class Organisation:
     backend: Backend = field(default_factory=Backend)
     learner: LearnerSettings = field(default_factory=LearnerSettings)
     tracking: Tracking = field(default_factory=Tracking)
+    federation: Membership = field(default_factory=Membership)
     flower: Flower = field(default_factory=Flower)
     policy: Policy = field(default_factory=Policy)
 

@@ -27,6 +27,7 @@ from .federation import Federation
 from .grpo import GRPO
 from .model import Lora, Model
 from .output import Output
+from .privacy import Privacy
 from .simulation import Simulation
 from .training import Train
 
@@ -47,6 +48,7 @@ class RunConfig:
     intake: Intake = field(default_factory=Intake)
     compression: Compression = field(default_factory=Compression)
     gate: Gate = field(default_factory=Gate)
+    privacy: Privacy = field(default_factory=Privacy)
     evaluation: Evaluation = field(default_factory=Evaluation)
     backend: Backend = field(default_factory=Backend)
     simulation: Simulation = field(default_factory=Simulation)

@@ -1,0 +1,25 @@
+"""The settings of what the server may see of an update."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..bounds import between, one_of
+
+MODES = ("none", "sum", "secagg")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Privacy:
+    """What the server sees of each organisation's update."""
+
+    mode: str = "none"
+    """`none`: each update in the clear. `secagg`: secure aggregation, so that only the sum over all members is seen.
+    `sum`: coded and added up as for secagg, but without masks, which protects nothing and is for comparing the two."""
+    clip_norm: float = 10.0
+    """Largest L2 norm of a weighted update in `secagg` and `sum`; a longer one is scaled down, and counted. The finest
+    grid on which the sum of all members cannot overflow follows from it."""
+
+    def __post_init__(self) -> None:
+        one_of("privacy.mode", self.mode, MODES)
+        between("privacy.clip-norm", self.clip_norm, 0.0, 1e6, "every update has a norm above 0", open_low=True)

@@ -1,0 +1,1 @@
+"""The round log that organisations can verify: hash-chained, signed by the server, its heads counter-signed."""
