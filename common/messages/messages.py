@@ -8,12 +8,19 @@ reply in `server.federation.intake`.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from ..adapter.adapter import Adapter
 from ..adapter.methods import METHODS
 from ..adapter.schema import AdapterSchema, Module, Vector
 from ..settings.run_config import RunConfig
 
+Words = npt.NDArray[np.unsignedinteger[Any]]
+"""A vector modulo 2^32 (little-endian uint32) or 2^16 (uint16): part of a sum, or masked."""
+NO_WORDS: Words = np.zeros(0, dtype="<u4")
 DEVICES = ("unknown", "cpu", "cuda")
 NETWORK_ONLY = {"network_only": True}
 """Marks a field for server and relay only. The learner does not see it. Its cache answers a repeated task by the hash
@@ -86,6 +93,10 @@ class TrainTask:
     """The last round whose update of this client counted; 0 is none. Its compression error is fed back now."""
     counted_attempt: int = 0
     """The attempt at that round."""
+    members: int = 0
+    """Members of the federation whose updates may be in one sum; 0 where the update is sent alone (privacy.mode)."""
+    summed_metrics: tuple[str, ...] = ()
+    """Training metrics in the sum: those that every client may let out."""
     nonce: str = field(default="", metadata=NETWORK_ONLY)
     schema_sha256: str = field(default="", metadata=NETWORK_ONLY)
     config_sha256: str = field(default="", metadata=NETWORK_ONLY)
@@ -141,7 +152,45 @@ class EvaluateTask:
     """The attempt at the round that the reward gate evaluates; 0 outside the gate. Answers are cached per attempt."""
     against: str = ""
     """SHA-256 of an adapter to compare with, if this client still has its answers; empty compares with none."""
+    members: int = 0
+    """As of TrainTask: the counts are then part of a sum."""
     config_sha256: str = field(default="", metadata=NETWORK_ONLY)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SumPart:
+    """A client's reply to a task whose result is part of a sum: its vector (`sum`), or its keys (`secagg`)."""
+
+    words: Words
+    """Shape (size of the layout,): the client's vector, unmasked. Empty in secagg."""
+    bundle: str = ""
+    """The client's signed bundle (`common.secagg.statements`). Empty in `sum`."""
+    task: TaskId = field(default=NO_TASK, metadata=NETWORK_ONLY)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecaggRequest:
+    """The server's next step of a sum (docs/protocol.md): `share`, `mask`, `agree` or `open`."""
+
+    step: str
+    session: str
+    """Names the sum: the hash of its context."""
+    items: dict[str, str]
+    """By organisation. share: signed bundles; mask: boxes for this client; agree: empty, of the survivors; open:
+    signatures of the survivors."""
+    config_sha256: str = field(default="", metadata=NETWORK_ONLY)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecaggReply:
+    """A client's reply to `SecaggRequest`."""
+
+    words: Words
+    """mask: the masked vector. Empty otherwise."""
+    step: str
+    session: str
+    items: dict[str, str]
+    """By organisation. share: boxes for the others; agree: this client's signature; open: shares of seeds and keys."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
