@@ -15,6 +15,7 @@ from flwr.app import RecordDict
 from ...common.adapter.adapter import clip_norm, l2_norm
 from ...common.adapter.methods import METHODS
 from ...common.adapter.schema import Vector, whole_vector
+from ...common.bounds import NAME
 from ...common.errors import PeerFailedError, ProtocolError
 from ...common.foreign import LABEL_CHARACTERS, printable, quoted
 from ...common.messages import wire
@@ -30,7 +31,6 @@ from ...common.messages.messages import (
 from ...common.messages.metric_names import TRAIN_METRICS, RoundWork, range_of, reward_metrics
 from ...common.settings.run_config import RunConfig
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 HASH = re.compile(r"[0-9a-f]{1,64}")
 LAYER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
 MAX_SCHEMA_BYTES = 4_000_000

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import replace
 
+from ....common.bounds import NAME
 from ....common.errors import ProtocolError
 from ....common.messages.messages import Capabilities, EvaluateTask, Evaluation, TrainTask, Update
 from ....common.settings.run_config import RunConfig
@@ -15,7 +15,6 @@ from .. import Learner
 from ..training.error_feedback import CompressingLearner
 from .ledger import Ledger
 
-FEDERATION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 MAX_POSITION = 1 << 53
 
 
@@ -88,7 +87,7 @@ class GuardedLearner:
 
 
 def _check_place(federation: str, number: int) -> None:
-    if not FEDERATION.fullmatch(federation):
+    if not NAME.fullmatch(federation):
         raise ProtocolError("header", "the federation's name has characters that are not allowed")
     if number < 0:
         raise ProtocolError("header", f"there is no round {number}")
