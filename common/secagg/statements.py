@@ -85,7 +85,7 @@ class Bundle:
         if set(values) != {f.name for f in fields(cls)} or not isinstance(context, dict):
             raise ProtocolError("secagg.bundle", "a bundle does not have exactly the agreed fields")
         keys = {name: values[name] for name in ("mask_key", "box_key", "self_mask", "commitment")}
-        if not all(_is_hash(value) for value in keys.values()) or not isinstance(values["member"], str):
+        if not all(is_hash(value) for value in keys.values()) or not isinstance(values["member"], str):
             raise ProtocolError("secagg.bundle", "a bundle's keys are not 32 bytes each, in hexadecimal")
         return cls(context=_context_of(cast(dict[str, Any], context)), member=values["member"], **keys)
 
@@ -172,5 +172,6 @@ def _context_of(values: dict[str, Any]) -> Context:
     return Context(**values)
 
 
-def _is_hash(value: object) -> bool:
+def is_hash(value: object) -> bool:
+    """Return whether a value is 32 bytes in hexadecimal."""
     return isinstance(value, str) and len(value) == 64 and set(value) <= set(HEX)

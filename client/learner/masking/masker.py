@@ -59,10 +59,9 @@ class Masker:
     """Fewest members of a sum that this organisation accepts; the manifest may ask for more."""
 
     def begin(self, context: Context, vector: Words) -> str:
-        """Keep a vector for a sum, and return this member's signed bundle; the same one if the sum has begun.
+        """Keep a vector for a sum, and return this member's signed bundle.
 
-        Raises:
-            ProtocolError: the vector is another one than the sum began with.
+        If the sum has begun, both are what they were: this vector is not used.
         """
         session = self.sessions.find(context.sha256)
         if session is not None:

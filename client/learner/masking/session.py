@@ -17,7 +17,7 @@ import numpy as np
 
 from ....common.errors import ProtocolError
 from ....common.messages.messages import Words
-from ....common.secagg.statements import Context
+from ....common.secagg.statements import Context, is_hash
 from ....common.storage.atomic import PRIVATE, write_atomic
 
 STATE, VECTOR = "state.json", "vector.bin"
@@ -74,7 +74,7 @@ class Sessions:
     def find(self, name: str) -> Session | None:
         """Return a sum by the hash of its context; None if it has not begun here, or is forgotten."""
         path = self._folder / name / STATE
-        if not path.parent.parent == self._folder or not path.is_file():
+        if not is_hash(name) or not path.is_file():
             return None
         values: dict[str, Any] = json.loads(path.read_bytes())
         context = values.pop("context")
