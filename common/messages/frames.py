@@ -7,7 +7,7 @@ parsed, and the array's exact size is known from the schema. Both ends are the o
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -30,7 +30,7 @@ class Frame:
 
     fields: dict[str, Any]
     vector: Vector | None = None
-    words: Words = NO_WORDS
+    words: Words = field(default_factory=lambda: NO_WORDS)
 
     def pack(self) -> bytes:
         """Return the frame as bytes."""

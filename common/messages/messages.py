@@ -17,6 +17,7 @@ from ..adapter.adapter import Adapter
 from ..adapter.methods import METHODS
 from ..adapter.schema import AdapterSchema, Module, Vector
 from ..settings.run_config import RunConfig
+from .metric_names import RoundWork
 
 Words = npt.NDArray[np.unsignedinteger[Any]]
 """A vector modulo 2^32 (little-endian uint32) or 2^16 (uint16): part of a sum, or masked."""
@@ -37,6 +38,16 @@ def run_schema(config: RunConfig, modules: tuple[Module, ...]) -> AdapterSchema:
         holds=holds,
         seed=config.federation.seed,
         tiny_size=config.adapter.tiny_size if "v" in holds else 0,
+    )
+
+
+def round_work(groups: int, config: RunConfig) -> RoundWork:
+    """Return what a client did in a round of so many groups, and the limits that the settings give it."""
+    return RoundWork(
+        groups=groups,
+        completions=groups * config.grpo.num_generations,
+        prompt_tokens=config.grpo.max_prompt_length,
+        completion_tokens=config.grpo.max_completion_length,
     )
 
 
@@ -66,7 +77,7 @@ class Capabilities:
     metrics: tuple[str, ...]
     """The training metrics it will send: of TRAIN_METRICS and its rewards, those its policy allows."""
     examples: int
-    """Prompts in the shard."""
+    """Prompts in the shard; 0 where it is not said (secure aggregation)."""
     prompts_too_long: int
     """Prompts left out: longer than grpo.max-prompt-length, in a block with one that is, or too few to fill a block."""
     held_out: int = 0

@@ -1,6 +1,6 @@
 """The fixed grid: updates as whole numbers, whose sum over all members cannot overflow.
 
-A float x becomes q = x / step, rounded to one of the two whole numbers beside it at random, so that it is right on
+A float x becomes q = x / step, rounded at random to one of the two whole numbers beside it, so that it is right on
 average. The step is a power of two, the same for all members: it follows from settings and the number of members.
 """
 
@@ -47,13 +47,16 @@ class Grid:
                 "Lower privacy.clip-norm, or let fewer members take part."
             )
 
-    def coded(self, values: npt.NDArray[np.floating], generator: np.random.Generator) -> tuple[Whole, int]:
+    def coded(self, values: npt.NDArray[np.floating], generator: np.random.Generator | None) -> tuple[Whole, int]:
         """Return values as whole numbers, and how many were beyond the grid's end and put on it.
 
         Where the values were clipped to the norm that the grid was made for, nothing is beyond its end.
+
+        Args:
+            generator: of the random rounding; None rounds to the nearest, where error feedback takes care of the rest.
         """
         scaled = values.astype(np.float64) / self.step
-        whole = np.floor(scaled + generator.random(scaled.shape))
+        whole = np.rint(scaled) if generator is None else np.floor(scaled + generator.random(scaled.shape))
         beyond = int(np.count_nonzero(np.abs(whole) > self.levels))
         return np.clip(whole, -self.levels, self.levels).astype(np.int64), beyond
 

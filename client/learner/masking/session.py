@@ -79,8 +79,8 @@ class Sessions:
         values: dict[str, Any] = json.loads(path.read_bytes())
         context = values.pop("context")
         numbers = tuple(context.pop("numbers"))
-        sets = {key: tuple(values.pop(key)) for key in ("masked", "survivors")}
-        return Session(context=Context(**context, numbers=numbers), **values, **sets)
+        masked, survivors = tuple(values.pop("masked")), tuple(values.pop("survivors"))
+        return Session(context=Context(**context, numbers=numbers), masked=masked, survivors=survivors, **values)
 
     def get(self, name: str) -> Session:
         """Return a sum that has begun.

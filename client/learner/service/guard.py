@@ -12,7 +12,7 @@ from ....common.settings.run_config import RunConfig
 from ...organisation import policy
 from ...organisation.settings import OrganisationFile
 from .. import Learner
-from ..training.error_feedback import CompressingLearner
+from ..training.error_feedback import CompressingLearner, Residuals
 from .ledger import Ledger
 
 MAX_POSITION = 1 << 53
@@ -35,8 +35,8 @@ class GuardedLearner:
         policy.check_run(organisation, config)
         self._organisation, self._config, self._ledger = organisation, config, ledger
         self._block = policy.block_size(organisation.policy, config)
-        folder = organisation.folder / "rests"
-        self._learner = CompressingLearner(make(), config, folder, organisation.policy.max_delta_norm)
+        self.residuals = Residuals(organisation.folder / "rests")
+        self._learner = CompressingLearner(make(), config, self.residuals, organisation.policy.max_delta_norm)
         capabilities = self._learner.capabilities()
         policy.check_size(organisation.policy, config, capabilities.schema)
         policy.check_prompts(organisation.policy, capabilities.examples, capabilities.prompts_too_long)
