@@ -13,7 +13,8 @@ from . import public_key
 
 FEWEST, MOST = 3, 100
 """Members. The sum of two tells each of them the other's update, and every pair of members exchanges keys."""
-CIPHERS = ("aes-256-ctr",)
+CIPHERS = ("aes-256-ctr", "chacha20")
+"""Generators of masks, the functions of which are in `common.secagg.masks`."""
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 

@@ -142,7 +142,10 @@ def changed(before, after):
         (changed("version = 1", "version = 2"), "version is 2; this fedgrpo reads manifests of version 1"),
         (changed("version = 1\n", ""), "version is None"),
         (changed("version = 1", "version = true"), "version is True"),
-        (changed('cipher = "aes-256-ctr"', 'cipher = "none"'), "cipher is 'none', but must be one of: aes-256-ctr"),
+        (
+            changed('cipher = "aes-256-ctr"', 'cipher = "none"'),
+            "cipher is 'none', but must be one of: aes-256-ctr, chacha20",
+        ),
         (changed('cipher = "aes', 'ciphers = "aes'), "lacks cipher"),
         (changed("min-members", "threshold = 1\nmin-members"), "has 'threshold', which is not known"),
         (changed("min-members = 3", "min-members = 2"), "min-members is 2"),
