@@ -62,6 +62,11 @@ class RunFolder:
         return self.path / "manifest.toml"
 
     @property
+    def server_identity(self) -> Path:
+        """Return the private identity key of a simulated federation's server."""
+        return self.path / "server.identity"
+
+    @property
     def sums(self) -> Path:
         """Sums under way."""
         return self.path / "sums"

@@ -33,7 +33,7 @@ from .job_watcher import JobWatcher
 from .jobs import Job
 from .ledger import Ledger
 from .load_organisation import organisation_model, organisation_rewards, organisation_tools
-from .masking import summing_learner
+from .own_sums import summing_learner
 from .tracking import OrganisationTracking
 
 if TYPE_CHECKING:
