@@ -28,7 +28,7 @@ from ..run.events import emit
 from ..secagg.opening import Roster, remove_masks
 from ..secagg.sum_state import Items, SumFolder, SumState
 from .sum_intake import check_boxes, check_bundle, check_shares, check_signature, read_part, read_step
-from .sum_steps import Question, SumSteps
+from .sum_steps import Question, SumFailedError, SumSteps, SumUnopenedError
 
 
 class MaskedSum:
@@ -52,7 +52,7 @@ class MaskedSum:
             self._mask()
         if not state.signatures:
             self._agree()
-        if not state.shares:
+        if len(state.shares) < threshold_of(len(state.bundles)):
             self._open()
         members = Roster(bundles=state.bundles, masked=sorted(state.boxes), survivors=state.survivors)
         total = self._folder.total(self._dtype)
@@ -136,15 +136,23 @@ class MaskedSum:
         self._folder.save(self._state)
 
     def _open(self) -> None:
-        shares, masked = dict[str, Items](), sorted(self._state.boxes)
+        """Ask those that have not sent their shares; what came is kept, should it be too few.
+
+        Raises:
+            SumUnopenedError: it is.
+        """
+        state, masked = self._state, sorted(self._state.boxes)
 
         def take(name: str, reply: SecaggReply) -> None:
-            shares[name] = check_shares(reply.items, masked)
+            state.shares[name] = check_shares(reply.items, masked)
 
-        self._ask("open", dict.fromkeys(self._state.signatures, self._state.signatures), take)
-        self._steps.check_enough(shares, threshold_of(len(self._state.bundles)))
-        self._state.shares = dict(sorted(shares.items()))
-        self._folder.save(self._state)
+        missing = state.signatures.keys() - state.shares.keys()
+        self._ask("open", dict.fromkeys(missing, state.signatures), take)
+        self._folder.save(state)
+        try:
+            self._steps.check_enough(state.shares, threshold_of(len(state.bundles)))
+        except SumFailedError as error:
+            raise SumUnopenedError(error.code, str(error)) from error
 
     def _ask(self, step: str, items: Mapping[str, Items], take: Callable[[str, SecaggReply], None]) -> None:
         context = self._context
