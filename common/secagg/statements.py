@@ -133,15 +133,6 @@ def agreement(context: Context, roster: bytes, masked: Iterable[str], survivors:
     )
 
 
-def threshold_of(members: int) -> int:
-    """Return how many members must agree on a set of survivors: more than two thirds, t = floor(2 n / 3) + 1.
-
-    Two sets of t of the same n members share more than n / 3 of them, so at least one that is honest if fewer than
-    n / 3 are not, and an honest member opens one sum of a round (Bonawitz et al. 2017, section 6.2).
-    """
-    return 2 * members // 3 + 1
-
-
 def differences(mine: Context, other: Context) -> Sequence[str]:
     """Return the names of the parts in which two contexts differ."""
     return [f.name for f in fields(Context) if getattr(mine, f.name) != getattr(other, f.name)]
