@@ -44,6 +44,15 @@ def agreed(private: bytes, public: bytes, salt: bytes, info: bytes) -> bytes:
     return derived(shared, salt, info)
 
 
+def mask_info(one: str, other: str) -> bytes:
+    """Return the purpose of the key of the mask that two members share, the same for both.
+
+    With the names in it, a member that shows another's public key as its own gets another mask with everybody, so that
+    the two do not cancel each other out.
+    """
+    return b"\0".join([MASK, *(name.encode() for name in sorted((one, other)))])
+
+
 def box_info(sender: str, receiver: str) -> bytes:
     """Return the purpose of the key of one direction's boxes; names hold no zero byte."""
     return b"\0".join([BOX, sender.encode(), receiver.encode()])

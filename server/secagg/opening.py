@@ -53,7 +53,8 @@ def remove_masks(total: Words, roster: Roster, shares: Mapping[str, Mapping[str,
         add_mask(total, boxes.derived(secrets[name], salt, boxes.SELF), cipher, subtract=True)
     for gone in sorted(set(roster.masked) - set(roster.survivors)):
         for name in roster.survivors:
-            key = boxes.agreed(secrets[gone], bytes.fromhex(read[name].mask_key), salt, boxes.MASK)
+            info = boxes.mask_info(gone, name)
+            key = boxes.agreed(secrets[gone], bytes.fromhex(read[name].mask_key), salt, info)
             add_mask(total, key, cipher, subtract=name < gone)  # a survivor adds where its name comes first
 
 

@@ -156,7 +156,8 @@ class Masker:
         add_mask(vector, boxes.derived(bytes.fromhex(session.seed), roster, boxes.SELF), cipher)
         for name in received:
             public = bytes.fromhex(read[name].mask_key)
-            key = boxes.agreed(bytes.fromhex(session.mask_key), public, roster, boxes.MASK)
+            info = boxes.mask_info(self.name, name)
+            key = boxes.agreed(bytes.fromhex(session.mask_key), public, roster, info)
             add_mask(vector, key, cipher, subtract=self.name > name)
         return vector
 
