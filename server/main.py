@@ -121,9 +121,9 @@ def check_cohort(config: RunConfig, manifest: Manifest) -> None:
     cohort = config.federation.clients_per_round
     if 0 < cohort < manifest.threshold:
         raise ConfigError(
-            f"federation.clients-per-round is {cohort}, and {manifest.threshold} of the {len(manifest.members)} members "
-            "in the manifest must open a sum, so that no two sums of a round can be opened. Ask at least as many, "
-            "or 0 for all."
+            f"federation.clients-per-round is {cohort}, and {manifest.threshold} of the manifest's "
+            f"{len(manifest.members)} members must open a sum, so that no two sums of a round can be opened. Ask at "
+            "least as many, or 0 for all."
         )
 
 
