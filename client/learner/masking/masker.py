@@ -24,6 +24,7 @@ from ....common.secagg.statements import (
     Context,
     agreement,
     differences,
+    from_hex,
     roster_hash,
     signed,
     unsigned,
@@ -144,7 +145,7 @@ class Masker:
         if not session.masked:
             for name, box in received.items():
                 key = self._box_key(session, roster, read[name], name, self.name)
-                content = boxes.opened(key, _bytes_of(box), _about(roster, name, self.name))
+                content = boxes.opened(key, from_hex(box), _about(roster, name, self.name))
                 if len(content) != 2 * shamir.SHARE_BYTES:
                     raise ProtocolError("secagg.box", f"{name}'s box does not hold two shares")
                 session.shares[name] = content.hex()
@@ -182,7 +183,7 @@ class Masker:
         if len(signatures) < self.manifest.threshold:
             raise ProtocolError("secagg.signatures", f"{len(signatures)} signatures are fewer than the threshold")
         for name, signature in signatures.items():
-            sound = name in survivors and verify(self.manifest.key_of(name), _bytes_of(signature), statement)
+            sound = name in survivors and verify(self.manifest.key_of(name), from_hex(signature), statement)
             if not sound:
                 raise ProtocolError("secagg.signatures", f"{name}'s signature is not of this set of survivors")
         self.ledger.open(session.context, statement)
@@ -233,10 +234,3 @@ class Masker:
 
 def _about(roster: bytes, sender: str, receiver: str) -> bytes:
     return b"\0".join([roster.hex().encode(), sender.encode(), receiver.encode()])
-
-
-def _bytes_of(text: str) -> bytes:
-    try:
-        return bytes.fromhex(text)
-    except ValueError as error:
-        raise ProtocolError("secagg.encoding", "an item is not hexadecimal") from error
