@@ -23,6 +23,13 @@ def refused(text):
     assert caught.value.code == "secagg.bundle"
 
 
+def read_or_code(read, data):
+    try:
+        return read(data)
+    except ProtocolError as error:
+        return error.code
+
+
 def test_a_bundle_reads_back_from_its_text_and_no_other_text_does():
     assert Bundle.read(MINE.text()) == MINE
     assert MINE.text() == BUNDLE + canonical(asdict(MINE))
@@ -70,7 +77,7 @@ WRONG = {
     "a round that is a fraction": changed(context={**CONTEXT_VALUES, "round": 1.0}),
     "numbers that are a text": changed(context={**CONTEXT_VALUES, "numbers": "weight"}),
     "a name that is a number": changed(context={**CONTEXT_VALUES, "numbers": [1]}),
-    "a round beyond all digits": changed(context={**CONTEXT_VALUES, "round": 7}).replace(b":7,", b":" + b"7" * 5000 + b","),
+    "a round beyond all digits": changed(context={**CONTEXT_VALUES, "round": 77}).replace(b"77", b"7" * 5000),
     "brackets without end": BUNDLE + b"[" * 8000,
 }
 
@@ -90,11 +97,7 @@ def test_no_bytes_make_the_reader_fail_in_another_way(data):
 def test_a_changed_byte_is_refused_or_is_another_bundle(place, change):
     text = bytearray(MINE.text())
     text[place] ^= change
-    try:
-        read = Bundle.read(bytes(text))
-    except ProtocolError as error:
-        assert error.code == "secagg.bundle"
-    else:
+    if (read := read_or_code(Bundle.read, bytes(text))) != "secagg.bundle":
         assert read != MINE
         assert read.text() == bytes(text)
 
@@ -122,11 +125,7 @@ def test_a_signed_text_travels_with_its_signature_in_one_form():
 
 @given(st.text(max_size=300))
 def test_no_text_makes_the_reader_of_hexadecimal_fail_in_another_way(text):
-    try:
-        data = statements.from_hex(text)
-    except ProtocolError as error:
-        assert error.code == "secagg.encoding"
-    else:
+    if (data := read_or_code(statements.from_hex, text)) != "secagg.encoding":
         assert data.hex() == text
 
 
