@@ -105,9 +105,11 @@ class Sum:
     signatures: dict = field(default_factory=dict)
     shares: dict = field(default_factory=dict)
 
+    def request(self, step, items):
+        return SecaggRequest(step=step, session=self.context.sha256, items=dict(items))
+
     def ask(self, name, step, items):
-        request = SecaggRequest(step=step, session=self.context.sha256, items=dict(items))
-        return self.federation.maskers[name].step(request)
+        return self.federation.maskers[name].step(self.request(step, items))
 
     def begin(self, vectors, lost=()):
         found = {name: self.federation.maskers[name].begin(self.context, vector) for name, vector in vectors.items()}
