@@ -25,6 +25,7 @@ from ..common.errors import ConfigError, FedGRPOError, RunError
 from ..common.settings.run_config import RunConfig
 from ..common.trackers.names import check_uses
 from .aggregation.state import State
+from .federation.audited import Audited, begin, open_log
 from .federation.evaluation import Evaluator, due
 from .federation.exchange import ClientCalls
 from .federation.roster import Roster, Terms
@@ -76,6 +77,7 @@ def run_federation(grid: Grid, config: RunConfig) -> None:
     check_uses("output.trackers", config.output.tracker_uses)
     with _stop_on_signals(store) as stop, _explain_disk(store), locked(store.folder):
         store.files.stopped.unlink(missing_ok=True)
+        log = open_log(config, store.folder)
         known = None if store.is_new else store.recover(config)
         terms = Terms(known.adapter.schema, known.base_model_sha256) if known else None
         roster = Roster(grid, config, terms, known.strikes if known else {})
@@ -84,8 +86,9 @@ def run_federation(grid: Grid, config: RunConfig) -> None:
             store.resume(known)
         name = f"fed-{secrets.token_hex(4)}"
         state = known or store.create(config, name, first_adapter(config, terms.schema), terms.base_model_sha256)
-        calls = ClientCalls(grid, config.federation, stop.check)
-        rounds = Rounds(calls, config, store, roster, Evaluator(calls, config, store, roster))
+        begin(log, state, config, resumed=known is not None)
+        calls = ClientCalls(grid, config.federation, stop.check, Audited(log, roster.nodes))
+        rounds = Rounds(calls, config, store, roster, Evaluator(calls, config, store, roster), log)
         _play_all(rounds, state, config, store)
 
 
@@ -118,6 +121,7 @@ def _play_all(rounds: Rounds, state: State, config: RunConfig, store: Store) -> 
             _evaluate_if_due(rounds, state, config, store)
             tell_trackers()
             alarms.look(state.round)
+    rounds.show_head()
     if not Journal.read(store.files.journal).finished:
         store.log(Finished(round=state.round, adapter=state.adapter.sha256))
 

@@ -24,6 +24,8 @@ class Attempt:
     bytes_up: dict[str, int] = field(default_factory=dict[str, int])
     updates: dict[str, ReceivedUpdate] = field(default_factory=dict[str, ReceivedUpdate])
     """The valid updates, by organisation. Their deltas are in the store's inbox."""
+    arrived: dict[str, tuple[str, int]] = field(default_factory=dict[str, tuple[str, int]])
+    """Of each valid update, SHA-256 and length of its array as it travelled, for the round log."""
     refused: dict[str, str] = field(default_factory=dict[str, str])
     """Organisation -> code."""
     strikes: list[str] = field(default_factory=list[str])

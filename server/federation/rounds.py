@@ -14,22 +14,27 @@ import numpy as np
 from ...common.adapter.adapter import l2_norm
 from ...common.errors import ProtocolError, RunError
 from ...common.messages import wire
-from ...common.messages.messages import TaskId, TrainTask
+from ...common.messages.messages import JoinRequest, TaskId, TrainTask
 from ...common.settings.aggregation import updates_needed
 from ...common.settings.run_config import RunConfig
 from ..aggregation.aggregate import Diagnostics, ReceivedUpdate, aggregate
 from ..aggregation.state import State
 from ..aggregation.weights import raw_weight
+from ..audit.round_log import RoundLog
 from ..run import events
 from ..run.events import emit
 from ..run.journal import Planned, Void
 from ..run.store import Store
 from .attempt import Attempt
+from .audited import arrived, prepared
 from .evaluation import Evaluator, Verdict
 from .exchange import ClientCalls, EncodedAdapter, Reply
 from .intake import read_update
 from .roster import Roster
 from .task import train_task
+
+LAST_LOOK_S = 30.0
+"""How long the clients have, after the last round, to sign the end of the round log."""
 
 
 @dataclass(slots=True)
@@ -41,6 +46,8 @@ class Rounds:
     store: Store
     roster: Roster
     evaluator: Evaluator
+    log: RoundLog | None = None
+    """The signed round log, where the run has a manifest."""
 
     def play(self, state: State) -> State:
         """Try the next round until it is committed.
@@ -64,6 +71,19 @@ class Rounds:
                 state = replace(state, positions=done.positions)  # else the same prompts would be tried again
             state = replace(state, voids=this.attempt)
             self._void(state, this, reason)
+
+    def show_head(self) -> None:
+        """Show the end of the round log to every client that is there, and close it with their signatures.
+
+        One that does not answer soon has signed less: the log says how much, and nothing is lost.
+        """
+        if self.log is None or self.log.last.event == "finished":
+            return
+        question = wire.record_of(JoinRequest(config_sha256=self.config.sha256))
+        messages = {node: question for name, node in self.roster.nodes.items() if self.log.manifest.has(name)}
+        for _ in self.calls.ask(messages, "query.audit", "audit", LAST_LOOK_S):
+            pass  # the signatures are taken out of the replies, which say no more
+        self.log.finish()
 
     def _require_clients(self, state: State) -> None:
         """Wait until enough clients for a round are connected.
@@ -127,7 +147,10 @@ class Rounds:
             emit(events.UpdateRefused(this.number, name, error.code, str(error)))
             return
         self.roster.refusals.pop(name, None)
+        this.arrived[name] = arrived(content)
         self.store.keep_update(name, update.delta)
+        if self.config.output.keep_updates:
+            self.store.keep_arrived(this.number, name, content.array_records[wire.VECTOR][wire.VECTOR].data)
         this.updates[name] = ReceivedUpdate(
             delta=self.store.kept_update(name),
             schema=client.schema,
@@ -160,7 +183,10 @@ class Rounds:
             RunError: it was one too many.
         """
         settings = self.config.federation
+        line = prepared(self.log, this, "void", state.adapter.sha256, reason)
         self.store.log(Void(round=this.number, attempt=this.attempt, reason=reason, positions=state.positions))
+        if self.log and line:
+            self.log.append(line)
         emit(events.RoundVoid(this.number, this.attempt, reason))
         if this.attempt % settings.max_void_rounds == 0:
             raise RunError(
@@ -174,7 +200,10 @@ class Rounds:
         if diagnostics.capped:
             emit(events.SharesCapped(this.number, diagnostics.capped))
         metrics = this.metrics(diagnostics)
+        line = prepared(self.log, this, "committed", done.adapter.sha256)
         self.store.commit(replace(done, strikes=dict(self.roster.strikes)), metrics, self.config.model.name)
+        if self.log and line:
+            self.log.append(line)
         emit(
             events.RoundCommitted(
                 round=this.number,

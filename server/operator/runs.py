@@ -89,6 +89,14 @@ def stop(folder: ServerFolder, name: str) -> None:
     Flower(folder).stop(int(file.read_text()))
 
 
+def _outputs(folder: ServerFolder, name: str) -> dict[str, str]:
+    """Return where a run is written and who takes part; with a manifest in the folder, the run has a round log."""
+    found = {"output.dir": str(folder.runs), "output.run": name, "output.nodes": str(folder.nodes_file)}
+    if folder.manifest.exists():
+        found |= {"output.manifest": str(folder.manifest), "output.identity": str(folder.identity)}
+    return found
+
+
 def _played(
     folder: ServerFolder, config: RunConfig, name: str, say: Callable[[str], None], watch: Watch | None
 ) -> RunStatus:
@@ -96,9 +104,7 @@ def _played(
     watch = watch or _printing(folder, name, say)
     if ignored := ignored_settings(config):
         say(f"{name}: organisations ignore everything in {IN_WORDS}. Of this scenario: {', '.join(ignored)}")
-    config = config.with_values(
-        {"output.dir": str(folder.runs), "output.run": name, "output.nodes": str(folder.nodes_file)}
-    )
+    config = config.with_values(_outputs(folder, name))
     submitted = folder.path / "submitted" / f"{name}.toml"
     submitted.parent.mkdir(exist_ok=True)
     write_atomic(submitted, config.to_toml().encode())

@@ -32,6 +32,7 @@ from .job_watcher import JobWatcher
 from .jobs import Job
 from .ledger import Ledger
 from .load_organisation import organisation_model, organisation_rewards, organisation_tools
+from .log_keeper import LogKeeper
 from .tracking import OrganisationTracking
 
 if TYPE_CHECKING:
@@ -44,17 +45,20 @@ LOGGER = safe_logger("fedgrpo.learner")
 class JobHandler:
     """Handles the jobs that arrive over the socket."""
 
-    def __init__(self, organisation: OrganisationFile, ledger: Ledger | None = None) -> None:
+    def __init__(
+        self, organisation: OrganisationFile, ledger: Ledger | None = None, keeper: LogKeeper | None = None
+    ) -> None:
         """Read data and rewards, so that errors in them are found at the start.
 
         Args:
             ledger: what has been answered; None for a rehearsal, which nobody outside hears of.
+            keeper: what has been seen of the round log; None for a rehearsal, and where no manifest is pinned.
 
         Raises:
             ConfigError, DataError, RewardError: the organisation's file, a data row or a reward is wrong.
         """
         self.organisation = organisation
-        self.ledger = ledger or Ledger(None, organisation.policy)
+        self.ledger, self.keeper = ledger or Ledger(None, organisation.policy), keeper
         check_backend(organisation.settings.backend)
         self.tracking = OrganisationTracking(organisation)
         self.train, self.held_out = read_organisation_data(organisation)
@@ -85,6 +89,8 @@ class JobHandler:
             raise ConfigError(
                 f"The policy in {self.organisation.file} has changed since the learner started. Start it again."
             )
+        if kind == "audit":
+            return self._signed(frame)
         config = self._run_of(frame)
         LOGGER.info("%s, round %s", kind, frame.fields.get("round", "-"))
         try:
@@ -96,6 +102,11 @@ class JobHandler:
     def kept(self) -> None:
         """Close the ledger's line of a job whose result is on the disk."""
         self.ledger.close()
+
+    def _signed(self, frame: Frame) -> Frame:
+        """Return the signature of the round log's head; empty where no manifest is pinned."""
+        index, signature = self.keeper.sign(frame.get("lines", str)) if self.keeper else (-1, "")
+        return Frame({"index": index, "signature": signature})
 
     def _run_of(self, frame: Frame) -> RunConfig:
         """Return the run's settings as this organisation applies them; says once what it ignores."""
@@ -165,7 +176,7 @@ class JobHandler:
             self._set_aside()
             self._learners = {
                 config.sha256: GuardedLearner(
-                    lambda: self._local_learner(config), self.organisation, config, self.ledger
+                    lambda: self._local_learner(config), self.organisation, config, self.ledger, self.keeper
                 )
             }
         return self._learners[config.sha256]
