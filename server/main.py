@@ -22,6 +22,10 @@ from ..common.adapter.adapter import Adapter
 from ..common.adapter.compression import rounded
 from ..common.adapter.schema import AdapterSchema
 from ..common.errors import ConfigError, FedGRPOError, RunError
+from ..common.identity.manifest import Manifest
+from ..common.messages import wire
+from ..common.messages.messages import JoinRequest
+from ..common.secagg.grid import grid_of
 from ..common.settings.run_config import RunConfig
 from ..common.trackers.names import check_uses
 from .aggregation.state import State
@@ -30,6 +34,8 @@ from .federation.evaluation import Evaluator, due
 from .federation.exchange import ClientCalls
 from .federation.roster import Roster, Terms
 from .federation.rounds import Rounds
+from .federation.sum_steps import SumSteps
+from .federation.summed_round import SummedExchange
 from .run.alarms import Alarms
 from .run.events import show_plain_lines
 from .run.journal import Finished, Journal
@@ -40,6 +46,8 @@ from .run.store import Store
 from .run.tracking import following
 
 app = ServerApp()
+LAST_LOOK_S = 30.0
+"""How long the clients have, after the last round, to sign the end of the round log."""
 
 
 class Stopped(RunError):
@@ -88,8 +96,26 @@ def run_federation(grid: Grid, config: RunConfig) -> None:
         state = known or store.create(config, name, first_adapter(config, terms.schema), terms.base_model_sha256)
         begin(log, state, config, resumed=known is not None)
         calls = ClientCalls(grid, config.federation, stop.check, Audited(log, roster.nodes))
-        rounds = Rounds(calls, config, store, roster, Evaluator(calls, config, store, roster), log)
+        summed = summed_exchange(calls, roster, store, config)
+        rounds = Rounds(calls, config, store, roster, Evaluator(calls, config, store, roster, summed), summed, log)
         _play_all(rounds, state, config, store)
+
+
+def summed_exchange(calls: ClientCalls, roster: Roster, store: Store, config: RunConfig) -> SummedExchange | None:
+    """Return what asks for sums where the server is to see sums only; None where updates are sent alone.
+
+    Raises:
+        ConfigError: the manifest is missing or damaged, or lists too many members for privacy.clip-norm.
+    """
+    if config.privacy.mode == "none":
+        return None
+    manifest = None
+    if config.privacy.mode == "secagg":
+        named = config.output.manifest
+        manifest = Manifest.read(Path(named).expanduser() if named else store.files.manifest)
+        grid_of(config, len(manifest.members))
+    steps = SumSteps(calls, roster, config.privacy.step_timeout_s)
+    return SummedExchange(steps, config, roster, store.files.sum, manifest)
 
 
 def first_adapter(config: RunConfig, schema: AdapterSchema) -> Adapter:
@@ -121,9 +147,24 @@ def _play_all(rounds: Rounds, state: State, config: RunConfig, store: Store) -> 
             _evaluate_if_due(rounds, state, config, store)
             tell_trackers()
             alarms.look(state.round)
-    rounds.show_head()
+    _close_log(rounds)
     if not Journal.read(store.files.journal).finished:
         store.log(Finished(round=state.round, adapter=state.adapter.sha256))
+
+
+def _close_log(rounds: Rounds) -> None:
+    """Show the end of the round log to every client that is there, and close it with their signatures.
+
+    One that does not answer soon has signed less: the log says how much, and nothing is lost.
+    """
+    log, nodes = rounds.log, rounds.roster.nodes
+    if log is None or log.last.event == "finished":
+        return
+    question = wire.record_of(JoinRequest(config_sha256=rounds.config.sha256))
+    messages = {node: question for name, node in nodes.items() if log.manifest.has(name)}
+    for _ in rounds.calls.ask(messages, "query.audit", "audit", timeout_s=LAST_LOOK_S):
+        pass  # the signatures are taken out of the replies, which say no more
+    log.finish()
 
 
 def _evaluate_if_due(rounds: Rounds, state: State, config: RunConfig, store: Store) -> None:

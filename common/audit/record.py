@@ -94,6 +94,8 @@ class Record:
     """Members whose updates are in the adapter."""
     agreement: dict[str, str] = field(default_factory=dict[str, str])
     """secagg: each member's signature on who is in the sum (docs/protocol.md)."""
+    agreed: dict[str, Any] = field(default_factory=dict[str, Any])
+    """secagg: what they signed, besides who is in the sum: its context, the roster's hash, whose masks were in it."""
     privacy: dict[str, str] = field(default_factory=dict[str, str])
     """Differential privacy that each member has spent, as it signed it: JSON."""
     seen: dict[str, Seen] = field(default_factory=dict[str, Seen])
@@ -196,8 +198,8 @@ def _record(values: object) -> Record:
         known[key] = {name: kind(**_object(key, entry, kind)) for name, entry in entries.items()}
     for key in ("agreement", "privacy"):
         known[key] = _named(key, known[key], str)
-    if not isinstance(known["settings"], dict):
-        raise ConfigError("settings is not an object")
+    if not isinstance(known["settings"], dict) or not isinstance(known["agreed"], dict):
+        raise ConfigError("settings or agreed is not an object")
     record = Record(**known)
     if record.version != VERSION:
         raise ConfigError(f"it has version {record.version}, this fedgrpo reads version {VERSION}")

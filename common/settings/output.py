@@ -19,9 +19,11 @@ class Output:
     """File that assigns nodes to organisations (`fedgrpo keys register` writes it): no other node may take part, and
     none under another's name. Without it every node may choose its name."""
     manifest: str = ""
-    """The federation's manifest: with it the run has a signed round log that members can check (docs/audit.md)."""
+    """The federation's manifest, for secure aggregation and the round log; empty takes the one in the run folder of a
+    simulation."""
     identity: str = ""
-    """The server's private identity key, which signs the round log."""
+    """The server's private identity key: with it and the manifest, the run has a signed round log that members can
+    check (docs/audit.md)."""
     keep_updates: bool = False
     """Whether to keep each update as it arrived, so that the aggregate can be computed again (`fedgrpo audit verify`).
     Not in secure aggregation, where the server sees none."""

@@ -37,6 +37,7 @@ class Outcome:
     asked: tuple[str, ...]
     members: Mapping[str, Contribution] = field(default_factory=dict[str, Contribution])
     agreement: Mapping[str, str] = field(default_factory=dict[str, str])
+    agreed: Mapping[str, Any] = field(default_factory=dict[str, Any])
     privacy: Mapping[str, str] = field(default_factory=dict[str, str])
     reason: str = ""
 
@@ -124,6 +125,7 @@ class RoundLog:
             asked=tuple(sorted(outcome.asked)),
             members=dict(sorted(outcome.members.items())),
             agreement=dict(sorted(outcome.agreement.items())),
+            agreed=dict(outcome.agreed),
             privacy=dict(sorted(outcome.privacy.items())),
             reason=outcome.reason,
         )
@@ -207,5 +209,5 @@ class RoundLog:
 
 def _bare(record: Record) -> Record:
     """Return a record without what belongs to one event alone."""
-    nothing: dict[str, Any] = {"asked": (), "members": {}, "agreement": {}, "privacy": {}, "reason": "", "settings": {}}
-    return replace(record, **nothing)
+    nothing: dict[str, Any] = {"asked": (), "members": {}, "agreement": {}, "agreed": {}, "privacy": {}}
+    return replace(record, **nothing, reason="", settings={})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flwr.app import RecordDict
@@ -68,27 +68,27 @@ class Audited:
 
 
 def open_log(config: RunConfig, folder: Path) -> RoundLog | None:
-    """Return the log of a run whose settings name a manifest; None for one without.
+    """Return the log of a run whose settings name the server's identity; None for one without.
 
     Raises:
         ConfigError: manifest and identity do not fit, or the run began with a log, or without one, and does not now.
         RunError: the log is damaged.
     """
     output, files = config.output, RunFolder(folder)
-    if not output.manifest:
+    if not output.identity:
         if files.audit.exists():
             raise ConfigError(
-                f"{folder} has a round log, but output.manifest is empty. Name the manifest it began with."
+                f"{folder} has a round log, but output.identity is empty. Name the server's key that it began with."
             )
         return None
-    if not output.identity:
+    if not output.manifest:
         raise ConfigError(
-            "output.manifest is set, but output.identity is empty: the round log needs the server's key to be signed. "
-            "`fedgrpo server init` makes one, keys/server.identity."
+            "output.identity is set, but output.manifest is empty: without a manifest no organisation knows the key "
+            "that signs the round log."
         )
     log = RoundLog(files.audit, Manifest.read(Path(output.manifest)), Identity.read(Path(output.identity)))
     if files.begun and not log.begun:
-        raise ConfigError(f"{folder} began without a round log. Resume it without output.manifest, or begin a new run.")
+        raise ConfigError(f"{folder} began without a round log. Resume it without output.identity, or begin a new run.")
     return log
 
 
@@ -138,19 +138,7 @@ def prepared(log: RoundLog | None, this: Attempt, event: str, adapter: str, reas
     """Sign an attempt's record and put it aside, before the journal says how the attempt ended."""
     if log is None:
         return None
-    form, counted = FORM_OF[log.last.mode], this.updates if event == "committed" else {}
-    members = {
-        name: Contribution(
-            sha256=this.arrived[name][0],
-            bytes=this.arrived[name][1],
-            form=form,
-            rank=update.schema.rank,
-            steps=update.steps,
-            examples=update.examples,
-            weight=float(update.weight),
-        )
-        for name, update in counted.items()
-    }
+    members = _contributions(this, FORM_OF[log.last.mode]) if event == "committed" else {}
     outcome = Outcome(
         event=event,
         round=this.number,
@@ -158,9 +146,29 @@ def prepared(log: RoundLog | None, this: Attempt, event: str, adapter: str, reas
         adapter=adapter,
         asked=this.cohort,
         members=members,
+        agreement=this.agreement if members else {},
+        agreed=this.agreed if members else {},
         reason=reason,
     )
     return log.prepare(outcome)
+
+
+def settle(log: RoundLog | None, line: Line | None) -> None:
+    """Append a record that was prepared, once the journal has its attempt."""
+    if log is not None and line is not None:
+        log.append(line)
+
+
+def _contributions(this: Attempt, form: str) -> dict[str, Contribution]:
+    """Return what came from each member; of sums, all that is seen of one is its vector's hash."""
+    found: dict[str, Contribution] = {}
+    for name in this.members or this.updates:
+        sha256, size = this.arrived[name]
+        found[name] = Contribution(sha256=sha256, bytes=size, form=form)
+        if update := this.updates.get(name):
+            about = {"steps": update.steps, "examples": update.examples, "weight": float(update.weight)}
+            found[name] = replace(found[name], rank=update.schema.rank, **about)
+    return found
 
 
 def arrived(content: RecordDict) -> tuple[str, int]:

@@ -119,11 +119,13 @@ class ClientCalls:
     audited: Audited | None = None
     """The round log, which travels with some messages."""
 
-    def ask(self, messages: Mapping[int, RecordDict], kind: str, group: str, timeout_s: float = 0.0) -> Iterator[Reply]:
+    def ask(
+        self, messages: Mapping[int, RecordDict], kind: str, group: str, *, timeout_s: float = 0.0
+    ) -> Iterator[Reply]:
         """Send one message to each node and yield its reply as it comes (`exchange`).
 
         Args:
-            timeout_s: 0 takes federation.round-timeout-s.
+            timeout_s: 0 waits for federation.round-timeout-s.
         """
         replies = exchange(
             self.grid,

@@ -14,11 +14,12 @@ import numpy as np
 from ...common.adapter.adapter import l2_norm
 from ...common.errors import ProtocolError, RunError
 from ...common.messages import wire
-from ...common.messages.messages import JoinRequest, TaskId, TrainTask
+from ...common.messages.messages import TaskId, TrainTask
 from ...common.settings.aggregation import updates_needed
 from ...common.settings.run_config import RunConfig
 from ..aggregation.aggregate import Diagnostics, ReceivedUpdate, aggregate
 from ..aggregation.state import State
+from ..aggregation.summed import SUM, aggregate_sum, mean_update
 from ..aggregation.weights import raw_weight
 from ..audit.round_log import RoundLog
 from ..run import events
@@ -26,15 +27,15 @@ from ..run.events import emit
 from ..run.journal import Planned, Void
 from ..run.store import Store
 from .attempt import Attempt
-from .audited import arrived, prepared
+from .audited import arrived, prepared, settle
 from .evaluation import Evaluator, Verdict
 from .exchange import ClientCalls, EncodedAdapter, Reply
 from .intake import read_update
 from .roster import Roster
+from .summed_round import SummedExchange
 from .task import train_task
 
-LAST_LOOK_S = 30.0
-"""How long the clients have, after the last round, to sign the end of the round log."""
+Result = tuple[State, Diagnostics]
 
 
 @dataclass(slots=True)
@@ -46,8 +47,10 @@ class Rounds:
     store: Store
     roster: Roster
     evaluator: Evaluator
+    summed: SummedExchange | None = None
+    """Where the server sees sums only (privacy.mode)."""
     log: RoundLog | None = None
-    """The signed round log, where the run has a manifest."""
+    """The signed round log, where the run has the server's identity."""
 
     def play(self, state: State) -> State:
         """Try the next round until it is committed.
@@ -58,9 +61,10 @@ class Rounds:
         while True:
             self._require_clients(state)
             this = Attempt(state.round + 1, state.voids + 1, self.roster.cohort(state.round + 1))
-            reason = self._collect(state, this)
-            if not reason:
-                done, diagnostics = aggregate(state, this.updates, self.config)
+            self._plan(state, this)
+            reason, result = self._summed(state, this) if self.summed else self._aggregated(state, this)
+            if result is not None:
+                done, diagnostics = result
                 verdict = self._judged(state, done, this)
                 reason = verdict.reason
                 if not reason:
@@ -71,19 +75,6 @@ class Rounds:
                 state = replace(state, positions=done.positions)  # else the same prompts would be tried again
             state = replace(state, voids=this.attempt)
             self._void(state, this, reason)
-
-    def show_head(self) -> None:
-        """Show the end of the round log to every client that is there, and close it with their signatures.
-
-        One that does not answer soon has signed less: the log says how much, and nothing is lost.
-        """
-        if self.log is None or self.log.last.event == "finished":
-            return
-        question = wire.record_of(JoinRequest(config_sha256=self.config.sha256))
-        messages = {node: question for name, node in self.roster.nodes.items() if self.log.manifest.has(name)}
-        for _ in self.calls.ask(messages, "query.audit", "audit", LAST_LOOK_S):
-            pass  # the signatures are taken out of the replies, which say no more
-        self.log.finish()
 
     def _require_clients(self, state: State) -> None:
         """Wait until enough clients for a round are connected.
@@ -107,12 +98,36 @@ class Rounds:
                 f"(federation.max-strikes): {', '.join(out)}. {safe}"
             )
 
-    def _collect(self, state: State, this: Attempt) -> str:
-        """Ask the cohort and accept valid updates. Returns why the attempt is void, or an empty text."""
+    def _plan(self, state: State, this: Attempt) -> None:
         self.store.log(
             Planned(round=this.number, attempt=this.attempt, cohort=this.cohort, adapter=state.adapter.sha256)
         )
         emit(events.RoundStarted(this.number, this.attempt, this.cohort))
+
+    def _aggregated(self, state: State, this: Attempt) -> tuple[str, Result | None]:
+        """Have the cohort train, and aggregate its updates. Returns why the attempt is void, or the result."""
+        reason = self._collect(state, this)
+        return reason, None if reason else aggregate(state, this.updates, self.config)
+
+    def _summed(self, state: State, this: Attempt) -> tuple[str, Result | None]:
+        """As `_aggregated`, where only the sum of the updates is seen."""
+        assert self.summed is not None
+        try:
+            total, answer = self.summed.updates({name: self._task(state, this, name) for name in this.cohort})
+        except ProtocolError as error:
+            this.refused = self.summed.refused
+            return str(error), None
+        this.refused, this.members = self.summed.refused, total.members
+        this.step_seconds = answer.state.seconds
+        this.arrived = {name: (answer.state.arrived.get(name, ""), answer.bytes_each) for name in total.members}
+        this.agreement, this.agreed = dict(answer.state.signatures), answer.agreed
+        this.updates = {SUM: mean_update(state, total, self.config)}
+        this.bytes_up, this.bytes_down = {SUM: answer.state.bytes_up}, {SUM: answer.state.bytes_down}
+        emit(events.UpdateTaken(this.number, SUM, total.metrics, answer.state.bytes_up))
+        return "", aggregate_sum(state, total, self.config)
+
+    def _collect(self, state: State, this: Attempt) -> str:
+        """Ask the cohort and accept valid updates. Returns why the attempt is void, or an empty text."""
         names = {self.roster.nodes[name]: name for name in this.cohort}
         arrays = EncodedAdapter(state.adapter, self.config.compression.down)
         messages = {
@@ -185,8 +200,7 @@ class Rounds:
         settings = self.config.federation
         line = prepared(self.log, this, "void", state.adapter.sha256, reason)
         self.store.log(Void(round=this.number, attempt=this.attempt, reason=reason, positions=state.positions))
-        if self.log and line:
-            self.log.append(line)
+        settle(self.log, line)
         emit(events.RoundVoid(this.number, this.attempt, reason))
         if this.attempt % settings.max_void_rounds == 0:
             raise RunError(
@@ -202,13 +216,12 @@ class Rounds:
         metrics = this.metrics(diagnostics)
         line = prepared(self.log, this, "committed", done.adapter.sha256)
         self.store.commit(replace(done, strikes=dict(self.roster.strikes)), metrics, self.config.model.name)
-        if self.log and line:
-            self.log.append(line)
+        settle(self.log, line)
         emit(
             events.RoundCommitted(
                 round=this.number,
                 adapter_sha256=done.adapter.sha256,
-                valid=len(this.updates),
+                valid=this.valid,
                 asked=len(this.cohort),
                 seconds=metrics.seconds,
                 bytes_up=metrics.bytes_up,
@@ -227,6 +240,8 @@ class Rounds:
             schema_sha256=self.roster.clients[name].schema.sha256,
             config=self.config,
             last_refusal=self.roster.refusals.get(name, ""),
+            members=self.summed.members if self.summed else 0,
+            summed_metrics=self.summed.metrics_of(this.cohort) if self.summed else (),
         )
 
     def _wait(self, seconds: float) -> None:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from audited import AuditedFederation
+from audited import AuditedFederation, place_of
 from federation import schema
 from fedgrpo.common.adapter.adapter import Adapter
 from fedgrpo.common.audit.receipts import read_receipts
@@ -167,7 +167,7 @@ def test_what_is_no_log_is_refused(keeper, text):
 def test_an_update_that_is_not_ours_is_refused(fed, server, keeper):
     keeper.sign(server.all())
     task = server.task()
-    keeper.given(task, b"mine", 4, "clear")
+    keeper.note(place_of(task), b"mine", "clear", 4)
     (receipt,) = read_receipts(fed.folder / NAME / "audit" / "receipts.jsonl")
     mine = {NAME: Contribution(sha256=receipt.sha256, bytes=4, form="clear")}
     server.commit(mine)

@@ -1,5 +1,6 @@
 """A round log has one form: whatever is changed in it is found."""
 
+import hashlib
 import random
 
 import pytest
@@ -22,7 +23,10 @@ def log(tmp_path_factory):
         for name, keeper in fed.keepers.items():
             assert written.countersigned(name, *keeper.sign(written.unseen(name))) == ""
         if round_number == 1:
-            members = {name: Contribution(sha256="1" * 64, bytes=8, form="masked") for name in fed.identities}
+            for keeper in fed.keepers.values():
+                keeper.note(("fed-1", 1, 1, "0" * 64), b"masked", "masked")
+            sent = Contribution(sha256=hashlib.sha256(b"masked").hexdigest(), bytes=6, form="masked")
+            members = dict.fromkeys(fed.identities, sent)
             outcome = {"event": "committed", "round": 1, "attempt": 1, "asked": tuple(members), "members": members}
             written.append(written.prepare(Outcome(adapter="2" * 64, **outcome)))
     written.finish()

@@ -46,7 +46,7 @@ class AuditedFederation:
             signed = self.keepers[name].sign(lines)
             if task is not None:
                 self.keepers[name].check(task, for_organisation(self.config, self.keepers[name].backend))
-                self.keepers[name].given(task, data, 4, "clear")
+                self.keepers[name].note(place_of(task), data, "clear", 4)
         except PolicyError as error:
             self.refused.append(f"{name} {error.key}")
             return wire.record_of(Failure(error=code_of(error)))
@@ -59,3 +59,7 @@ class AuditedFederation:
     @property
     def log(self) -> Path:
         return Path(self.config.output.dir) / self.config.output.run / "audit.jsonl"
+
+
+def place_of(task):
+    return task.federation, task.round, task.attempt, task.adapter.sha256

@@ -59,7 +59,7 @@ def test_the_contributions_in_the_log_are_those_of_the_receipts(fed):
 
 
 def test_without_a_manifest_there_is_no_log_and_messages_are_as_before(fed):
-    run = fed.play(output__manifest="")
+    run = fed.play(output__identity="")
     assert not fed.log.exists()
     assert run.result()["finished"]
 
@@ -164,8 +164,8 @@ def test_a_damaged_log_stops_the_server(fed):
 
 def test_a_run_keeps_to_having_a_log_or_none(fed):
     fed.play()
-    with pytest.raises(ConfigError, match="has a round log, but output.manifest is empty"):
-        fed.play(output__manifest="")
+    with pytest.raises(ConfigError, match="has a round log, but output.identity is empty"):
+        fed.play(output__identity="")
     fed.log.unlink()
     with pytest.raises(ConfigError, match="began without a round log"):
         fed.play()
@@ -175,8 +175,8 @@ def test_the_server_needs_the_manifests_key(fed, tmp_path):
     Identity.generate().write(tmp_path / "other.identity")
     with pytest.raises(ConfigError, match=r"output.identity is not the server key of output\.manifest"):
         fed.play(output__identity=str(tmp_path / "other.identity"))
-    with pytest.raises(ConfigError, match="output.identity is empty"):
-        fed.play(output__identity="")
+    with pytest.raises(ConfigError, match="output.manifest is empty"):
+        fed.play(output__manifest="")
 
 
 def test_updates_are_kept_as_they_arrived_where_the_run_wants_it(fed):

@@ -12,7 +12,7 @@ from ....common.settings.run_config import RunConfig
 from ...organisation import policy
 from ...organisation.settings import OrganisationFile
 from .. import Learner
-from ..training.error_feedback import CompressingLearner
+from ..training.error_feedback import CompressingLearner, Residuals
 from .ledger import Ledger
 from .log_keeper import LogKeeper
 
@@ -44,8 +44,8 @@ class GuardedLearner:
         policy.check_run(organisation, config)
         self._organisation, self._config, self._ledger, self._keeper = organisation, config, ledger, keeper
         self._block = policy.block_size(organisation.policy, config)
-        folder = organisation.folder / "rests"
-        self._learner = CompressingLearner(make(), config, folder, organisation.policy.max_delta_norm)
+        self.residuals = Residuals(organisation.folder / "rests")
+        self._learner = CompressingLearner(make(), config, self.residuals, organisation.policy.max_delta_norm)
         capabilities = self._learner.capabilities()
         policy.check_size(organisation.policy, config, capabilities.schema)
         policy.check_prompts(organisation.policy, capabilities.examples, capabilities.prompts_too_long)
@@ -83,7 +83,7 @@ class GuardedLearner:
         update = self._learner.train(task)
         policy.check_groups(self._organisation.policy, update.num_examples)
         self._ledger.used(update.num_examples)
-        if self._keeper:
+        if self._keeper and self._config.privacy.mode == "none":  # a part of a sum is noted where it is made
             self._keeper.receipt(task, update, self._learner.capabilities().schema, self._config)
         leaving = self.capabilities().metrics
         return replace(update, metrics={name: update.metrics[name] for name in leaving})

@@ -19,6 +19,7 @@ from ....common.audit.receipts import FILE, FOLDER, Receipt, read_receipts, writ
 from ....common.audit.record import Line, head_statement
 from ....common.bounds import NAME
 from ....common.errors import ConfigError, PolicyError
+from ....common.messages.frames import Frame
 from ....common.messages.messages import TrainTask, Update
 from ....common.settings.backend import Backend
 from ....common.settings.run_config import RunConfig
@@ -107,25 +108,31 @@ class LogKeeper:
     def receipt(self, task: TrainTask, update: Update, schema: AdapterSchema, config: RunConfig) -> None:
         """Write down what leaves in the clear for a round, before it does."""
         part = trained_part(schema, update.delta, METHODS[config.aggregation.method].trains_in(task.round))
-        data = compression.packed(part, config.compression.up)
-        self.given(task, data, update.num_examples, "clear" if config.privacy.mode == "none" else "summed")
+        place = task.federation, task.round, task.attempt, task.adapter.sha256
+        self.note(place, compression.packed(part, config.compression.up), "clear", update.num_examples)
 
-    def given(self, task: TrainTask, data: bytes, examples: int, form: str) -> None:
-        """Write down what leaves for a round, as bytes, before it does."""
-        last = self._log(task.federation)[-1]
+    def note(self, place: tuple[str, int, int, str], data: bytes, form: str, examples: int = 0) -> None:
+        """Write down what leaves for a round, as bytes, before it does.
+
+        Args:
+            place: run, round, attempt, and hash of the adapter that was trained from.
+            examples: prompts trained on; 0 where that stays here.
+        """
+        run, round_number, attempt, adapter = place
+        last = self._log(run)[-1]
         write_receipt(
             self.folder,
             Receipt(
                 time=round(time.time(), 3),
                 organisation=self.credentials.name,
-                run=task.federation,
-                round=task.round,
-                attempt=task.attempt,
+                run=run,
+                round=round_number,
+                attempt=attempt,
                 form=form,
                 sha256=hashlib.sha256(data).hexdigest(),
                 bytes=len(data),
                 examples=examples,
-                adapter=task.adapter.sha256,
+                adapter=adapter,
                 index=last.record.index,
                 head=last.head,
             ),
@@ -152,11 +159,11 @@ class LogKeeper:
         """Refuse a record in which something is counted as this organisation's that it did not give."""
         record = line.record
         mine = record.members.get(self.credentials.name)
-        if mine is None or mine.form != "clear":  # what was masked is checked by `fedgrpo audit verify`
+        if mine is None:
             return
-        given = {each.attempt_at: each for each in read_receipts(self.folder / FOLDER / FILE)}
-        receipt = given.get((record.run, record.round, record.attempt))
-        if receipt is None or receipt.sha256 != mine.sha256:
+        place = record.run, record.round, record.attempt
+        receipts = read_receipts(self.folder / FOLDER / FILE)
+        if mine.sha256 not in {each.sha256 for each in receipts if each.attempt_at == place}:
             raise PolicyError(
                 "audit.contribution",
                 f"The round log counts an update of this organisation in round {record.round} that it did not send.",
@@ -184,6 +191,12 @@ class LogKeeper:
 
     def _path(self, run: str) -> Path:
         return self.folder / FOLDER / f"{run}.jsonl"
+
+
+def signed_log(keeper: LogKeeper | None, frame: Frame) -> Frame:
+    """Return the signature of the log that a frame carries; empty where no manifest is pinned."""
+    index, signature = keeper.sign(frame.get("lines", str)) if keeper else (-1, "")
+    return Frame({"index": index, "signature": signature})
 
 
 def _parsed(text: str) -> list[Line]:
