@@ -12,9 +12,11 @@ fails.
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
+from typing import Any
 
 import numpy as np
 from flwr.app import RecordDict
@@ -63,6 +65,17 @@ class MaskedSum:
         total = self._folder.total(self._dtype)
         remove_masks(total, members, state.shares, self._manifest.cipher)
         return total
+
+    @property
+    def agreed(self) -> dict[str, Any]:
+        """Return what the members signed, besides who is in the sum (`statements.agreement`)."""
+        state, context = self._state, asdict(self._context)
+        numbers = {"numbers": list(self._context.numbers)}
+        return {
+            "context": {**context, **numbers},
+            "roster": roster_hash(state.bundles).hex(),
+            "masked": sorted(state.boxes),
+        }
 
     @property
     def _needed(self) -> int:
@@ -120,6 +133,7 @@ class MaskedSum:
 
         def take(name: str, reply: SecaggReply) -> None:
             np.add(total, reply.words, out=total)
+            self._state.arrived[name] = hashlib.sha256(reply.words.tobytes()).hexdigest()
             survivors.add(name)
             emit(events.SumGrew(self._question.context.round, self._question.context.kind, name, len(survivors)))
 

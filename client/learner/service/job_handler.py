@@ -33,6 +33,7 @@ from .job_watcher import JobWatcher
 from .jobs import Job
 from .ledger import Ledger
 from .load_organisation import organisation_model, organisation_rewards, organisation_tools
+from .log_keeper import LogKeeper, signed_log
 from .own_sums import summing_learner
 from .tracking import OrganisationTracking
 
@@ -46,17 +47,20 @@ LOGGER = safe_logger("fedgrpo.learner")
 class JobHandler:
     """Handles the jobs that arrive over the socket."""
 
-    def __init__(self, organisation: OrganisationFile, ledger: Ledger | None = None) -> None:
+    def __init__(
+        self, organisation: OrganisationFile, ledger: Ledger | None = None, keeper: LogKeeper | None = None
+    ) -> None:
         """Read data and rewards, so that errors in them are found at the start.
 
         Args:
             ledger: what has been answered; None for a rehearsal, which nobody outside hears of.
+            keeper: what has been seen of the round log; None for a rehearsal, and where no manifest is pinned.
 
         Raises:
             ConfigError, DataError, RewardError: the organisation's file, a data row or a reward is wrong.
         """
         self.organisation = organisation
-        self.ledger = ledger or Ledger(None, organisation.policy)
+        self.ledger, self.keeper = ledger or Ledger(None, organisation.policy), keeper
         check_backend(organisation.settings.backend)
         self.tracking = OrganisationTracking(organisation)
         self.train, self.held_out = read_organisation_data(organisation)
@@ -88,6 +92,8 @@ class JobHandler:
             raise ConfigError(
                 f"The policy in {self.organisation.file} has changed since the learner started. Start it again."
             )
+        if kind == "audit":
+            return signed_log(self.keeper, frame)
         config = self._run_of(frame)
         LOGGER.info("%s, round %s", kind, frame.fields.get("round", "-"))
         try:
@@ -170,8 +176,10 @@ class JobHandler:
         if config.sha256 not in self._learners:
             policy.check_run(self.organisation, config)
             self._set_aside()
-            guarded = GuardedLearner(lambda: self._local_learner(config), self.organisation, config, self.ledger)
-            self._summing = summing_learner(guarded, self.organisation, config, self.ledger)
+            guarded = GuardedLearner(
+                lambda: self._local_learner(config), self.organisation, config, self.ledger, self.keeper
+            )
+            self._summing = summing_learner(guarded, self.organisation, config, self.ledger, self.keeper)
             self._learners = {config.sha256: guarded}
         return self._learners[config.sha256]
 
