@@ -73,6 +73,10 @@ class Policy:
 
     def __post_init__(self) -> None:
         one_of("policy.privacy", self.privacy, ("none", "secagg"))
+        if self.manifest_sha256 and not SHA256.fullmatch(self.manifest_sha256):
+            raise ConfigError(
+                "policy.manifest-sha256 is not 64 hexadecimal digits. `fedgrpo manifest fingerprint` prints it."
+            )
         odd = [text for text in self.app_sha256 if not SHA256.fullmatch(text)]
         if odd:
             raise ConfigError(
