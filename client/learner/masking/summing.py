@@ -66,7 +66,7 @@ class SummingLearner:
     note: Note = nothing_noted
     """Told of every vector of a training before it leaves, for the organisation's receipts."""
     app: str = ""
-    """SHA-256 of the Flower bundle that this organisation accepts; empty where there is none."""
+    """SHA-256 of the app bundle that the run came with, which this organisation accepts; empty in a simulation."""
 
     def capabilities(self) -> Capabilities:
         """Return the capabilities of the inner learner; where masks hide sizes and rewards, without those."""
