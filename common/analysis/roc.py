@@ -12,7 +12,7 @@ from statistics import NormalDist
 import numpy as np
 import numpy.typing as npt
 
-from .binomial import at_least, exact_high, exact_low
+from .binomial import exact_high, exact_low, tails
 
 Values = npt.NDArray[np.float64]
 
@@ -81,7 +81,7 @@ def others_needed(*, false_positives: float = FALSE_POSITIVES, level: float = LE
     """Return how many others `true_positives` needs for a lower end above 0.
 
     >>> others_needed()
-    436
+    437
     """
     return int(np.ceil(np.log((1 - level) / 4) / np.log1p(-false_positives)))
 
@@ -144,8 +144,8 @@ def _passing_surely_at_most(others: int, share: float, error: float) -> int | No
     The share that exceeds the (k+1)th highest of n scores is Beta(k + 1, n - k), and it is above x with probability
     P[Binomial(n, x) <= k]. None if even the highest score is not sure enough.
     """
-    allowed = [k for k in range(int(others * share) + 1) if 1 - at_least(others, k + 1, share) <= error]
-    return allowed[-1] if allowed else None
+    allowed = np.flatnonzero(1 - tails(others, share)[1 : int(others * share) + 2] <= error)
+    return int(allowed[-1]) if len(allowed) else None
 
 
 def _passing_surely_at_least(others: int, share: float, error: float) -> int | None:
@@ -153,7 +153,5 @@ def _passing_surely_at_least(others: int, share: float, error: float) -> int | N
 
     None if there are too few others.
     """
-    for k in range(int(others * share), others):
-        if at_least(others, k + 1, share) <= error:
-            return k
-    return None
+    loose = np.flatnonzero(tails(others, share)[1:] <= error)
+    return int(loose[0]) if len(loose) else None

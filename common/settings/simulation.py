@@ -51,8 +51,8 @@ class Simulation:
     completion is right. `straggler`: takes four times as long. Poisoners: `sign-flip`, `scale` (a hundred times its
     delta), `inverted-reward`; they also lie to the reward gate."""
     canaries: int = 0
-    """Made-up problems with wrong answers; a coin decides for each whether it is added to a client's shard. `fedgrpo
-    audit membership` tries to tell which were (docs/membership.md)."""
+    """Made-up problems; a coin decides for each whether it is added to a client's shard. `fedgrpo audit membership`
+    tries to tell which were (docs/membership.md)."""
     canary_seed: int = 0
     """Other canaries and other coins for the same training seed."""
 

@@ -1,14 +1,13 @@
 """Canaries: made-up problems that a coin puts into a client's shard or leaves out, for the audit of membership.
 
-A canary is a word problem of the built-in world with a wrong answer, one that two of its numbers do make. Nothing but
-training on it makes a policy give that answer, so whether it does tells of the coin. The coins are fair and independent
-of everything else, which the bound on epsilon needs (`common/analysis/one_run.py`).
+A canary is a word problem of the built-in world, of a split that nothing else trains on. The coins are fair and
+independent of everything else, which the bound on epsilon needs (`common/analysis/one_run.py`). Canaries with wrong
+answers were tried and given up: GRPO reinforces what is sampled, and a wrong answer seldom is (docs/membership.md).
 """
 
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -79,20 +78,12 @@ def _canary(line: dict[str, object]) -> Canary:
 
 
 def _problems(count: int, dataset: str, seed: int) -> list[Problem]:
-    """Return `count` different problems with wrong answers, of the world's split that nothing else trains on."""
+    """Return `count` different problems of the world's split that nothing else trains or is tested on."""
     rng, found = random.Random(seed), dict[str, Problem]()
     while len(found) < count:
         for worked in world.problems("validation", 2 * count, rng.getrandbits(32)):
-            problem, wrong = worked.problem(), _wrong_answers(worked.question, worked.answer)
-            if wrong and len(found) < count:
-                labels = problem.labels if dataset == "builtin" else {"steps": problem.labels["steps"]}
-                found.setdefault(problem.question, Problem(problem.question, rng.choice(wrong), labels))
+            problem = worked.problem()
+            labels = problem.labels if dataset == "builtin" else {"steps": problem.labels["steps"]}
+            if len(found) < count:
+                found.setdefault(problem.question, Problem(problem.question, problem.answer, labels))
     return list(found.values())
-
-
-def _wrong_answers(question: str, right: str) -> list[str]:
-    """Return the numbers that two of a question's numbers make, in the range of answers, without the right one."""
-    numbers = [int(digits) for digits in re.findall(r"\d+", question)]
-    pairs = [(a, b) for i, a in enumerate(numbers) for b in numbers[i + 1 :]]
-    made = {n for a, b in pairs for n in (a + b, abs(a - b), a * b) if 0 < n < world.RESULT_BELOW}
-    return sorted({str(n) for n in made} - {right}, key=int)

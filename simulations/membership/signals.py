@@ -15,14 +15,14 @@ Values = npt.NDArray[np.float64]
 
 LEAST_LIKELY = 0.2
 """The share of a prompt's tokens that Min-k% looks at."""
-ATTACK = "diba"
-"""The signal that guesses about canaries, chosen before anything is measured."""
+ATTACK = "reward-gain"
+"""The signal that guesses about coins. It is fixed, since a choice by the result would void the bound on epsilon."""
 
 SIGNALS: Mapping[str, str] = {
     "reward": "reward of the adapter's completions",
     "reward-gain": "reward of the adapter's completions less that of the base model's",
     "likelihood": "log-probability per token that the adapter gives its own completions",
-    "likelihood-ratio": "the same, less what the base model gives them",
+    "likelihood-ratio": "log-probability per token of the adapter's completions, less what the base model gives them",
     "diba": "reward gain and likelihood ratio together, in standard deviations each",
     "min-k": "log-probability of the prompt's least likely tokens",
     "prompt-ratio": "log-probability per token of the prompt, less what the base model gives it",

@@ -17,8 +17,8 @@ def verdict(found: Findings) -> str:
         control = next(each for each in found.controls if each.tells)
         return (
             "This audit cannot tell. The two kinds of prompts differ by themselves: the base model, which was trained "
-            f"on none of them, tells them apart as well (AUC {control.auc.value:.2f}, {CONTROLS[control.signal]}). Hold "
-            "out prompts by chance from the same source, or plant canaries."
+            f"on none of them, tells them apart as well (AUC {control.auc.value:.2f}, {CONTROLS[control.signal]}). "
+            "Hold out prompts by chance from the same source, or plant canaries."
         )
     highest = max(each.auc.high for each in found.signals)
     return (
@@ -79,8 +79,8 @@ def _how_well(found: Findings) -> str:
     tries, low, high = (round(100 * share) for share in (auc.value, auc.low, auc.high))
     return (
         f"Of two prompts, one of them trained on, an attacker who has the adapter picks the right one {tries} times "
-        f"in 100 (95 % interval {low} to {high}; guessing: 50), by the {SIGNALS[best.signal]}. When he may accuse 1 in 100 "
-        f"wrongly, he recognises {best.tpr.value:.1%} of the prompts that were trained on (guessing: 1 %)."
+        f"in 100 (95 % interval {low} to {high}; guessing: 50), by the {SIGNALS[best.signal]}. When he may accuse 1 "
+        f"in 100 wrongly, he recognises {best.tpr.value:.1%} of the prompts that were trained on (guessing: 1 %)."
     )
 
 
