@@ -139,10 +139,12 @@ def _reply(message: Message, context: Context, answer: Answer) -> Message:
         if header.get("config-sha256") != config.sha256:
             raise ProtocolError("config", "the task was made with other settings than this run's configuration")
         deadline = message.metadata.created_at + message.metadata.ttl
-        remote = (
-            RemoteLearner(gate.organisation.socket, config, deadline, gate.organisation.policy_sha256) if gate else None
-        )
-        content = answer(remote or _simulated(tuple(sorted(node.items())), run), config)
+        if gate:
+            own = gate.organisation
+            learner = RemoteLearner(own.socket, config, deadline, own.policy_sha256, run_bundle(node))
+        else:
+            learner = _simulated(tuple(sorted(node.items())), run)
+        content = answer(learner, config)
     except FedGRPOError as error:
         LOGGER.error("%s", error)
         content = _failure(error.code if isinstance(error, PeerFailedError) else code_of(error))

@@ -26,6 +26,18 @@ def run_bundle(node_config: Mapping[str, object]) -> str:
     return str(node_config.get(APP_SHA256, ""))
 
 
+def told_bundle(policy: Policy, fields: Mapping[str, object]) -> str:
+    """Return the hash that the relay puts into the fields of a job; empty where it was not told one.
+
+    Raises:
+        PolicyError: the learner's policy does not accept it.
+    """
+    sha256 = str(fields.get("app", ""))
+    if sha256:
+        check_bundle(policy, sha256)
+    return sha256
+
+
 def check_bundle(policy: Policy, sha256: str) -> None:
     """Refuse a run whose bundle is not accepted.
 

@@ -9,7 +9,7 @@ import zipfile
 import pytest
 from federation import settings
 from fedgrpo.client import executor, main
-from fedgrpo.client.organisation.bundle import APP_SHA256, accepted_bundles, check_bundle, run_bundle
+from fedgrpo.client.organisation.bundle import APP_SHA256, accepted_bundles, check_bundle, run_bundle, told_bundle
 from fedgrpo.client.organisation.policy_settings import Policy
 from fedgrpo.client.relay import supernode
 from fedgrpo.client.relay.executor_folder import SUPEREXEC, make_executors
@@ -61,6 +61,13 @@ def test_a_bundle_that_nobody_measured_is_refused_by_every_policy():
     for policy in (Policy(), Policy(app_sha256=(OTHER,))):
         with pytest.raises(PolicyError, match="fedgrpo client supernode"):
             check_bundle(policy, "")
+
+
+def test_the_learner_checks_the_bundle_that_the_relay_tells_it_of():
+    assert told_bundle(Policy(), {"app": installed_sha256()}) == installed_sha256()
+    assert told_bundle(Policy(), {}) == ""
+    with pytest.raises(PolicyError, match=OTHER):
+        told_bundle(Policy(), {"app": OTHER})
 
 
 @pytest.mark.parametrize("text", ["", "abc", OTHER.upper(), OTHER + "0", " " + OTHER[1:]])

@@ -58,7 +58,7 @@ class SummingLearner:
     masker: Masker | None = None
     """None where the parts are not masked (privacy.mode is `sum`)."""
     app: str = ""
-    """SHA-256 of the Flower bundle that this organisation accepts; empty where there is none."""
+    """SHA-256 of the app bundle that the run came with, which this organisation accepts; empty in a simulation."""
 
     def capabilities(self) -> Capabilities:
         """Return the capabilities of the inner learner; where masks hide sizes and rewards, without those."""

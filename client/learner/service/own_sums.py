@@ -14,7 +14,7 @@ from .ledger import Ledger
 
 
 def summing_learner(
-    guarded: GuardedLearner, organisation: OrganisationFile, config: RunConfig, ledger: Ledger
+    guarded: GuardedLearner, organisation: OrganisationFile, config: RunConfig, ledger: Ledger, app_sha256: str
 ) -> SummingLearner | None:
     """Return the learner that makes parts of sums; None for a run whose updates are sent alone.
 
@@ -34,7 +34,7 @@ def summing_learner(
             ledger=ledger,
             min_members=organisation.policy.min_members,
         )
-    return SummingLearner(inner=guarded, config=config, residuals=guarded.residuals, masker=masker)
+    return SummingLearner(inner=guarded, config=config, residuals=guarded.residuals, masker=masker, app=app_sha256)
 
 
 def _credentials(organisation: OrganisationFile) -> Credentials:
