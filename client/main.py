@@ -21,6 +21,7 @@ from flwr.clientapp import ClientApp
 from ..common.adapter.adapter import Adapter
 from ..common.adapter.methods import METHODS
 from ..common.adapter.schema import AdapterSchema, trained_part
+from ..common.audit.shown import Signed, take_lines, with_signature
 from ..common.errors import ConfigError, FedGRPOError, PeerFailedError, ProtocolError
 from ..common.foreign import safe_logger
 from ..common.messages import wire
@@ -62,6 +63,12 @@ def train(message: Message, context: Context) -> Message:
 def evaluate(message: Message, context: Context) -> Message:
     """Answer our held-out problems with the global adapter, and send counts."""
     return _reply(message, context, lambda learner, config: evaluated(learner, message.content, config))
+
+
+@app.query("audit")
+def audit(message: Message, context: Context) -> Message:
+    """Sign the end of the round log, which is in the message."""
+    return _reply(message, context, lambda learner, config: wire.pack({}))
 
 
 @app.query("secagg")
@@ -131,9 +138,11 @@ def _reply(message: Message, context: Context, answer: Answer) -> Message:
     """Answer a message; a failure leaves as a code, since the text of an exception may hold a private prompt."""
     node, run = dict(context.node_config), tuple(sorted(context.run_config.items()))
     gate: EgressGate | None = None
+    signed: Signed | None = None
     try:
         gate = _gate(node)
         _check_executor(gate, context)
+        lines = take_lines(message.content)
         header = wire.header_of(message.content)
         config = RunConfig().with_values(dict(run))
         if header.get("config-sha256") != config.sha256:
@@ -142,6 +151,7 @@ def _reply(message: Message, context: Context, answer: Answer) -> Message:
         if gate:
             own = gate.organisation
             learner = RemoteLearner(own.socket, config, deadline, own.policy_sha256, run_bundle(node))
+            signed = _signed(learner, lines) if lines else None
         else:
             learner = _simulated(tuple(sorted(node.items())), run)
         content = answer(learner, config)
@@ -151,6 +161,7 @@ def _reply(message: Message, context: Context, answer: Answer) -> Message:
     except Exception as error:
         LOGGER.exception("the client failed")
         content = _failure(code_of(error))
+    content = with_signature(content, signed) if signed else content
     return Message(_released(gate, content, message.metadata.message_type), reply_to=message)
 
 
@@ -174,6 +185,12 @@ def organisation_of(node_config: dict[str, Value]) -> OrganisationFile:
     if "config-path" not in node_config:
         raise ConfigError(NOT_AN_ORGANISATION)
     return OrganisationFile.read(Path(str(node_config["config-path"])))
+
+
+def _signed(remote: RemoteLearner, lines: str) -> Signed | None:
+    """Return the learner's signature of the round log; None where it does not take part in the audit."""
+    index, signature = remote.sign_log(lines)
+    return Signed(index, signature) if index >= 0 else None
 
 
 def _failure(code: str) -> RecordDict:

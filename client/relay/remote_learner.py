@@ -63,6 +63,14 @@ class RemoteLearner:
         """Answer the held-out problems."""
         return frames.message_of(Evaluation, self._done("evaluate", frames.frame_of(task)))
 
+    def sign_log(self, lines: str) -> tuple[int, str]:
+        """Have the learner check and sign the round log; the index is -1 where it does not take part in the audit.
+
+        A time goes with the lines, so that no earlier answer is taken for this one's.
+        """
+        signed = self._done("audit", Frame({"lines": lines, "at": time.time()}))
+        return signed.get("index", int), signed.get("signature", str)
+
     def part(self, task: TrainTask | EvaluateTask) -> SumPart:
         """Have the learner do a task whose result is part of a sum."""
         kind = "train" if isinstance(task, TrainTask) else "evaluate"

@@ -99,8 +99,7 @@ def _played(
     watch = watch or _printing(folder, name, say)
     if ignored := ignored_settings(config):
         say(f"{name}: organisations ignore everything in {IN_WORDS}. Of this scenario: {', '.join(ignored)}")
-    place = {"output.dir": str(folder.runs), "output.run": name, "output.nodes": str(folder.nodes_file)}
-    config = config.with_values({**place, "output.manifest": _manifest(folder, config)})
+    config = config.with_values(_outputs(folder, config, name))
     submitted = folder.path / "submitted" / f"{name}.toml"
     submitted.parent.mkdir(exist_ok=True)
     write_atomic(submitted, config.to_toml().encode())
@@ -128,21 +127,25 @@ def _played(
         say(f"{name}: the ServerApp or the SuperLink has died; going on from the journal")
 
 
-def _manifest(folder: ServerFolder, config: RunConfig) -> str:
-    """Return the path of the manifest that the run's settings need; empty where they need none.
+def _outputs(folder: ServerFolder, config: RunConfig, name: str) -> dict[str, str]:
+    """Return where a run is written and who takes part; with manifest and identity it has a round log.
 
     Raises:
-        ConfigError: it is missing or damaged, or lists too many members for privacy.clip-norm.
+        ConfigError: secure aggregation needs a manifest, and it is missing or damaged, or lists too many members for
+            privacy.clip-norm.
     """
-    if config.privacy.mode != "secagg":
-        return ""
-    if not folder.manifest.exists():
-        raise ConfigError(
-            f"privacy.mode is secagg, and {folder.manifest} does not exist. Write it with the identity keys of "
-            f"all organisations: fedgrpo manifest init {folder.manifest}"
-        )
-    grid_of(config, len(Manifest.read(folder.manifest).members))
-    return str(folder.manifest)
+    found = {"output.dir": str(folder.runs), "output.run": name, "output.nodes": str(folder.nodes_file)}
+    if folder.manifest.exists():
+        found |= {"output.manifest": str(folder.manifest)}
+        found |= {"output.identity": str(folder.identity)} if folder.identity.exists() else {}
+    if config.privacy.mode == "secagg":
+        if not folder.manifest.exists():
+            raise ConfigError(
+                f"privacy.mode is secagg, and {folder.manifest} does not exist. Write it with the identity keys of "
+                f"all organisations: fedgrpo manifest init {folder.manifest}"
+            )
+        grid_of(config, len(Manifest.read(folder.manifest).members))
+    return found
 
 
 def _printing(folder: ServerFolder, name: str, say: Callable[[str], None]) -> Watch:

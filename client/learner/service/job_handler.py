@@ -34,6 +34,7 @@ from .job_watcher import JobWatcher
 from .jobs import Job
 from .ledger import Ledger
 from .load_organisation import organisation_model, organisation_rewards, organisation_tools
+from .log_keeper import LogKeeper, signed_log
 from .own_sums import summing_learner
 from .tracking import OrganisationTracking
 
@@ -47,17 +48,20 @@ LOGGER = safe_logger("fedgrpo.learner")
 class JobHandler:
     """Handles the jobs that arrive over the socket."""
 
-    def __init__(self, organisation: OrganisationFile, ledger: Ledger | None = None) -> None:
+    def __init__(
+        self, organisation: OrganisationFile, ledger: Ledger | None = None, keeper: LogKeeper | None = None
+    ) -> None:
         """Read data and rewards, so that errors in them are found at the start.
 
         Args:
             ledger: what has been answered; None for a rehearsal, which nobody outside hears of.
+            keeper: what has been seen of the round log; None for a rehearsal, and where no manifest is pinned.
 
         Raises:
             ConfigError, DataError, RewardError: the organisation's file, a data row or a reward is wrong.
         """
         self.organisation = organisation
-        self.ledger = ledger or Ledger(None, organisation.policy)
+        self.ledger, self.keeper = ledger or Ledger(None, organisation.policy), keeper
         check_backend(organisation.settings.backend)
         self.tracking = OrganisationTracking(organisation)
         self.train, self.held_out = read_organisation_data(organisation)
@@ -89,6 +93,8 @@ class JobHandler:
             raise ConfigError(
                 f"The policy in {self.organisation.file} has changed since the learner started. Start it again."
             )
+        if kind == "audit":
+            return signed_log(self.keeper, frame)
         config = self._run_of(frame)
         LOGGER.info("%s, round %s", kind, frame.fields.get("round", "-"))
         try:
@@ -167,13 +173,15 @@ class JobHandler:
         return self._base
 
     def learner(self, config: RunConfig, app_sha256: str = "") -> GuardedLearner:
-        """Return the learner for a run's settings and app bundle. Only one run is current; the next one takes over its
-        base model."""
+        """Return the learner for a run. Only one is current; the next one takes over its base model."""
         if config.sha256 not in self._learners or (self._summing and self._summing.app != app_sha256):
             policy.check_run(self.organisation, config)
             self._set_aside()
-            guarded = GuardedLearner(lambda: self._local_learner(config), self.organisation, config, self.ledger)
-            self._summing = summing_learner(guarded, self.organisation, config, self.ledger, app_sha256)
+            guarded = GuardedLearner(
+                lambda: self._local_learner(config), self.organisation, config, self.ledger, self.keeper
+            )
+            own = guarded, self.organisation, config, self.ledger, self.keeper
+            self._summing = summing_learner(*own, app_sha256=app_sha256)
             self._learners = {config.sha256: guarded}
         return self._learners[config.sha256]
 
