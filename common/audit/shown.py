@@ -14,8 +14,8 @@ from flwr.app import ConfigRecord, RecordDict
 from ..errors import ProtocolError
 
 AUDIT = "audit"
-MOST_CHARACTERS = 7_000_000
-"""Of the lines in a message: a frame to the learner holds 8 million."""
+MOST_CHARACTERS = 8_000_000
+"""More than a server sends."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,8 @@ from ...common.storage.atomic import write_atomic
 from ...common.storage.jsonl import append_whole
 
 UNSEEN = -1
+MOST_CHARACTERS = 7_000_000
+"""Of the lines in a message: a frame to the learner holds 8 million."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,10 +149,20 @@ class RoundLog:
             )
             self._append(self._signed(record))
 
-    def unseen(self, name: str) -> str:
-        """Return the lines that a member has not signed, and at least the last one, each with its line break."""
+    def unseen(self, name: str, most: int = MOST_CHARACTERS) -> str:
+        """Return the lines that a member has not signed, and at least the last one, each with its line break.
+
+        Args:
+            most: characters; what is beyond is sent once the member has signed these.
+        """
         first = min(self._seen.get(name, UNSEEN) + 1, len(self._lines) - 1)
-        return "".join(line.data.decode("ascii") + "\n" for line in self._lines[first:])
+        found, size = list[str](), 0
+        for line in self._lines[first:]:
+            size += len(line.data) + 1
+            if found and size > most:
+                break
+            found.append(line.data.decode("ascii") + "\n")
+        return "".join(found)
 
     def countersigned(self, name: str, index: int, signature: str) -> str:
         """Take a member's signature of a head; return what is wrong with it, or an empty text."""

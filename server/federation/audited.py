@@ -10,9 +10,8 @@ from pathlib import Path
 from flwr.app import RecordDict
 
 from ...common.audit.record import Contribution, Line, Record
-from ...common.audit.shown import MOST_CHARACTERS, take_signature, with_lines
+from ...common.audit.shown import take_signature, with_lines
 from ...common.errors import ConfigError, ProtocolError, RunError
-from ...common.foreign import safe_logger
 from ...common.identity.keys import Identity
 from ...common.identity.manifest import Manifest
 from ...common.messages import wire
@@ -22,7 +21,6 @@ from ..audit.round_log import Outcome, RoundLog
 from ..run.layout import RunFolder
 from .attempt import Attempt
 
-LOGGER = safe_logger("fedgrpo.federation")
 KINDS = ("train", "query.audit")
 """Messages that the log travels with."""
 LOST = "policy.audit.gap"
@@ -43,7 +41,7 @@ class Audited:
         if self.log is None or kind not in KINDS:
             return dict(messages)
         names = {node: name for name, node in self.nodes.items()}
-        return {node: self._with_log(self.log, names[node], content) for node, content in messages.items()}
+        return {node: with_lines(content, self.log.unseen(names[node])) for node, content in messages.items()}
 
     def take(self, node: int, content: RecordDict) -> str:
         """Take the signature out of a reply; returns what is wrong with it, or an empty text."""
@@ -58,13 +56,6 @@ class Audited:
         if header is not None and header.get("error") == LOST:
             self.log.forget(name)
         return self.log.countersigned(name, signed.index, signed.signature) if signed else ""
-
-    def _with_log(self, log: RoundLog, name: str, content: RecordDict) -> RecordDict:
-        lines = log.unseen(name)
-        if len(lines) > MOST_CHARACTERS:
-            LOGGER.warning("%s has not signed the round log for so long that the rest is too long to send", name)
-            return content
-        return with_lines(content, lines)
 
 
 def open_log(config: RunConfig, folder: Path) -> RoundLog | None:

@@ -92,6 +92,19 @@ class Store:
                 return self._state_after(line, created, journal)
         raise RunError(f"No adapter in {self.files.adapters} is whole, so there is nothing to go on from.")
 
+    def state_at(self, number: int) -> State:
+        """Return the state after a committed round, or before the first one (0).
+
+        Raises:
+            ConfigError: the round was not committed, or its adapter is not the one in the journal.
+        """
+        journal = Journal.read(self.files.journal)
+        lines = [line for line in journal.of(Committed) if line.round == number]
+        if journal.created is None or (number and not lines):
+            raise ConfigError(f"round {number} is not in the journal of {self.folder}")
+        beginning = Committed(round=0, attempt=0, adapter=journal.created.adapter, positions={}, strikes={})
+        return self._state_after(lines[-1] if lines else beginning, journal.created, journal)
+
     def resume(self, state: State) -> None:
         """Make the folder what it was after the state's round, in the present format, and journal that it goes on.
 

@@ -127,6 +127,18 @@ def test_a_log_with_a_gap_is_refused_and_one_that_was_lost_is_sent_whole(fed, se
     assert fed.keeper(NAME).sign(server.all(2))[0] == 2
 
 
+def test_a_long_log_is_sent_in_parts(server, keeper):
+    for _ in range(5):
+        server.commit()
+    signed = []
+    while not signed or signed[-1] < 5:
+        index, signature = keeper.sign(server.log.unseen(NAME, most=3000))
+        assert server.log.countersigned(NAME, index, signature) == ""
+        signed.append(index)
+    assert signed == sorted(set(signed))
+    assert len(signed) > 2
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
