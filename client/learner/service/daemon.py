@@ -24,6 +24,8 @@ from ....common.foreign import safe_logger
 from ....common.messages.frames import Frame
 from ....common.storage.atomic import make_private_folder
 from ...organisation.settings import OrganisationFile
+from ..privacy.spent import FILE as SPENT_FILE
+from ..privacy.spent import Spent
 from .http_api import HandlesJobs, Interface
 from .job_handler import JobHandler
 from .jobs import Job, JobQueue
@@ -46,7 +48,8 @@ def serve(organisation: OrganisationFile) -> None:
     """
     prepare_folder(organisation)
     with orderly_end(), _only_one(organisation.folder):
-        learner = JobHandler(organisation, Ledger(organisation.folder / FILE, organisation.policy))
+        spent = Spent(organisation.folder / SPENT_FILE, organisation.policy.max_epsilon)
+        learner = JobHandler(organisation, Ledger(organisation.folder / FILE, organisation.policy), spent)
         try:
             serve_jobs(organisation, learner)
         finally:

@@ -26,6 +26,8 @@ from ..data.problems import Problem
 from ..data.tables import fingerprint, read_organisation_data
 from ..models.backend_check import check_backend
 from ..models.load import load_model
+from ..privacy.spent import FILE as SPENT_FILE
+from ..privacy.spent import Spent
 from ..rewards import try_rewards
 from .guard import GuardedLearner
 from .job_watcher import JobWatcher
@@ -36,7 +38,7 @@ from .tracking import OrganisationTracking
 
 if TYPE_CHECKING:
     from ..models.base_model import Base
-    from ..training.local_learner import LoadedModel
+    from ..training.local_learner import LoadedModel, LocalLearner
 
 LOGGER = safe_logger("fedgrpo.learner")
 
@@ -44,17 +46,21 @@ LOGGER = safe_logger("fedgrpo.learner")
 class JobHandler:
     """Handles the jobs that arrive over the socket."""
 
-    def __init__(self, organisation: OrganisationFile, ledger: Ledger | None = None) -> None:
+    def __init__(
+        self, organisation: OrganisationFile, ledger: Ledger | None = None, spent: Spent | None = None
+    ) -> None:
         """Read data and rewards, so that errors in them are found at the start.
 
         Args:
             ledger: what has been answered; None for a rehearsal, which nobody outside hears of.
+            spent: the privacy budget; None for a rehearsal.
 
         Raises:
             ConfigError, DataError, RewardError: the organisation's file, a data row or a reward is wrong.
         """
         self.organisation = organisation
         self.ledger = ledger or Ledger(None, organisation.policy)
+        self.spent = spent or Spent(None)
         check_backend(organisation.settings.backend)
         self.tracking = OrganisationTracking(organisation)
         self.train, self.held_out = read_organisation_data(organisation)
@@ -66,7 +72,7 @@ class JobHandler:
         self._base: Base | None = None
         self._learners: dict[str, GuardedLearner] = {}
         self._model: LoadedModel | None = None
-        self._unguarded: Learner | None = None
+        self._unguarded: LocalLearner | None = None
         self._job: Job | None = None
         self._task_bytes = 0
 
@@ -175,6 +181,11 @@ class JobHandler:
         assert self._unguarded is not None
         return self._unguarded.capabilities()
 
+    def price(self) -> str:
+        """Return what the current run costs in privacy, over what is spent; empty if it is not private."""
+        assert self._unguarded is not None
+        return self._unguarded.price(Spent(self.organisation.folder / SPENT_FILE))
+
     def sample_groups(self, count: int) -> list[tuple[Problem, list[tuple[str, Any]]]]:
         """Return a group of completions, (text, Sampled), for each of the first prompts, sampled as in training.
 
@@ -225,6 +236,8 @@ class JobHandler:
             rewards=self.rewards,
             system_prompt=self.organisation.settings.prompt.system,
             block=policy.block_size(self.organisation.policy, config),
+            spent=self.spent,
+            unit=self.organisation.settings.data.unit_id or "prompt",
         )
         hardware = self._model.measure(self.train[0], self.organisation.settings.prompt.system)
         watcher = JobWatcher(lambda: self._job, config, self.tracking)
