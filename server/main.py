@@ -22,6 +22,8 @@ from ..common.adapter.adapter import Adapter
 from ..common.adapter.compression import rounded
 from ..common.adapter.schema import AdapterSchema
 from ..common.errors import ConfigError, FedGRPOError, RunError
+from ..common.identity.manifest import Manifest
+from ..common.secagg.grid import grid_of
 from ..common.settings.run_config import RunConfig
 from ..common.trackers.names import check_uses
 from .aggregation.state import State
@@ -29,6 +31,8 @@ from .federation.evaluation import Evaluator, due
 from .federation.exchange import ClientCalls
 from .federation.roster import Roster, Terms
 from .federation.rounds import Rounds
+from .federation.sum_steps import SumSteps
+from .federation.summed_round import SummedExchange
 from .run.alarms import Alarms
 from .run.events import show_plain_lines
 from .run.journal import Finished, Journal
@@ -85,8 +89,26 @@ def run_federation(grid: Grid, config: RunConfig) -> None:
         name = f"fed-{secrets.token_hex(4)}"
         state = known or store.create(config, name, first_adapter(config, terms.schema), terms.base_model_sha256)
         calls = ClientCalls(grid, config.federation, stop.check)
-        rounds = Rounds(calls, config, store, roster, Evaluator(calls, config, store, roster))
+        summed = summed_exchange(calls, roster, store, config)
+        rounds = Rounds(calls, config, store, roster, Evaluator(calls, config, store, roster, summed), summed)
         _play_all(rounds, state, config, store)
+
+
+def summed_exchange(calls: ClientCalls, roster: Roster, store: Store, config: RunConfig) -> SummedExchange | None:
+    """Return what asks for sums where the server is to see sums only; None where updates are sent alone.
+
+    Raises:
+        ConfigError: the manifest is missing or damaged, or lists too many members for privacy.clip-norm.
+    """
+    if config.privacy.mode == "none":
+        return None
+    manifest = None
+    if config.privacy.mode == "secagg":
+        named = config.output.manifest
+        manifest = Manifest.read(Path(named).expanduser() if named else store.files.manifest)
+        grid_of(config, len(manifest.members))
+    steps = SumSteps(calls, roster, config.privacy.step_timeout_s)
+    return SummedExchange(steps, config, roster, store.files.sum, manifest)
 
 
 def first_adapter(config: RunConfig, schema: AdapterSchema) -> Adapter:

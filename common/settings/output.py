@@ -18,6 +18,8 @@ class Output:
     nodes: str = ""
     """File that assigns nodes to organisations (`fedgrpo keys register` writes it): no other node may take part, and
     none under another's name. Without it every node may choose its name."""
+    manifest: str = ""
+    """The federation's manifest, for secure aggregation; empty takes the one in the run folder of a simulation."""
     trackers: str = ""
     """Trackers of metrics.jsonl: `tensorboard`, `wandb`, `trackio`, `mlflow`, separated by commas. Each stays on this
     machine, unless an address says where it sends: `wandb=https://api.wandb.ai`. Tokens come from the environment."""

@@ -29,6 +29,16 @@ class Attempt:
     strikes: list[str] = field(default_factory=list[str])
     """Clients that sent an invalid update. Strikes count if the round commits: if most are invalid, the run is."""
 
+    members: tuple[str, ...] = ()
+    """Of a round whose updates are seen as a sum only: whose are in it."""
+    step_seconds: dict[str, float] = field(default_factory=dict[str, float])
+    """Of a sum, by step."""
+
+    @property
+    def valid(self) -> int:
+        """Return how many clients' updates count."""
+        return len(self.members or self.updates)
+
     def metrics(self, diagnostics: Diagnostics) -> RoundMetrics:
         """Return the line of the committed round in the run's metrics."""
         return RoundMetrics(
@@ -40,6 +50,8 @@ class Attempt:
             update_norm=diagnostics.update_norm,
             aggregation_error=diagnostics.error,
             refused=self.refused,
+            members=self.members,
+            step_seconds=self.step_seconds,
             clients={
                 name: ClientMetrics(
                     share=diagnostics.shares[name],

@@ -114,14 +114,20 @@ class ClientCalls:
     stopped: Callable[[], None]
     """Raises if the run is to end. Called while waiting."""
 
-    def ask(self, messages: Mapping[int, RecordDict], kind: str, group: str) -> Iterator[Reply]:
-        """Send one message to each node and yield its reply as it comes (`exchange`)."""
+    def ask(
+        self, messages: Mapping[int, RecordDict], kind: str, group: str, *, timeout_s: float = 0.0
+    ) -> Iterator[Reply]:
+        """Send one message to each node and yield its reply as it comes (`exchange`).
+
+        Args:
+            timeout_s: 0 waits for federation.round-timeout-s.
+        """
         return exchange(
             self.grid,
             messages,
             kind,
             group=group,
-            timeout_s=self.settings.round_timeout_s,
+            timeout_s=timeout_s or self.settings.round_timeout_s,
             again_s=self.settings.ask_again_s,
             stopped=self.stopped,
         )

@@ -57,6 +57,25 @@ class RunFolder:
         return self.inbox / f"{organisation}.f4"
 
     @property
+    def manifest(self) -> Path:
+        """Return the manifest of a simulated federation. A real one's is in the server's folder."""
+        return self.path / "manifest.toml"
+
+    @property
+    def server_identity(self) -> Path:
+        """Return the private identity key of a simulated federation's server."""
+        return self.path / "server.identity"
+
+    @property
+    def sums(self) -> Path:
+        """Sums under way."""
+        return self.path / "sums"
+
+    def sum(self, label: str) -> Path:
+        """Return the folder of a sum under way."""
+        return self.sums / label
+
+    @property
     def lock(self) -> Path:
         """Locked by the process at work in the folder (`run.lock`)."""
         return self.path / ".lock"

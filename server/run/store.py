@@ -116,9 +116,11 @@ class Store:
                 rewards=state.rewards,
                 median_norm=state.median_norm,
                 memory=memory,
+                members=metrics.members,
             )
         )
         shutil.rmtree(self.files.inbox, ignore_errors=True)
+        shutil.rmtree(self.files.sums, ignore_errors=True)
 
     def stopped(self, reason: str) -> None:
         """Leave word of why the run ended without finishing."""

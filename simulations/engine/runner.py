@@ -20,9 +20,10 @@ from ...common.trackers.names import check_uses
 from ...server.main import app, run_folder
 from ...server.run.layout import RunFolder
 from ...server.run.reader import Run
+from .federation_keys import prepare_manifest
 from .grid import LocalGrid, NodeConfig, Worker
 from .progress import keeping
-from .simulated_clients import BUILTIN_POLICIES, SYSTEM_PROMPTS, client_rewards, client_tools, divide
+from .simulated_clients import BUILTIN_POLICIES, SYSTEM_PROMPTS, client_name, client_rewards, client_tools, divide
 from .worker import ProcessWorker
 
 LOGGER = logging.getLogger("fedgrpo.simulation")
@@ -142,6 +143,8 @@ def checked(config: RunConfig) -> RunConfig:
     config = all_at_once(config).with_values({"output.run": run_folder(config).name})
     check(config)
     same_inputs(config)
+    if config.privacy.mode == "secagg":
+        prepare_manifest(config, tuple(client_name(number) for number in config.simulation.taking_part))
     return config
 
 

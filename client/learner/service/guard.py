@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import replace
 
+from ....common.bounds import NAME
 from ....common.errors import ProtocolError
 from ....common.messages.messages import Capabilities, EvaluateTask, Evaluation, TrainTask, Update
 from ....common.settings.run_config import RunConfig
 from ...organisation import policy
 from ...organisation.settings import OrganisationFile
 from .. import Learner
-from ..training.error_feedback import CompressingLearner
+from ..training.error_feedback import CompressingLearner, Residuals
 from .ledger import Ledger
 
-FEDERATION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 MAX_POSITION = 1 << 53
 
 
@@ -36,8 +35,8 @@ class GuardedLearner:
         policy.check_run(organisation, config)
         self._organisation, self._config, self._ledger = organisation, config, ledger
         self._block = policy.block_size(organisation.policy, config)
-        folder = organisation.folder / "rests"
-        self._learner = CompressingLearner(make(), config, folder, organisation.policy.max_delta_norm)
+        self.residuals = Residuals(organisation.folder / "rests")
+        self._learner = CompressingLearner(make(), config, self.residuals, organisation.policy.max_delta_norm)
         capabilities = self._learner.capabilities()
         policy.check_size(organisation.policy, config, capabilities.schema)
         policy.check_prompts(organisation.policy, capabilities.examples, capabilities.prompts_too_long)
@@ -89,7 +88,7 @@ class GuardedLearner:
 
 
 def _check_place(federation: str, number: int) -> None:
-    if not FEDERATION.fullmatch(federation):
+    if not NAME.fullmatch(federation):
         raise ProtocolError("header", "the federation's name has characters that are not allowed")
     if number < 0:
         raise ProtocolError("header", f"there is no round {number}")

@@ -16,7 +16,7 @@ from ....common.errors import ConfigError, ProtocolError, SamplerError
 from ....common.foreign import safe_logger
 from ....common.messages import frames
 from ....common.messages.frames import Frame
-from ....common.messages.messages import Capabilities, EvaluateTask, TrainTask
+from ....common.messages.messages import Capabilities, EvaluateTask, SecaggRequest, TrainTask
 from ....common.settings.run_config import RunConfig
 from ....common.settings.scope import IN_WORDS, for_organisation, ignored_settings
 from ...organisation import policy
@@ -24,6 +24,7 @@ from ...organisation.settings import OrganisationFile
 from .. import Learner
 from ..data.problems import Problem
 from ..data.tables import fingerprint, read_organisation_data
+from ..masking.summing import SummingLearner
 from ..models.backend_check import check_backend
 from ..models.load import load_model
 from ..privacy.spent import FILE as SPENT_FILE
@@ -34,6 +35,7 @@ from .job_watcher import JobWatcher
 from .jobs import Job
 from .ledger import Ledger
 from .load_organisation import organisation_model, organisation_rewards, organisation_tools
+from .own_sums import summing_learner
 from .tracking import OrganisationTracking
 
 if TYPE_CHECKING:
@@ -71,6 +73,7 @@ class JobHandler:
         self.ready = False
         self._base: Base | None = None
         self._learners: dict[str, GuardedLearner] = {}
+        self._summing: SummingLearner | None = None
         self._model: LoadedModel | None = None
         self._unguarded: LocalLearner | None = None
         self._job: Job | None = None
@@ -117,11 +120,15 @@ class JobHandler:
     def _done(self, kind: str, frame: Frame, learner: GuardedLearner) -> Frame:
         match kind:
             case "capabilities":
-                return frames.frame_of(learner.capabilities())
+                return frames.frame_of((self._summing or learner).capabilities())
             case "train":
-                return frames.frame_of(learner.train(frames.task_of(TrainTask, frame, self.schema)))
+                task = frames.task_of(TrainTask, frame, self.schema)
+                return frames.frame_of(self._summing.part(task) if self._summing else learner.train(task))
             case "evaluate":
-                return frames.frame_of(learner.evaluate(frames.task_of(EvaluateTask, frame, self.schema)))
+                question = frames.task_of(EvaluateTask, frame, self.schema)
+                return frames.frame_of(self._summing.part(question) if self._summing else learner.evaluate(question))
+            case "secagg" if self._summing:
+                return frames.frame_of(self._summing.step(frames.message_of(SecaggRequest, frame)))
             case _:
                 raise ProtocolError("kind", f"there is no job {kind!r}")
 
@@ -169,11 +176,9 @@ class JobHandler:
         if config.sha256 not in self._learners:
             policy.check_run(self.organisation, config)
             self._set_aside()
-            self._learners = {
-                config.sha256: GuardedLearner(
-                    lambda: self._local_learner(config), self.organisation, config, self.ledger
-                )
-            }
+            guarded = GuardedLearner(lambda: self._local_learner(config), self.organisation, config, self.ledger)
+            self._summing = summing_learner(guarded, self.organisation, config, self.ledger)
+            self._learners = {config.sha256: guarded}
         return self._learners[config.sha256]
 
     def unguarded_capabilities(self) -> Capabilities:
