@@ -104,6 +104,8 @@ def _try_all(found: Checked, scenario: RunConfig | None, samples: int) -> None:
     learner = here.learner(config)
     can = here.unguarded_capabilities()
     found.steps.append(("read", _blocks(organisation, config, can)))
+    if price := here.price():
+        found.steps.append(("privacy", price))
     found.steps.append(("machine", _machine(can.device, can.memory_bytes, can.tokens_per_second)))
     found.steps.append(
         ("adapter", f"{can.schema.size:,} trained parameters, {can.schema.size * 4 / 1e6:.2f} MB a round")
@@ -182,6 +184,8 @@ def _used_up(organisation: OrganisationFile) -> list[str]:
 def _blocks(organisation: OrganisationFile, config: RunConfig, can: Capabilities) -> str:
     """Return how the prompts are read, and how many are not."""
     block = block_size(organisation.policy, config)
+    if config.dp.on:
+        return f"{can.examples} prompts, by chance; {can.prompts_too_long} are too long"
     left_out = f"; {can.prompts_too_long} are too long or do not fill a block" if can.prompts_too_long else ""
     return f"{can.examples} prompts, in blocks of {block}{left_out}"
 

@@ -175,7 +175,7 @@ def status(
     """Show what the learner is doing, the end of its log, what it has answered, and when something last left."""
     from ..learner.service.ledger import FILE, Ledger
     from .processes import learner_status
-    from .status_view import print_ledger, print_status
+    from .status_view import print_budget, print_ledger, print_status, spent_epsilon
 
     organisation = OrganisationFile.read(file)
     left = read_lines(organisation.egress_record)
@@ -183,13 +183,15 @@ def status(
     tail = log.read_text(errors="replace").splitlines()[-lines:] if log.exists() else []
     found = learner_status(organisation.socket)
     answered = Ledger(organisation.folder / FILE, organisation.policy).counts()
+    epsilon = spent_epsilon(organisation)
     if output is Format.json:
         counts = {"trainings": answered["train"], "evaluations": answered["evaluate"]}
         about = {"learner": found, "log": tail, "messages_left": len(left), "last": left[-1:] or None}
-        print(json.dumps({**about, "ledger": counts}))
+        print(json.dumps({**about, "ledger": counts, "epsilon": epsilon}))
     else:
         print_status(organisation, found, tail, left)
         print_ledger(organisation.policy, answered)
+        print_budget(organisation.policy, epsilon)
 
 
 @client.command("egress")

@@ -58,6 +58,11 @@ class Policy:
     min_groups: int = 8
     """Prompts are trained on in fixed blocks of this many, and a round is made of whole blocks: nothing that leaves
     can be solved for a single prompt. 1 allows any round."""
+    max_epsilon: float = 0.0
+    """Privacy budget, of all runs together: only runs with differential privacy are trained, until it is spent. 0
+    trains without, and refuses runs with it."""
+    max_delta: float = 1e-5
+    """Delta for which a run states its epsilon, at most."""
     max_trainings: int = 0
     """Rounds trained in all runs together, attempts included."""
     max_evaluations: int = 0
@@ -88,4 +93,7 @@ class Policy:
         between("policy.max-left-out-share", self.max_left_out_share, 0.0, 1.0, "it is a share of the prompts")
         for name in ("max_learning_rate", "min_learning_rate", "min_temperature", "max_seconds_per_round"):
             at_least(f"policy.{name.replace('_', '-')}", getattr(self, name), 0.0, "a limit is a number from 0 on")
+        at_least("policy.max-epsilon", self.max_epsilon, 0.0, "0 trains without differential privacy")
+        why = "it bounds the probability that the guarantee fails"
+        between("policy.max-delta", self.max_delta, 0.0, 0.1, why, open_low=True)
         at_least("policy.max-delta-norm", self.max_delta_norm, 0.0, "it is a length")

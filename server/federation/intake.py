@@ -29,7 +29,7 @@ from ...common.messages.messages import (
     Update,
     round_work,
 )
-from ...common.messages.metric_names import TRAIN_METRICS, RoundWork, range_of, reward_metrics
+from ...common.messages.metric_names import PRIVATE_METRICS, TRAIN_METRICS, RoundWork, range_of, reward_metrics
 from ...common.settings.run_config import RunConfig
 
 HASH = re.compile(r"[0-9a-f]{1,64}")
@@ -80,7 +80,7 @@ def read_capabilities(content: RecordDict) -> Capabilities:
         raise ProtocolError("schema", "a layer's name is not one of letters, digits, dots, hyphens and underscores")
     _check_names("reward-names", client.reward_names, NAME, MAX_REWARDS)
     _check_names("metrics", client.metrics, METRIC, MAX_METRICS)
-    if not set(client.metrics) <= set(TRAIN_METRICS + reward_metrics(client.reward_names)):
+    if not set(client.metrics) <= set(TRAIN_METRICS + PRIVATE_METRICS + reward_metrics(client.reward_names)):
         raise ProtocolError("metric-names", "it announces metrics that are neither the protocol's nor its rewards'")
     if client.device not in DEVICES:
         raise ProtocolError("header", f"device is not one of {', '.join(DEVICES)}")

@@ -12,6 +12,7 @@ from ...client.learner.data.system_prompts import SYSTEM_PROMPTS
 from ...client.learner.masking.summing import SummingLearner
 from ...client.learner.models.load import load_model
 from ...client.learner.models.model_files import model_folder
+from ...client.learner.privacy.spent import FILE, Spent
 from ...client.learner.rewards import Reward, load_rewards
 from ...client.learner.tools import ToolBox, load_tools
 from ...client.learner.training.error_feedback import CompressingLearner, Residuals
@@ -56,6 +57,7 @@ def simulated_learner(node_config: dict[str, Value], config: RunConfig) -> Learn
         rewards=spoiled(client_rewards(config)[number], fault),
         system_prompt=SYSTEM_PROMPTS[config.simulation.system_prompt],
         block=max(1, config.train.block_size),
+        spent=Spent(own_folder(config, name) / FILE if config.output.run else None),
     )
 
     learner = LocalLearner(_loaded_model(config, client_rank(config, number)), data, Reporter(name, held_out_indices))

@@ -140,6 +140,10 @@ HARMLESS = {
     "compression.error-feedback": "what is left of a delta goes into the next, which is clipped as any",
     "compression.top-share": "at most all of the delta",
     "train.prox": "acts on the loss alone",
+    "dp.noise-multiplier": "max-epsilon bounds what it costs, and refuses private runs or all others",
+    "dp.clip-norm": "noise is in proportion to it",
+    "dp.delta": "max-delta bounds it",
+    "dp.prompts-per-unit": "a step samples them in pieces of its own size",
 }
 """Why a setting that acts on the client needs no limit of its own. Other GRPO settings act on the loss alone."""
 SERVER_ONLY = ("simulation.", "backend.", "output.", "intake.", "aggregation.", "federation.", "gate.")
@@ -170,6 +174,31 @@ def test_a_run_beyond_the_policy_is_refused_by_the_name_of_the_servers_setting(t
         guard(lambda: made.append(1), organisation_file(tmp_path), config.with_values({key: BEYOND[key]}))
     assert caught.value.key == SHOWN_AS.get(key, key)
     assert not made  # no model was loaded for it
+
+
+PRIVATE = {"dp.noise-multiplier": 1.0, "grpo.loss-type": "grpo", "aggregation.weights": "uniform"}
+
+
+@pytest.mark.parametrize(
+    ("allowed", "asked", "key"),
+    [
+        ({}, PRIVATE, "dp.noise-multiplier"),
+        ({"policy__max_epsilon": 8.0}, {}, "dp.noise-multiplier"),
+        ({"policy__max_epsilon": 8.0, "policy__max_delta": 1e-6}, PRIVATE, "dp.delta"),
+        ({"policy__max_epsilon": 8.0}, PRIVATE, ""),
+        ({"policy__max_epsilon": 8.0, "policy__min_groups": 7}, PRIVATE, ""),
+        ({}, {}, ""),
+    ],
+)
+def test_a_privacy_budget_allows_private_runs_and_no_others(tmp_path, allowed, asked, key):
+    """A private round has no blocks, so min-groups does not matter to it."""
+    own, config = organisation_file(tmp_path, **allowed), settings(tmp_path).with_values(asked)
+    if not key:
+        policy.check_run(own, config)
+        return
+    with pytest.raises(PolicyError) as caught:
+        policy.check_run(own, config)
+    assert caught.value.key == key
 
 
 @pytest.mark.parametrize("wanted", ["q_proj,mlp", "all-linear", "Q_PROJ", "q_proj,"])

@@ -53,7 +53,8 @@ class GuardedLearner:
     def capabilities(self) -> Capabilities:
         """Return the capabilities that the policy allows to report."""
         capabilities, rules = self._learner.capabilities(), self._organisation.policy
-        metrics = policy.metrics_that_leave(rules, capabilities.reward_names)
+        allowed = policy.metrics_that_leave(rules, capabilities.reward_names)
+        metrics = tuple(name for name in allowed if name in capabilities.metrics)
         reported = {name.split("/")[1] for name in metrics if name.startswith("reward/") and name.count("/") > 1}
         capabilities = replace(
             capabilities,

@@ -28,7 +28,10 @@ from ..data.tables import fingerprint, read_organisation_data
 from ..masking.summing import SummingLearner
 from ..models.backend_check import check_backend
 from ..models.load import load_model
+from ..privacy.spent import FILE as SPENT_FILE
+from ..privacy.spent import Spent
 from ..rewards import try_rewards
+from .base_groups import base_groups
 from .guard import GuardedLearner
 from .job_watcher import JobWatcher
 from .jobs import Job
@@ -40,7 +43,7 @@ from .tracking import OrganisationTracking
 
 if TYPE_CHECKING:
     from ..models.base_model import Base
-    from ..training.local_learner import LoadedModel
+    from ..training.local_learner import LoadedModel, LocalLearner
 
 LOGGER = safe_logger("fedgrpo.learner")
 
@@ -49,19 +52,25 @@ class JobHandler:
     """Handles the jobs that arrive over the socket."""
 
     def __init__(
-        self, organisation: OrganisationFile, ledger: Ledger | None = None, keeper: LogKeeper | None = None
+        self,
+        organisation: OrganisationFile,
+        ledger: Ledger | None = None,
+        keeper: LogKeeper | None = None,
+        spent: Spent | None = None,
     ) -> None:
         """Read data and rewards, so that errors in them are found at the start.
 
         Args:
             ledger: what has been answered; None for a rehearsal, which nobody outside hears of.
             keeper: what has been seen of the round log; None for a rehearsal, and where no manifest is pinned.
+            spent: the privacy budget; None for a rehearsal.
 
         Raises:
             ConfigError, DataError, RewardError: the organisation's file, a data row or a reward is wrong.
         """
         self.organisation = organisation
         self.ledger, self.keeper = ledger or Ledger(None, organisation.policy), keeper
+        self.spent = spent or Spent(None)
         check_backend(organisation.settings.backend)
         self.tracking = OrganisationTracking(organisation)
         self.train, self.held_out = read_organisation_data(organisation)
@@ -74,7 +83,7 @@ class JobHandler:
         self._learners: dict[str, GuardedLearner] = {}
         self._summing: SummingLearner | None = None
         self._model: LoadedModel | None = None
-        self._unguarded: Learner | None = None
+        self._unguarded: LocalLearner | None = None
         self._job: Job | None = None
         self._task_bytes = 0
 
@@ -187,32 +196,15 @@ class JobHandler:
         assert self._unguarded is not None
         return self._unguarded.capabilities()
 
+    def price(self) -> str:
+        """Return what the current run costs in privacy, over what is spent; empty if it is not private."""
+        assert self._unguarded is not None
+        return self._unguarded.price(Spent(self.organisation.folder / SPENT_FILE))
+
     def sample_groups(self, count: int) -> list[tuple[Problem, list[tuple[str, Any]]]]:
-        """Return a group of completions, (text, Sampled), for each of the first prompts, sampled as in training.
-
-        The adapter is fresh, so these are the base model's. One prompt at a time, to need no more memory than a step.
-        """
-        from ..models.chat_template import texts
-        from ..samplers import Sampling
-        from ..training.evaluate import prompt_texts
-
+        """Return `base_groups` of the first prompts, with the current run's settings."""
         assert self._model is not None
-        problems = self.train[:count]
-        sampler, tokenizer, grpo = self._model.trainer.sampler, self._model.tokenizer, self._model.config.grpo
-        groups: list[tuple[Problem, list[tuple[str, Any]]]] = []
-        for seed, prompt in enumerate(prompt_texts(tokenizer, problems, self.organisation.settings.prompt.system)):
-            ids = tokenizer([prompt], add_special_tokens=False)["input_ids"]
-            sampling = Sampling(
-                max_tokens=grpo.max_completion_length,
-                temperature=grpo.temperature,
-                seed=seed,
-                top_p=grpo.top_p,
-                top_k=grpo.top_k,
-            )
-            (group,) = sampler.sample(ids, sampling, count=grpo.num_generations)
-            completed = texts(tokenizer, [one.tokens for one in group])
-            groups.append((problems[seed], list(zip(completed, group, strict=True))))
-        return groups
+        return base_groups(self._model, self.train[:count], self.organisation.settings.prompt.system)
 
     def _set_aside(self) -> None:
         """Remove the adapter of an earlier run from the base model."""
@@ -237,6 +229,8 @@ class JobHandler:
             rewards=self.rewards,
             system_prompt=self.organisation.settings.prompt.system,
             block=policy.block_size(self.organisation.policy, config),
+            spent=self.spent,
+            unit=self.organisation.settings.data.unit_id or "prompt",
         )
         hardware = self._model.measure(self.train[0], self.organisation.settings.prompt.system)
         watcher = JobWatcher(lambda: self._job, config, self.tracking)
