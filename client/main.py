@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -21,12 +21,13 @@ from flwr.clientapp import ClientApp
 from ..common.adapter.adapter import Adapter
 from ..common.adapter.methods import METHODS
 from ..common.adapter.schema import AdapterSchema, trained_part
+from ..common.audit.shown import Signed, take_lines, with_signature
 from ..common.errors import ConfigError, FedGRPOError, PeerFailedError, ProtocolError
 from ..common.foreign import safe_logger
 from ..common.messages import wire
-from ..common.messages.messages import EvaluateTask, Failure, TaskId, TrainTask
+from ..common.messages.messages import EvaluateTask, Failure, SecaggRequest, TaskId, TrainTask
 from ..common.settings.run_config import RunConfig, Value
-from .learner import Learner
+from .learner import Learner, SummedLearner
 from .organisation.settings import OrganisationFile
 from .relay.egress import EgressGate
 from .relay.error_codes import code_of
@@ -49,7 +50,7 @@ def join(message: Message, context: Context) -> Message:
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
-    """Train one round on our own prompts and rewards, and send the delta."""
+    """Train one round on our own prompts and rewards, and send the delta, or the keys of the sum it will be part of."""
     return _reply(message, context, lambda learner, config: trained(learner, message.content, config))
 
 
@@ -57,6 +58,18 @@ def train(message: Message, context: Context) -> Message:
 def evaluate(message: Message, context: Context) -> Message:
     """Answer our held-out problems with the global adapter, and send counts."""
     return _reply(message, context, lambda learner, config: evaluated(learner, message.content, config))
+
+
+@app.query("audit")
+def audit(message: Message, context: Context) -> Message:
+    """Sign the end of the round log, which is in the message."""
+    return _reply(message, context, lambda learner, config: wire.pack({}))
+
+
+@app.query("secagg")
+def secagg(message: Message, context: Context) -> Message:
+    """Take the next step of a sum of masked results."""
+    return _reply(message, context, lambda learner, config: stepped(learner, message.content))
 
 
 @app.query("ping")
@@ -87,6 +100,8 @@ def trained(learner: Learner, content: RecordDict, config: RunConfig) -> RecordD
     if task.last_refusal:
         code = task.last_refusal if CODE.fullmatch(task.last_refusal) else "(not a code)"
         LOGGER.warning("the server refused our last update: %s", code)
+    if config.privacy.mode != "none":
+        return _part_of(cast(SummedLearner, learner), task, TaskId.of(task))
     update = replace(learner.train(task), task=TaskId.of(task))
     factors = METHODS[config.aggregation.method].trains_in(task.round)
     part = trained_part(schema, update.delta, factors)
@@ -96,15 +111,31 @@ def trained(learner: Learner, content: RecordDict, config: RunConfig) -> RecordD
 def evaluated(learner: Learner, content: RecordDict, config: RunConfig) -> RecordDict:
     """Return what a client sends after an evaluation: counts."""
     task = _task_of(EvaluateTask, content, learner.capabilities().schema, config.compression.down)
+    if config.privacy.mode != "none":
+        task_id = TaskId(federation=task.federation, round=task.round, attempt=task.attempt)
+        return _part_of(cast(SummedLearner, learner), task, task_id)
     return wire.record_of(replace(learner.evaluate(task), federation=task.federation, round=task.round))
+
+
+def stepped(learner: Learner, content: RecordDict) -> RecordDict:
+    """Return what a client sends for a step of a sum."""
+    reply = cast(SummedLearner, learner).step(wire.message_of(SecaggRequest, content))
+    return wire.record_of(reply, array=wire.packed_words(reply.words) if reply.words.size else None)
+
+
+def _part_of(learner: SummedLearner, task: TrainTask | EvaluateTask, task_id: TaskId) -> RecordDict:
+    part = replace(learner.part(task), task=task_id)
+    return wire.record_of(part, array=wire.packed_words(part.words) if part.words.size else None)
 
 
 def _reply(message: Message, context: Context, answer: Answer) -> Message:
     """Answer a message; a failure leaves as a code, since the text of an exception may hold a private prompt."""
     node, run = dict(context.node_config), tuple(sorted(context.run_config.items()))
     gate: EgressGate | None = None
+    signed: Signed | None = None
     try:
         gate = _gate(node)
+        lines = take_lines(message.content)
         header = wire.header_of(message.content)
         config = RunConfig().with_values(dict(run))
         if header.get("config-sha256") != config.sha256:
@@ -113,6 +144,7 @@ def _reply(message: Message, context: Context, answer: Answer) -> Message:
         remote = (
             RemoteLearner(gate.organisation.socket, config, deadline, gate.organisation.policy_sha256) if gate else None
         )
+        signed = _signed(remote, lines) if remote and lines else None
         content = answer(remote or _simulated(tuple(sorted(node.items())), run), config)
     except FedGRPOError as error:
         LOGGER.error("%s", error)
@@ -120,7 +152,14 @@ def _reply(message: Message, context: Context, answer: Answer) -> Message:
     except Exception as error:
         LOGGER.exception("the client failed")
         content = _failure(code_of(error))
+    content = with_signature(content, signed) if signed else content
     return Message(_released(gate, content, message.metadata.message_type), reply_to=message)
+
+
+def _signed(remote: RemoteLearner, lines: str) -> Signed | None:
+    """Return the learner's signature of the round log; None where it does not take part in the audit."""
+    index, signature = remote.sign_log(lines)
+    return Signed(index, signature) if index >= 0 else None
 
 
 def _failure(code: str) -> RecordDict:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
 from .errors import ConfigError
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+"""Of an organisation or a federation: it is part of file names, and of lines that people compare."""
 
 
 def at_least(name: str, value: float, low: float, why: str) -> None:

@@ -12,11 +12,12 @@ from rich.table import Table
 
 from ...common.cli.options import plain, plain_lines
 from ...common.cli.tables import WholeTable
-from ...common.errors import FedGRPOError
+from ...common.errors import ConfigError, FedGRPOError
 from ...common.messages.messages import Capabilities
 from ...common.settings.run_config import RunConfig
 from ...common.settings.scope import IN_WORDS, for_organisation, ignored_settings
 from ..learner import Learner
+from ..organisation.credentials import read_credentials
 from ..organisation.policy import block_size
 from ..organisation.settings import OrganisationFile
 from .dry_run import Leaving, allowed_run, dry_run
@@ -86,6 +87,7 @@ def _try_all(found: Checked, scenario: RunConfig | None, samples: int) -> None:
 
     organisation = found.organisation
     found.problems += connection_problems(organisation)
+    agreed = _look_at_manifest(found)
     here = JobHandler(organisation)
     _look_at_file(found, here)
     started = time.perf_counter()
@@ -93,6 +95,8 @@ def _try_all(found: Checked, scenario: RunConfig | None, samples: int) -> None:
     seconds = time.perf_counter() - started
     found.steps.append(("base model", f"{here.folder}, loaded in {seconds:.1f} s, SHA-256 {base.sha256}"))
     found.warnings += base.notes
+    if agreed not in ("", base.sha256):
+        found.problems.append(f"The base model has SHA-256 {base.sha256}, the federation's manifest says {agreed}.")
     config = for_organisation(scenario, organisation.settings.backend) if scenario else allowed_run(organisation)
     if scenario and (ignored := ignored_settings(scenario)):
         found.steps.append(("ignored here", f"{', '.join(ignored)}, as everything in {IN_WORDS}"))
@@ -109,6 +113,24 @@ def _try_all(found: Checked, scenario: RunConfig | None, samples: int) -> None:
         found.steps.append(("messages", WITHOUT_FLOWER))
     else:
         found.leaving += list(dry_run(organisation, learner, config))
+
+
+def _look_at_manifest(found: Checked) -> str:
+    """Look at manifest and identity. Returns the hash of the base model that the federation agreed on, or nothing."""
+    organisation = found.organisation
+    try:
+        credentials = read_credentials(organisation)
+    except ConfigError as error:
+        found.problems.append(str(error))
+        return ""
+    if credentials is None:
+        found.steps.append(("manifest", "none is pinned: nothing that the server does can be audited"))
+        return ""
+    manifest = credentials.manifest
+    found.steps.append(
+        ("manifest", f"{manifest.federation}, {len(manifest.members)} members, fingerprint {manifest.sha256}")
+    )
+    return manifest.base_model_sha256
 
 
 def _look_at_file(found: Checked, here: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,7 @@ import typer
 from ...common.cli import keys
 from ...common.cli.options import Format, FormatOption, say
 from ...common.errors import ConfigError
+from ...common.identity.keys import SUFFIX, Identity
 from ...common.settings.run_config import load_scenario
 from ...common.storage.jsonl import read_lines
 from ..organisation.settings import OrganisationFile
@@ -26,6 +28,14 @@ ScenarioOption = Annotated[
     Path | None, typer.Option("--scenario", help="The run's settings, as the operator submits them.")
 ]
 TEMPLATE = Path(__file__).parent.parent / "organisation" / "organisation.toml.template"
+
+
+class Privacy(StrEnum):
+    """What the file's policy says of secure aggregation."""
+
+    secagg = "secagg"
+    none = "none"
+
 
 SYSTEM = '''system = """
 Respond in the following format:
@@ -45,8 +55,11 @@ def init(
     data: Annotated[str, typer.Option(help="Its data: .jsonl, .parquet, .csv or hub:NAME:SPLIT.")] = "problems.jsonl",
     model: Annotated[str, typer.Option(help="The base model: builtin, or a Hub name.")] = "builtin",
     superlink: Annotated[str, typer.Option(help="HOST:PORT of the operator's gateway.")] = "",
+    privacy: Annotated[
+        Privacy, typer.Option(help="none: the server may see this organisation's delta.")
+    ] = Privacy.secagg,
 ) -> None:
-    """Write an organisation's file with comments, and its node's key beside it.
+    """Write an organisation's file with comments, and its keys beside it: the node's, and its identity.
 
     [bold]Example[/bold]
 
@@ -63,7 +76,8 @@ def init(
     system = SYSTEM_OF_BUILTIN if built_in_model(model) else SYSTEM
     values = {key: json.dumps(value, ensure_ascii=False) for key, value in values.items()}
     sha256 = file_hash(known) if known else ""
-    text = TEMPLATE.read_text(encoding="utf-8").format(**values, key=name, sha256=sha256, system=system)
+    ours = {"key": name, "sha256": sha256, "system": system, "privacy": privacy}
+    text = TEMPLATE.read_text(encoding="utf-8").format(**values, **ours)
     keys.write_new(file, text.encode())
     try:
         OrganisationFile.read(file)
@@ -71,13 +85,17 @@ def init(
         file.unlink()
         raise
     public = keys.make_node(file.parent / f"{name}.key")
+    identity = Identity.generate().write(file.parent / f"{name}{SUFFIX}")
     print(
-        f"Made {file} and the node's key.\n"
+        f"Made {file}, the node's key and this organisation's identity key.\n"
         f"1. Edit {file}: data, prompt, rewards, policy.\n"
-        f"2. Check it: fedgrpo client check {file}\n"
-        f"3. Send {public} to the operator; put their ca.crt beside {file}.\n"
-        f"   Fingerprint of your key: {keys.fingerprint(public)}\n"
-        f"4. Join: fedgrpo client up {file}"
+        f"2. Send {public} to the operator; put their ca.crt beside {file}.\n"
+        f"   Fingerprint of your node's key: {keys.fingerprint(public)}\n"
+        f"3. Send {identity} to who writes the manifest; put their manifest.toml beside {file}.\n"
+        f"   Fingerprint of your identity key: {keys.fingerprint(identity)}\n"
+        f"   Compare the manifest's with the other members, and pin it in [policy]: fedgrpo manifest fingerprint\n"
+        f"4. Check it: fedgrpo client check {file}\n"
+        f"5. Join: fedgrpo client up {file}"
     )
 
 

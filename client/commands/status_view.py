@@ -90,6 +90,7 @@ LEGEND = {
     "metrics.completion": "lengths and habits of the completions, as means and shares",
     "metrics.tokens": "tokens sampled and read",
     "metrics.seconds": "time by phase, which tells of the machine",
+    "audit": "signature of the end of the server's round log, by this organisation's identity key",
     "vector": "the update of the adapter, clipped to policy.max-delta-norm",
 }
 """Field, or the record it is in -> what it is."""

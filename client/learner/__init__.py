@@ -7,7 +7,16 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from ...common.messages.messages import Capabilities, EvaluateTask, Evaluation, TrainTask, Update
+from ...common.messages.messages import (
+    Capabilities,
+    EvaluateTask,
+    Evaluation,
+    SecaggReply,
+    SecaggRequest,
+    SumPart,
+    TrainTask,
+    Update,
+)
 
 
 class Learner(Protocol):
@@ -23,4 +32,20 @@ class Learner(Protocol):
 
     def evaluate(self, task: EvaluateTask) -> Evaluation:
         """Answer the held-out problems with the task's adapter."""
+        ...
+
+
+class SummedLearner(Protocol):
+    """The requests of a run in which results leave only as parts of a sum (privacy.mode)."""
+
+    def capabilities(self) -> Capabilities:
+        """Return the organisation's name, the adapter it trains, and how many prompts it has."""
+        ...
+
+    def part(self, task: TrainTask | EvaluateTask) -> SumPart:
+        """Do a task, and return its part of a sum, or the keys for it."""
+        ...
+
+    def step(self, request: SecaggRequest) -> SecaggReply:
+        """Take the next step of a sum."""
         ...

@@ -32,8 +32,9 @@ def check_run(organisation: OrganisationFile, config: RunConfig) -> None:
         PolicyError: names the setting as the server calls it; the message, for the log, names the limit as well.
     """
     policy, own = organisation.policy, organisation.settings
-    if policy.privacy != "none":
-        _refuse("privacy", "is none: a delta leaves unmasked", "privacy", policy.privacy)
+    if policy.privacy == "secagg" and config.privacy.mode != "secagg":
+        what = f"is {config.privacy.mode}: the update would leave unmasked"
+        _refuse("privacy.mode", what, "privacy", policy.privacy)
     if config.model.name != own.model.name:
         _refuse("model.name", f"is {config.model.name!r}", "the organisation's model.name", own.model.name)
     if config.aggregation.method not in policy.methods:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from ...common.bounds import at_least, between, one_of
+from ...common.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +68,10 @@ class Policy:
 
     def __post_init__(self) -> None:
         one_of("policy.privacy", self.privacy, ("none", "secagg"))
+        if self.manifest_sha256 and not re.fullmatch(r"[0-9a-f]{64}", self.manifest_sha256):
+            raise ConfigError(
+                "policy.manifest-sha256 is not 64 hexadecimal digits. `fedgrpo manifest fingerprint` prints it."
+            )
         at_least("policy.min-groups", self.min_groups, 1, "a round has at least one group")
         at_least("policy.min-class-problems", self.min_class_problems, 1, "a class has at least one problem")
         between("policy.max-left-out-share", self.max_left_out_share, 0.0, 1.0, "it is a share of the prompts")

@@ -6,12 +6,11 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from ...common.bounds import at_least, between
+from ...common.bounds import NAME, at_least, between
 from ...common.errors import ConfigError
 from ...common.settings import toml
 from ...common.settings.backend import Backend
@@ -20,7 +19,6 @@ from .columns import check_columns
 from .model import Model
 from .policy_settings import Policy
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 MAX_SOCKET_PATH = 100
 """Bytes of a Unix socket's path; the kernel's limit is 107."""
 

@@ -34,6 +34,8 @@ from .destination import destination
 
 LOGGER = safe_logger("fedgrpo.client")
 SHOWN_CHARACTERS = 4000
+MASKING = "query.secagg"
+"""The kind of message that an array leaves in under masks."""
 TAIL_BYTES = 1 << 20
 """More than a line has."""
 Entry = dict[str, object]
@@ -71,7 +73,7 @@ class EgressGate:
             "answers": answers,
             "sent": not self.dry_run,
             "bytes": wire.wire_bytes(content),
-            "masked": False,
+            "masked": answers == MASKING and wire.VECTOR in content,
             "policy_sha256": self.organisation.policy_sha256,
             "fields": list(fields_of(content)),
         }
@@ -119,14 +121,8 @@ def _described(value: object) -> Entry:
     data = getattr(value, "data", None)
     if isinstance(data, bytes):
         codec, size = getattr(value, "dtype", ""), getattr(value, "shape", (0,))[0]
-        vector = unpacked(data, size, codec)
-        return {
-            "type": codec,
-            "shape": [size],
-            "bytes": len(data),
-            "sha256": hashlib.sha256(data).hexdigest(),
-            "norm": l2_norm(vector),
-        }
+        about = {"type": codec, "shape": [size], "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        return about if codec in wire.WORDS.values() else {**about, "norm": l2_norm(unpacked(data, size, codec))}
     text = value if isinstance(value, str) else repr(value)
     encoded = text.encode()
     known: Entry = {"type": type(value).__name__, "bytes": len(encoded), "sha256": hashlib.sha256(encoded).hexdigest()}

@@ -30,4 +30,6 @@ def code_of(error: Exception) -> str:
     """Return the code of a failure: for a policy refusal the server's setting, otherwise one of CODES."""
     if isinstance(error, PolicyError):
         return f"policy.{error.key}"
+    if isinstance(error, ProtocolError) and error.code.startswith("secagg."):
+        return error.code  # one of a fixed set; says which check of a sum failed
     return next((code for kind, code in CODES.items() if isinstance(error, kind)), "internal")

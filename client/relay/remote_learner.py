@@ -12,7 +12,16 @@ from ...common.errors import LearnerGoneError, PeerFailedError
 from ...common.foreign import safe_logger
 from ...common.messages import frames
 from ...common.messages.frames import Frame
-from ...common.messages.messages import Capabilities, EvaluateTask, Evaluation, TrainTask, Update
+from ...common.messages.messages import (
+    Capabilities,
+    EvaluateTask,
+    Evaluation,
+    SecaggReply,
+    SecaggRequest,
+    SumPart,
+    TrainTask,
+    Update,
+)
 from ...common.settings.run_config import RunConfig
 
 LOGGER = safe_logger("fedgrpo.client")
@@ -50,6 +59,23 @@ class RemoteLearner:
     def evaluate(self, task: EvaluateTask) -> Evaluation:
         """Answer the held-out problems."""
         return frames.message_of(Evaluation, self._done("evaluate", frames.frame_of(task)))
+
+    def sign_log(self, lines: str) -> tuple[int, str]:
+        """Have the learner check and sign the round log; the index is -1 where it does not take part in the audit.
+
+        A time goes with the lines, so that no earlier answer is taken for this one's.
+        """
+        signed = self._done("audit", Frame({"lines": lines, "at": time.time()}))
+        return signed.get("index", int), signed.get("signature", str)
+
+    def part(self, task: TrainTask | EvaluateTask) -> SumPart:
+        """Have the learner do a task whose result is part of a sum."""
+        kind = "train" if isinstance(task, TrainTask) else "evaluate"
+        return frames.words_message_of(SumPart, self._done(kind, frames.frame_of(task)))
+
+    def step(self, request: SecaggRequest) -> SecaggReply:
+        """Have the learner take the next step of a sum."""
+        return frames.words_message_of(SecaggReply, self._done("secagg", frames.frame_of(request)))
 
     def _done(self, kind: str, task: Frame) -> Frame:
         """Have a job done, across restarts of the learner.

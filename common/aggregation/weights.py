@@ -33,6 +33,9 @@ class Weight:
     """Training metrics it cannot do without: a client that does not report them cannot join."""
     summary: str
     """One line for people."""
+    most: Callable[[int, int], float] | None = None
+    """(prompts of a round, tokens of a round at most) -> the largest weight that a client can have; secure aggregation
+    adds up weights as shares of it. None: the rule needs what the server does not see there."""
 
 
 def effective_groups(report: ClientReport) -> float:
@@ -81,10 +84,20 @@ WEIGHTS: Table[Weight] = Table(
             of=effective_groups,
             metrics=("groups/effective", "groups/zero-variance-share"),
             summary="groups whose rewards differ",
+            most=lambda prompts, tokens: float(prompts),
         ),
-        "examples": Weight(of=examples, summary="prompts trained on, as in federated averaging"),
-        "tokens": Weight(of=tokens, metrics=("tokens/total",), summary="tokens trained on"),
-        "uniform": Weight(of=uniform, summary="every client alike"),
+        "examples": Weight(
+            of=examples,
+            summary="prompts trained on, as in federated averaging",
+            most=lambda prompts, tokens: float(prompts),
+        ),
+        "tokens": Weight(
+            of=tokens,
+            metrics=("tokens/total",),
+            summary="tokens trained on",
+            most=lambda prompts, tokens: float(tokens),
+        ),
+        "uniform": Weight(of=uniform, summary="every client alike", most=lambda prompts, tokens: 1.0),
         "relative-gain": Weight(
             of=relative_gain,
             metrics=("reward/mean", "reward/group-std"),

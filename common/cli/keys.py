@@ -9,7 +9,6 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import ipaddress
-import os
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from ..errors import ConfigError
+from ..storage.new_files import write_new, write_private
 
 CA_DAYS, SERVER_DAYS = 3650, 397
 LOOPBACK = ("localhost", "127.0.0.1")
@@ -104,28 +104,6 @@ def fingerprint(path: Path) -> str:
     except (ValueError, UnsupportedAlgorithm) as error:
         raise ConfigError(f"{path} is neither a certificate nor a public key (NAME.pub).") from error
     return ":".join(f"{byte:02X}" for byte in digest)
-
-
-def write_private(path: Path, data: bytes) -> None:
-    """Write a new file that only its owner may read, from its first moment on."""
-    write_new(path, data, 0o600)
-
-
-def write_new(path: Path, data: bytes, mode: int = 0o644) -> None:
-    """Write a file that must not exist.
-
-    Raises:
-        ConfigError: it does, or cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    except FileExistsError as error:
-        raise ConfigError(f"{path} exists already and is not overwritten. Move it away if it should go.") from error
-    except OSError as error:
-        raise ConfigError(f"Cannot write {path}: {error.strerror}.") from error
-    with os.fdopen(handle, "wb") as file:
-        file.write(data)
 
 
 def _authority(folder: Path) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:

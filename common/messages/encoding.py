@@ -21,12 +21,12 @@ from ..adapter.adapter import Adapter
 from ..adapter.schema import AdapterSchema, Vector
 from ..errors import ConfigError, ProtocolError
 from ..foreign import quoted
-from .messages import Tally
+from .messages import Tally, Words
 
 Scalar = int | float | str | bool
 Message = TypeVar("Message")
 SCALARS = (int, float, str, bool)
-BESIDE = (Adapter, Vector, dict[str, float])
+BESIDE = (Adapter, Vector, Words, dict[str, float])
 """Types that do not travel as fields: arrays and metrics."""
 COUNTS = tuple(each.name for each in fields(Tally))
 
@@ -56,10 +56,22 @@ def _write_tallies(tallies: Mapping[str, Tally]) -> str:
     return json.dumps({name: [getattr(tally, count) for count in COUNTS] for name, tally in tallies.items()})
 
 
+def _read_texts(text: str) -> dict[str, str]:
+    """Read `{"clinic-a": "0f...", ...}`."""
+    items: object = json.loads(text)
+    if not isinstance(items, dict):
+        raise ValueError("items are an object")
+    pairs = cast("dict[str, object]", items)
+    if not all(type(value) is str for value in pairs.values()):
+        raise ValueError("an item is a text")
+    return cast("dict[str, str]", pairs)
+
+
 FORMS: Mapping[object, Form] = {
     tuple[str, ...]: Form(",".join, lambda text: tuple(text.split(",")) if text else ()),
     AdapterSchema: Form(lambda schema: schema.to_json(), AdapterSchema.from_json),
     dict[str, Tally]: Form(_write_tallies, _read_tallies),
+    dict[str, str]: Form(lambda items: json.dumps(items, sort_keys=True), _read_texts),
 }
 
 

@@ -7,7 +7,7 @@ parsed, and the array's exact size is known from the schema. Both ends are the o
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -16,9 +16,9 @@ from ..adapter.adapter import Adapter
 from ..adapter.schema import AdapterSchema, Vector
 from ..errors import ProtocolError
 from .encoding import Message, from_fields, keys, to_fields
-from .messages import EvaluateTask, TrainTask, Update
+from .messages import NO_WORDS, EvaluateTask, SecaggReply, SumPart, TrainTask, Update, Words
 
-VERSION = 3
+VERSION = 4
 MAX_FIELDS_BYTES = 8_000_000
 Scalar = TypeVar("Scalar", int, float, str)
 Task = TypeVar("Task", TrainTask, EvaluateTask)
@@ -26,15 +26,17 @@ Task = TypeVar("Task", TrainTask, EvaluateTask)
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """Fields, and a vector (float32, any length)."""
+    """Fields, and a vector (float32, any length) or a part of a sum (`words`)."""
 
     fields: dict[str, Any]
     vector: Vector | None = None
+    words: Words = field(default_factory=lambda: NO_WORDS)
 
     def pack(self) -> bytes:
         """Return the frame as bytes."""
-        line = json.dumps({"version": VERSION, **self.fields}, separators=(",", ":")).encode()
-        array = b"" if self.vector is None else self.vector.astype("<f4", copy=False).tobytes()
+        kind = {"words": self.words.itemsize} if self.words.size else {}
+        line = json.dumps({"version": VERSION, **kind, **self.fields}, separators=(",", ":")).encode()
+        array = self.words.tobytes() if self.vector is None else self.vector.astype("<f4", copy=False).tobytes()
         return line + b"\n" + array
 
     @classmethod
@@ -49,11 +51,14 @@ class Frame:
             fields = json.loads(line) if newline and len(line) <= MAX_FIELDS_BYTES else None
         except (ValueError, RecursionError):
             fields = None
-        if not isinstance(fields, dict) or len(array) % 4:
-            raise ProtocolError("frame", "this is not a frame: a line of JSON, then float32")
-        known = cast(dict[str, Any], fields)
+        known = cast(dict[str, Any], fields) if isinstance(fields, dict) else {}
+        itemsize = known.pop("words", 0)
+        if not known or itemsize not in (0, 2, 4) or len(array) % (itemsize or 4):
+            raise ProtocolError("frame", "this is not a frame: a line of JSON, then an array")
         if known.pop("version", None) != VERSION:
             raise ProtocolError("version", f"relay and learner need the same fedgrpo; this is version {VERSION}")
+        if itemsize:
+            return cls(known, None, np.frombuffer(array, f"<u{itemsize}"))
         return cls(known, np.frombuffer(array, dtype="<f4").astype(np.float32, copy=False) if array else None)
 
     def get(self, key: str, kind: type[Scalar]) -> Scalar:
@@ -73,6 +78,8 @@ def frame_of(message: object) -> Frame:
     fields: dict[str, Any] = dict(to_fields(message, network=False))
     if isinstance(message, TrainTask | EvaluateTask):
         return Frame({**fields, "schema": message.adapter.schema.sha256}, message.adapter.vector)
+    if isinstance(message, SumPart | SecaggReply):
+        return Frame(fields, None, message.words)
     if isinstance(message, Update):
         return Frame({**fields, "metrics": message.metrics}, message.delta)
     return Frame(fields)
@@ -101,6 +108,15 @@ def update_of(frame: Frame) -> Update:
         raise ProtocolError("frame", "the update has no delta")
     beside = {"delta": frame.vector, "metrics": frame.fields.get("metrics")}
     return from_fields(Update, _own(Update, frame), beside, network=False)
+
+
+def words_message_of(kind: type[Message], frame: Frame) -> Message:
+    """Read a message that carries a part of a sum, which may be empty.
+
+    Raises:
+        ProtocolError: the frame holds another message.
+    """
+    return from_fields(kind, _own(kind, frame), {"words": frame.words}, network=False)
 
 
 def message_of(kind: type[Message], frame: Frame) -> Message:

@@ -8,12 +8,20 @@ reply in `server.federation.intake`.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from ..adapter.adapter import Adapter
 from ..adapter.methods import METHODS
 from ..adapter.schema import AdapterSchema, Module, Vector
 from ..settings.run_config import RunConfig
+from .metric_names import RoundWork
 
+Words = npt.NDArray[np.unsignedinteger[Any]]
+"""A vector modulo 2^32 (little-endian uint32) or 2^16 (uint16): part of a sum, or masked."""
+NO_WORDS: Words = np.zeros(0, dtype="<u4")
 DEVICES = ("unknown", "cpu", "cuda")
 NETWORK_ONLY = {"network_only": True}
 """Marks a field for server and relay only. The learner does not see it. Its cache answers a repeated task by the hash
@@ -30,6 +38,16 @@ def run_schema(config: RunConfig, modules: tuple[Module, ...]) -> AdapterSchema:
         holds=holds,
         seed=config.federation.seed,
         tiny_size=config.adapter.tiny_size if "v" in holds else 0,
+    )
+
+
+def round_work(groups: int, config: RunConfig) -> RoundWork:
+    """Return what a client did in a round of so many groups, and the limits that the settings give it."""
+    return RoundWork(
+        groups=groups,
+        completions=groups * config.grpo.num_generations,
+        prompt_tokens=config.grpo.max_prompt_length,
+        completion_tokens=config.grpo.max_completion_length,
     )
 
 
@@ -59,7 +77,7 @@ class Capabilities:
     metrics: tuple[str, ...]
     """The training metrics it will send: of TRAIN_METRICS and its rewards, those its policy allows."""
     examples: int
-    """Prompts in the shard."""
+    """Prompts in the shard; 0 where it is not said (secure aggregation)."""
     prompts_too_long: int
     """Prompts left out: longer than grpo.max-prompt-length, in a block with one that is, or too few to fill a block."""
     held_out: int = 0
@@ -86,6 +104,10 @@ class TrainTask:
     """The last round whose update of this client counted; 0 is none. Its compression error is fed back now."""
     counted_attempt: int = 0
     """The attempt at that round."""
+    members: int = 0
+    """Members of the federation whose updates may be in one sum; 0 where the update is sent alone (privacy.mode)."""
+    summed_metrics: tuple[str, ...] = ()
+    """Training metrics in the sum: those that every client may let out."""
     nonce: str = field(default="", metadata=NETWORK_ONLY)
     schema_sha256: str = field(default="", metadata=NETWORK_ONLY)
     config_sha256: str = field(default="", metadata=NETWORK_ONLY)
@@ -141,7 +163,45 @@ class EvaluateTask:
     """The attempt at the round that the reward gate evaluates; 0 outside the gate. Answers are cached per attempt."""
     against: str = ""
     """SHA-256 of an adapter to compare with, if this client still has its answers; empty compares with none."""
+    members: int = 0
+    """As of TrainTask: the counts are then part of a sum."""
     config_sha256: str = field(default="", metadata=NETWORK_ONLY)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SumPart:
+    """A client's reply to a task whose result is part of a sum: its vector (`sum`), or its keys (`secagg`)."""
+
+    words: Words
+    """Shape (size of the layout,): the client's vector, unmasked. Empty in secagg."""
+    bundle: str = ""
+    """The client's signed bundle (`common.secagg.statements`). Empty in `sum`."""
+    task: TaskId = field(default=NO_TASK, metadata=NETWORK_ONLY)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecaggRequest:
+    """The server's next step of a sum (docs/protocol.md): `share`, `mask`, `agree` or `open`."""
+
+    step: str
+    session: str
+    """Names the sum: the hash of its context."""
+    items: dict[str, str]
+    """By organisation. share: signed bundles; mask: boxes for this client; agree: empty, of the survivors; open:
+    signatures of the survivors."""
+    config_sha256: str = field(default="", metadata=NETWORK_ONLY)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecaggReply:
+    """A client's reply to `SecaggRequest`."""
+
+    words: Words
+    """mask: the masked vector. Empty otherwise."""
+    step: str
+    session: str
+    items: dict[str, str]
+    """By organisation. share: boxes for the others; agree: this client's signature; open: shares of seeds and keys."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

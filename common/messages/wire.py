@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
@@ -17,12 +18,14 @@ from ..adapter.schema import Vector
 from ..errors import ProtocolError
 from ..flower_private import get_all_nested_objects
 from .encoding import Message, Scalar, from_fields, to_fields
-from .messages import Update
+from .messages import Update, Words
 
-PROTOCOL = 3
+PROTOCOL = 4
 KIND = "fedgrpo."
 """Begins an array's type tag; the codec follows."""
 HEADER, VECTOR, METRICS = "header", "vector", "metrics"
+WORDS = {4: "u32", 2: "u16"}
+"""Bytes of a number -> the name of its type, for parts of sums."""
 
 Header = dict[str, Scalar]
 
@@ -64,6 +67,26 @@ def packed(vector: Vector, codec: str = "fp32") -> ArrayRecord:
     return ArrayRecord({VECTOR: Array(codec, (vector.size,), KIND + codec, compression.packed(vector, codec))})
 
 
+def packed_words(words: Words) -> ArrayRecord:
+    """Return the record that carries a part of a sum."""
+    kind = WORDS[words.itemsize]
+    return ArrayRecord({VECTOR: Array(kind, (words.size,), KIND + kind, words.tobytes())})
+
+
+def words_of(content: RecordDict, size: int, dtype: np.dtype[np.unsignedinteger[Any]]) -> Words:
+    """Return the one array of a message, which must be exactly `size` numbers of this type.
+
+    Raises:
+        ProtocolError: anything else.
+    """
+    array, kind = _array_of(content), WORDS[dtype.itemsize]
+    if (array.dtype, array.stype) != (kind, KIND + kind) or tuple(array.shape) != (size,):
+        raise ProtocolError("array-type", f"the array must be {kind} of shape ({size},)")
+    if len(array.data) != size * dtype.itemsize:
+        raise ProtocolError("array-bytes", f"the array has {len(array.data)} bytes, not {size * dtype.itemsize}")
+    return np.frombuffer(array.data, dtype)
+
+
 def header_of(content: RecordDict) -> Header:
     """Return the header of a message of this protocol version.
 
@@ -85,10 +108,7 @@ def vector_of(content: RecordDict, size: int, codec: str = "fp32") -> Vector:
     Raises:
         ProtocolError: anything else.
     """
-    records = content.array_records
-    if list(records) != [VECTOR] or list(records[VECTOR]) != [VECTOR]:
-        raise ProtocolError("array-names", "the message must hold exactly one array")
-    array = records[VECTOR][VECTOR]
+    array = _array_of(content)
     if (array.dtype, array.stype) != (codec, KIND + codec) or tuple(array.shape) != (size,):
         raise ProtocolError("array-type", f"the array must be {codec} of shape ({size},)")
     vector = compression.unpacked(array.data, size, codec)
@@ -97,6 +117,13 @@ def vector_of(content: RecordDict, size: int, codec: str = "fp32") -> Vector:
     if not certainly and not np.isfinite(vector).all():
         raise ProtocolError("not-finite", "the array holds NaN or infinity")
     return vector
+
+
+def _array_of(content: RecordDict) -> Array:
+    records = content.array_records
+    if list(records) != [VECTOR] or list(records[VECTOR]) != [VECTOR]:
+        raise ProtocolError("array-names", "the message must hold exactly one array")
+    return records[VECTOR][VECTOR]
 
 
 def metrics_of(content: RecordDict, names: frozenset[str], limit: float = 1e15) -> dict[str, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..bounds import between, one_of
+from ..bounds import at_least, between, one_of
 
 MODES = ("none", "sum", "secagg")
 
@@ -20,6 +20,10 @@ class Privacy:
     """Largest L2 norm of a weighted update in `secagg` and `sum`; a longer one is scaled down, and counted. The finest
     grid on which the sum of all members cannot overflow follows from it."""
 
+    step_timeout_s: float = 300.0
+    """Seconds that the members have for each step of a sum after the first; one that is late is left out."""
+
     def __post_init__(self) -> None:
         one_of("privacy.mode", self.mode, MODES)
+        at_least("privacy.step-timeout-s", self.step_timeout_s, 1.0, "no client can reply sooner")
         between("privacy.clip-norm", self.clip_norm, 0.0, 1e6, "every update has a norm above 0", open_low=True)

@@ -29,6 +29,7 @@ from .model import Lora, Model
 from .output import Output
 from .privacy import Privacy
 from .simulation import Simulation
+from .summing import check_summing
 from .training import Train
 
 Value = int | float | str | bool
@@ -70,6 +71,7 @@ class RunConfig:
             )
         self._check_aggregation()
         self._check_backend()
+        check_summing(self)
 
     def _check_backend(self) -> None:
         backend, dense = self.backend, "W" in METHODS[self.aggregation.method].holds

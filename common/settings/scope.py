@@ -7,6 +7,8 @@ them. Ignoring them is said where a run is submitted, checked and begun.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import replace
 
 from .backend import Backend
@@ -21,6 +23,12 @@ IN_WORDS = "simulation.*, backend.* and output.*, which each party has in a file
 def for_organisation(config: RunConfig, backend: Backend) -> RunConfig:
     """Return a run's settings as an organisation applies them: without those of LOCAL, and with its own backend."""
     return replace(config, simulation=Simulation(), output=Output(), backend=backend)
+
+
+def shared_sha256(config: RunConfig) -> str:
+    """Return the hash of the settings that all parties share: the same at the server and at every organisation."""
+    shared = {key: value for key, value in config.flat().items() if key.partition(".")[0] not in LOCAL}
+    return hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()
 
 
 def ignored_settings(config: RunConfig) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 from ..aggregation.aggregate import Diagnostics, ReceivedUpdate
 from ..run.metrics import ClientMetrics, RoundMetrics
@@ -24,10 +25,26 @@ class Attempt:
     bytes_up: dict[str, int] = field(default_factory=dict[str, int])
     updates: dict[str, ReceivedUpdate] = field(default_factory=dict[str, ReceivedUpdate])
     """The valid updates, by organisation. Their deltas are in the store's inbox."""
+    arrived: dict[str, tuple[str, int]] = field(default_factory=dict[str, tuple[str, int]])
+    """Of each valid update, SHA-256 and length of its array as it travelled, for the round log."""
     refused: dict[str, str] = field(default_factory=dict[str, str])
     """Organisation -> code."""
     strikes: list[str] = field(default_factory=list[str])
     """Clients that sent an invalid update. Strikes count if the round commits: if most are invalid, the run is."""
+
+    members: tuple[str, ...] = ()
+    """Of a round whose updates are seen as a sum only: whose are in it."""
+    agreement: dict[str, str] = field(default_factory=dict[str, str])
+    """Of a masked sum: its members' signatures of who is in it."""
+    agreed: dict[str, Any] = field(default_factory=dict[str, Any])
+    """Of a masked sum: what they signed (`MaskedSum.agreed`)."""
+    step_seconds: dict[str, float] = field(default_factory=dict[str, float])
+    """Of a sum, by step."""
+
+    @property
+    def valid(self) -> int:
+        """Return how many clients' updates count."""
+        return len(self.members or self.updates)
 
     def metrics(self, diagnostics: Diagnostics) -> RoundMetrics:
         """Return the line of the committed round in the run's metrics."""
@@ -40,6 +57,8 @@ class Attempt:
             update_norm=diagnostics.update_norm,
             aggregation_error=diagnostics.error,
             refused=self.refused,
+            members=self.members,
+            step_seconds=self.step_seconds,
             clients={
                 name: ClientMetrics(
                     share=diagnostics.shares[name],

@@ -14,14 +14,16 @@ from ...common.messages import wire
 from ...common.messages.messages import EvaluateTask, Evaluation, Tally
 from ...common.settings.run_config import RunConfig
 from ..aggregation.state import State
+from ..aggregation.summed import SUM
 from ..run.events import Evaluated, EvaluationStarted, NotEvaluated, UpdateRefused, emit
 from ..run.journal import Withheld
 from ..run.metrics import EvaluationMetrics
 from ..run.store import Store
 from .exchange import ClientCalls, EncodedAdapter
-from .intake import read_evaluation
+from .intake import check_tally, read_evaluation
 from .reward_gate import objection
 from .roster import Roster
+from .summed_round import SummedExchange
 
 
 def due(config: RunConfig, number: int) -> tuple[str, ...]:
@@ -33,6 +35,11 @@ def due(config: RunConfig, number: int) -> tuple[str, ...]:
         return ("greedy", "sampled")
     every = config.evaluation.every
     return ("sampled",) if every and number % every == 0 else ()
+
+
+def longest_answer(config: RunConfig) -> int:
+    """Return the most tokens that a held-out answer can have."""
+    return config.evaluation.max_completion_length or config.grpo.max_completion_length
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +59,10 @@ class Evaluator:
     config: RunConfig
     store: Store
     roster: Roster
+    summed: SummedExchange | None = None
+    """Where the server sees sums only (privacy.mode)."""
+    _members: tuple[str, ...] = ()
+    """Whose counts are in the last sum."""
     _known: dict[str, dict[str, Evaluation]] = field(default_factory=dict[str, dict[str, Evaluation]])
     """By adapter, its last evaluation at the sampling temperature. Of the current adapter only."""
 
@@ -63,8 +74,8 @@ class Evaluator:
         """
         decoding = "greedy" if temperature == 0 else "sampled"
         emit(EvaluationStarted(state.round, decoding, tuple(self.roster.able())))
-        found, refused = self._ask(state.adapter, state, temperature)
-        if not found and any(code.startswith("policy.") for code in refused.values()):
+        found, refused = self._sum(state, temperature) if self.summed else self._ask(state.adapter, state, temperature)
+        if not found and (self.summed or any(code.startswith("policy.") for code in refused.values())):
             withheld = Withheld(round=state.round, decoding=decoding, codes=refused)
             self.store.log(withheld)
             emit(NotEvaluated(str(withheld)))
@@ -103,12 +114,33 @@ class Evaluator:
             EvaluationMetrics(
                 round=state.round,
                 decoding=decoding,
-                clients=tuple(sorted(found)),
+                clients=tuple(sorted(found)) if self.summed is None else self._members,
                 total=total,
                 classes=classes,
             )
         )
         emit(Evaluated(state.round, decoding, score(total)))
+
+    def _sum(self, state: State, temperature: float) -> tuple[dict[str, Evaluation], dict[str, str]]:
+        """As `_ask`, where only the sum of the counts is seen."""
+        assert self.summed is not None
+        self.roster.welcome()
+        task = EvaluateTask(
+            federation=state.federation,
+            round=state.round,
+            adapter=state.adapter,
+            temperature=temperature,
+            members=self.summed.members,
+            config_sha256=self.config.sha256,
+        )
+        try:
+            total, members = self.summed.counts(task, self.roster.able())
+            check_tally(total, longest_answer(self.config))
+        except ProtocolError as error:
+            emit(NotEvaluated(str(error)))
+            return {}, self.summed.refused
+        self._members = members
+        return {SUM: Evaluation.of(total)}, {}
 
     def _ask(
         self, adapter: Adapter, state: State, temperature: float, *, against: str = "", attempt: int = 0
@@ -140,7 +172,7 @@ class Evaluator:
                     task,
                     self.config.evaluation.class_columns,
                     held_out=self.roster.clients[name].held_out,
-                    max_tokens=self.config.evaluation.max_completion_length or self.config.grpo.max_completion_length,
+                    max_tokens=longest_answer(self.config),
                 )
             except ProtocolError as error:
                 self.roster.refuse(name, error)

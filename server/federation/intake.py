@@ -15,6 +15,7 @@ from flwr.app import RecordDict
 from ...common.adapter.adapter import clip_norm, l2_norm
 from ...common.adapter.methods import METHODS
 from ...common.adapter.schema import Vector, whole_vector
+from ...common.bounds import NAME
 from ...common.errors import PeerFailedError, ProtocolError
 from ...common.foreign import LABEL_CHARACTERS, printable, quoted
 from ...common.messages import wire
@@ -26,11 +27,11 @@ from ...common.messages.messages import (
     Tally,
     TaskId,
     Update,
+    round_work,
 )
 from ...common.messages.metric_names import TRAIN_METRICS, RoundWork, range_of, reward_metrics
 from ...common.settings.run_config import RunConfig
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 HASH = re.compile(r"[0-9a-f]{1,64}")
 LAYER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
 MAX_SCHEMA_BYTES = 4_000_000
@@ -49,6 +50,7 @@ FAILURES = {
     "task": "it could not read the task; does it have the same version of fedgrpo?",
     "egress-record": "its egress record cannot be written, so nothing may leave",
     "dry-run": "it takes part in a dry run, and sends nothing",
+    "secagg": "it refuses this step of the sum",
 }
 """The meaning of the codes of a client's failures. The texts stay with the client."""
 MAX_CLASSES = 256
@@ -65,8 +67,8 @@ def read_capabilities(content: RecordDict) -> Capabilities:
     Raises:
         ProtocolError: a field is missing, unknown, of another type, too long or out of bounds.
     """
-    header = _accepted(content, {wire.HEADER})
-    _check_length(header, "schema", MAX_SCHEMA_BYTES)
+    header = accepted(content, {wire.HEADER})
+    check_length(header, "schema", MAX_SCHEMA_BYTES)
     client = wire.message_of(Capabilities, content)
     _check_name("organisation", client.organisation)
     if client.schema.size > MAX_PARAMETERS:
@@ -81,7 +83,7 @@ def read_capabilities(content: RecordDict) -> Capabilities:
         raise ProtocolError("metric-names", "it announces metrics that are neither the protocol's nor its rewards'")
     if client.device not in DEVICES:
         raise ProtocolError("header", f"device is not one of {', '.join(DEVICES)}")
-    _check_count("examples", client.examples, 1)
+    _check_count("examples", client.examples, 0)
     _check_count("prompts-too-long", client.prompts_too_long, 0)
     _check_count("held-out", client.held_out, 0, MAX_HELD_OUT)
     _check_count("memory-bytes", client.memory_bytes, 0, 1 << 60)
@@ -99,7 +101,7 @@ def read_update(content: RecordDict, client: Capabilities, task: TaskId, config:
     Raises:
         ProtocolError: anything else.
     """
-    _accepted(content, {wire.HEADER, wire.VECTOR, wire.METRICS})
+    accepted(content, {wire.HEADER, wire.VECTOR, wire.METRICS})
     metrics = wire.metrics_of(content, frozenset(client.metrics))
     update = wire.message_of(Update, content, delta=NOTHING, metrics=metrics)
     for field in fields(TaskId):
@@ -107,7 +109,7 @@ def read_update(content: RecordDict, client: Capabilities, task: TaskId, config:
         if sent != expected:
             raise ProtocolError("stale", f"{field.name} is {quoted(sent)}, this attempt's is {expected!r}")
     _check_work(update, config)
-    _check_metrics(metrics, _work(update.num_examples, config))
+    _check_metrics(metrics, round_work(update.num_examples, config))
     settings = config.intake
     factors = METHODS[config.aggregation.method].trains_in(task.round)
     part = wire.vector_of(content, client.schema.size_of(factors), config.compression.up)
@@ -135,8 +137,8 @@ def read_evaluation(
     Raises:
         ProtocolError: the counts answer another task, contradict each other, or are not exactly what was requested.
     """
-    header = _accepted(content, {wire.HEADER})
-    _check_length(header, "tallies", MAX_TALLIES_BYTES)
+    header = accepted(content, {wire.HEADER})
+    check_length(header, "tallies", MAX_TALLIES_BYTES)
     evaluation = wire.message_of(Evaluation, content)
     if (evaluation.federation, evaluation.round) != (task.federation, task.round):
         raise ProtocolError("stale", "the evaluation does not answer this task")
@@ -147,7 +149,7 @@ def read_evaluation(
     if unreadable := next((n for n in evaluation.classes if n != printable(n, LABEL_CHARACTERS)), ""):
         raise ProtocolError("tallies", f"a class is not a printable name of {LABEL_CHARACTERS}: {quoted(unreadable)}")
     for tally in evaluation.tallies.values():
-        _check_tally(tally, max_tokens)
+        check_tally(tally, max_tokens)
     if evaluation.total.problems > held_out:
         problems = evaluation.total.problems
         raise ProtocolError(
@@ -156,7 +158,8 @@ def read_evaluation(
     return evaluation
 
 
-def _accepted(content: RecordDict, records: set[str]) -> wire.Header:
+def accepted(content: RecordDict, records: set[str]) -> wire.Header:
+    """Return the header of a message that holds exactly these records; a reported failure is raised as one."""
     header = wire.header_of(content)
     if "error" in header:
         code = str(header["error"])
@@ -175,15 +178,6 @@ def _check_work(update: Update, config: RunConfig) -> None:
     _check_count("num-examples", update.num_examples, examples, examples)
 
 
-def _work(groups: int, config: RunConfig) -> RoundWork:
-    return RoundWork(
-        groups=groups,
-        completions=groups * config.grpo.num_generations,
-        prompt_tokens=config.grpo.max_prompt_length,
-        completion_tokens=config.grpo.max_completion_length,
-    )
-
-
 def _check_metrics(metrics: Mapping[str, float], work: RoundWork) -> None:
     """Check that metrics are in their ranges and consistent; a client's policy may withhold some."""
     for name, value in metrics.items():
@@ -195,7 +189,8 @@ def _check_metrics(metrics: Mapping[str, float], work: RoundWork) -> None:
         raise ProtocolError("metric-value", f"{effective:g} effective groups of {groups} and {zero:g} without signal")
 
 
-def _check_tally(tally: Tally, max_tokens: int) -> None:
+def check_tally(tally: Tally, max_tokens: int) -> None:
+    """Refuse counts that contradict each other."""
     if min(astuple(tally)) < 0 or tally.problems > MAX_HELD_OUT or tally.tokens > tally.problems * max_tokens:
         raise ProtocolError("tallies", "a count is out of bounds")
     parts = (tally.correct, tally.lenient, tally.truncated, tally.gained + tally.lost, tally.gained, tally.compared)
@@ -204,7 +199,7 @@ def _check_tally(tally: Tally, max_tokens: int) -> None:
         raise ProtocolError("tallies", "the counts contradict each other")
 
 
-def _check_length(header: wire.Header, key: str, limit: int) -> None:
+def check_length(header: wire.Header, key: str, limit: int) -> None:
     """Check the length of a text before anything parses it."""
     value = header.get(key)
     if isinstance(value, str) and len(value) > limit:

@@ -19,17 +19,23 @@ from ...common.settings.aggregation import updates_needed
 from ...common.settings.run_config import RunConfig
 from ..aggregation.aggregate import Diagnostics, ReceivedUpdate, aggregate
 from ..aggregation.state import State
+from ..aggregation.summed import SUM, aggregate_sum, mean_update
 from ..aggregation.weights import raw_weight
+from ..audit.round_log import RoundLog
 from ..run import events
 from ..run.events import emit
 from ..run.journal import Planned, Void
 from ..run.store import Store
 from .attempt import Attempt
+from .audited import arrived, prepared, settle
 from .evaluation import Evaluator, Verdict
 from .exchange import ClientCalls, EncodedAdapter, Reply
 from .intake import read_update
 from .roster import Roster
+from .summed_round import SummedExchange
 from .task import train_task
+
+Result = tuple[State, Diagnostics]
 
 
 @dataclass(slots=True)
@@ -41,6 +47,10 @@ class Rounds:
     store: Store
     roster: Roster
     evaluator: Evaluator
+    summed: SummedExchange | None = None
+    """Where the server sees sums only (privacy.mode)."""
+    log: RoundLog | None = None
+    """The signed round log, where the run has the server's identity."""
 
     def play(self, state: State) -> State:
         """Try the next round until it is committed.
@@ -51,9 +61,10 @@ class Rounds:
         while True:
             self._require_clients(state)
             this = Attempt(state.round + 1, state.voids + 1, self.roster.cohort(state.round + 1))
-            reason = self._collect(state, this)
-            if not reason:
-                done, diagnostics = aggregate(state, this.updates, self.config)
+            self._plan(state, this)
+            reason, result = self._summed(state, this) if self.summed else self._aggregated(state, this)
+            if result is not None:
+                done, diagnostics = result
                 verdict = self._judged(state, done, this)
                 reason = verdict.reason
                 if not reason:
@@ -87,12 +98,37 @@ class Rounds:
                 f"(federation.max-strikes): {', '.join(out)}. {safe}"
             )
 
-    def _collect(self, state: State, this: Attempt) -> str:
-        """Ask the cohort and accept valid updates. Returns why the attempt is void, or an empty text."""
+    def _plan(self, state: State, this: Attempt) -> None:
         self.store.log(
             Planned(round=this.number, attempt=this.attempt, cohort=this.cohort, adapter=state.adapter.sha256)
         )
         emit(events.RoundStarted(this.number, this.attempt, this.cohort))
+
+    def _aggregated(self, state: State, this: Attempt) -> tuple[str, Result | None]:
+        """Have the cohort train, and aggregate its updates. Returns why the attempt is void, or the result."""
+        reason = self._collect(state, this)
+        return reason, None if reason else aggregate(state, this.updates, self.config)
+
+    def _summed(self, state: State, this: Attempt) -> tuple[str, Result | None]:
+        """As `_aggregated`, where only the sum of the updates is seen."""
+        assert self.summed is not None
+        try:
+            tasks = {name: self._task(state, this, name) for name in this.cohort}
+            total, answer = self.summed.opened_updates(tasks, self._wait)
+        except ProtocolError as error:
+            this.refused = self.summed.refused
+            return str(error), None
+        this.refused, this.members = self.summed.refused, total.members
+        this.step_seconds = answer.state.seconds
+        this.arrived = {name: (answer.state.arrived.get(name, ""), answer.bytes_each) for name in total.members}
+        this.agreement, this.agreed = dict(answer.state.signatures), answer.agreed
+        this.updates = {SUM: mean_update(state, total, self.config)}
+        this.bytes_up, this.bytes_down = {SUM: answer.state.bytes_up}, {SUM: answer.state.bytes_down}
+        emit(events.UpdateTaken(this.number, SUM, total.metrics, answer.state.bytes_up))
+        return "", aggregate_sum(state, total, self.config)
+
+    def _collect(self, state: State, this: Attempt) -> str:
+        """Ask the cohort and accept valid updates. Returns why the attempt is void, or an empty text."""
         names = {self.roster.nodes[name]: name for name in this.cohort}
         arrays = EncodedAdapter(state.adapter, self.config.compression.down)
         messages = {
@@ -127,7 +163,10 @@ class Rounds:
             emit(events.UpdateRefused(this.number, name, error.code, str(error)))
             return
         self.roster.refusals.pop(name, None)
+        this.arrived[name] = arrived(content)
         self.store.keep_update(name, update.delta)
+        if self.config.output.keep_updates:
+            self.store.keep_arrived(this.number, name, content.array_records[wire.VECTOR][wire.VECTOR].data)
         this.updates[name] = ReceivedUpdate(
             delta=self.store.kept_update(name),
             schema=client.schema,
@@ -160,7 +199,9 @@ class Rounds:
             RunError: it was one too many.
         """
         settings = self.config.federation
+        line = prepared(self.log, this, "void", state.adapter.sha256, reason)
         self.store.log(Void(round=this.number, attempt=this.attempt, reason=reason, positions=state.positions))
+        settle(self.log, line)
         emit(events.RoundVoid(this.number, this.attempt, reason))
         if this.attempt % settings.max_void_rounds == 0:
             raise RunError(
@@ -174,12 +215,14 @@ class Rounds:
         if diagnostics.capped:
             emit(events.SharesCapped(this.number, diagnostics.capped))
         metrics = this.metrics(diagnostics)
+        line = prepared(self.log, this, "committed", done.adapter.sha256)
         self.store.commit(replace(done, strikes=dict(self.roster.strikes)), metrics, self.config.model.name)
+        settle(self.log, line)
         emit(
             events.RoundCommitted(
                 round=this.number,
                 adapter_sha256=done.adapter.sha256,
-                valid=len(this.updates),
+                valid=this.valid,
                 asked=len(this.cohort),
                 seconds=metrics.seconds,
                 bytes_up=metrics.bytes_up,
@@ -198,6 +241,8 @@ class Rounds:
             schema_sha256=self.roster.clients[name].schema.sha256,
             config=self.config,
             last_refusal=self.roster.refusals.get(name, ""),
+            members=self.summed.members if self.summed else 0,
+            summed_metrics=self.summed.metrics_of(this.cohort) if self.summed else (),
         )
 
     def _wait(self, seconds: float) -> None:

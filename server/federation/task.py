@@ -17,6 +17,8 @@ def train_task(
     schema_sha256: str,
     config: RunConfig,
     last_refusal: str = "",
+    members: int = 0,
+    summed_metrics: tuple[str, ...] = (),
 ) -> TrainTask:
     """Return a client's task; every field but those marked NETWORK_ONLY is the same when the attempt is repeated.
 
@@ -24,6 +26,7 @@ def train_task(
         number: the round.
         schema_sha256: of the client's adapter.
         last_refusal: the code with which the client's last update was refused.
+        members, summed_metrics: as of TrainTask, where updates are seen as a sum only.
     """
     counted_round, counted_attempt = state.counted.get(name, (0, 0))
     return TrainTask(
@@ -38,4 +41,6 @@ def train_task(
         schema_sha256=schema_sha256,
         config_sha256=config.sha256,
         last_refusal=last_refusal,
+        members=members,
+        summed_metrics=summed_metrics,
     )

@@ -33,7 +33,7 @@ def init(
     bind: Annotated[str, typer.Option(help="Address the gateway listens on.")] = "0.0.0.0",
     output: FormatOption = Format.text,
 ) -> None:
-    """Create an operator's folder: settings, the federation's CA, the server's certificate, a secret.
+    """Create an operator's folder: settings, the federation's CA, the server's certificate and identity, a secret.
 
     [bold]Example[/bold]
 
@@ -44,7 +44,9 @@ def init(
     gateway = Gateway(hosts=names_or_default(host or []), bind=bind, port=port)
     made = ServerFolder.create(folder, ServerSettings(gateway=gateway, superlink=SuperLink(port=superlink_port)))
     certificate = made.keys / "ca.crt"
+    public = made.identity.with_name(made.identity.name + ".pub")
     found = {"folder": str(made.path), "ca": str(certificate), "fingerprint": key_files.fingerprint(certificate)}
+    found |= {"identity": str(public)}
     if output is Format.json:
         print(json.dumps(found))
         return
@@ -52,6 +54,7 @@ def init(
         f"Made {made.path}.\n"
         f"Give every organisation {certificate}; its fingerprint, to compare over another channel, is\n"
         f"  {found['fingerprint']}\n"
+        f"The server's identity key, for the federation's manifest, is {public}\n"
         f"Register the key each of them sends you: fedgrpo keys register {folder} NAME.key.pub\n"
         f"Start the server: fedgrpo server up {folder}"
     )

@@ -3,17 +3,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ...common.cli import keys as key_files
+from ...common.cli.options import Format, FormatOption
 from ...common.errors import ConfigError
+from ...common.identity.keys import Identity
 from .commands import FolderArgument, HostOption
 
 keys = typer.Typer(
-    help="Certificates and keys: the federation's CA, the server's certificate, nodes' identities.",
+    help="Certificates and keys: the federation's CA, the server's certificate, nodes' keys, identities.",
     no_args_is_help=True,
 )
 
@@ -51,6 +54,28 @@ def node(
     public = key_files.make_node(path)
     print(
         f"Made {path} (keep it) and {public} (send it to the operator), fingerprint\n  {key_files.fingerprint(public)}"
+    )
+
+
+@keys.command("identity")
+def identity(
+    path: Annotated[Path, typer.Argument(help="The private key to write; its public half goes to FILE.pub.")],
+    output: FormatOption = Format.text,
+) -> None:
+    """Make an identity: an Ed25519 key that signs for an organisation or the server. FILE.pub is for the manifest.
+
+    [bold]Example[/bold]
+
+      fedgrpo keys identity clinic-a.identity
+    """
+    public = Identity.generate().write(path)
+    found = {"private": str(path), "public": str(public), "fingerprint": key_files.fingerprint(public)}
+    if output is Format.json:
+        print(json.dumps(found))
+        return
+    print(
+        f"Made {path} (keep it) and {public} (send it to who writes the manifest), fingerprint\n"
+        f"  {found['fingerprint']}"
     )
 
 

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ...common.errors import ConfigError, RunError
+from ...common.identity.manifest import Manifest
+from ...common.secagg.grid import grid_of
 from ...common.settings.run_config import RunConfig, load_scenario
 from ...common.settings.scope import IN_WORDS, ignored_settings
 from ...common.storage.atomic import write_atomic
@@ -96,9 +98,7 @@ def _played(
     watch = watch or _printing(folder, name, say)
     if ignored := ignored_settings(config):
         say(f"{name}: organisations ignore everything in {IN_WORDS}. Of this scenario: {', '.join(ignored)}")
-    config = config.with_values(
-        {"output.dir": str(folder.runs), "output.run": name, "output.nodes": str(folder.nodes_file)}
-    )
+    config = config.with_values(_outputs(folder, config, name))
     submitted = folder.path / "submitted" / f"{name}.toml"
     submitted.parent.mkdir(exist_ok=True)
     write_atomic(submitted, config.to_toml().encode())
@@ -123,6 +123,27 @@ def _played(
                 f"{folder.logs / 'serverapp.log'} says why. Go on with: fedgrpo server resume {folder.path} {name}"
             )
         say(f"{name}: the ServerApp or the SuperLink has died; going on from the journal")
+
+
+def _outputs(folder: ServerFolder, config: RunConfig, name: str) -> dict[str, str]:
+    """Return where a run is written and who takes part; with manifest and identity it has a round log.
+
+    Raises:
+        ConfigError: secure aggregation needs a manifest, and it is missing or damaged, or lists too many members for
+            privacy.clip-norm.
+    """
+    found = {"output.dir": str(folder.runs), "output.run": name, "output.nodes": str(folder.nodes_file)}
+    if folder.manifest.exists():
+        found |= {"output.manifest": str(folder.manifest)}
+        found |= {"output.identity": str(folder.identity)} if folder.identity.exists() else {}
+    if config.privacy.mode == "secagg":
+        if not folder.manifest.exists():
+            raise ConfigError(
+                f"privacy.mode is secagg, and {folder.manifest} does not exist. Write it with the identity keys of "
+                f"all organisations: fedgrpo manifest init {folder.manifest}"
+            )
+        grid_of(config, len(Manifest.read(folder.manifest).members))
+    return found
 
 
 def _printing(folder: ServerFolder, name: str, say: Callable[[str], None]) -> Watch:

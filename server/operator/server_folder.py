@@ -1,7 +1,8 @@
 """An operator's folder: keys, settings, Flower's state and the runs.
 
 server.toml   names, ports and limits
-keys/         CA, server certificate, the secret that SuperLink and SuperExec share
+keys/         CA, server certificate, the secret that SuperLink and SuperExec share, the server's identity
+manifest.toml who belongs to the federation, if it has a manifest
 flwr/         Flower's own configuration (FLWR_HOME), which names the connection `fedgrpo`
 state.db      the SuperLink's database: registered nodes survive a restart
 app/          the app that is submitted: two stubs, no logic
@@ -22,6 +23,7 @@ from ...common import __version__
 from ...common.bounds import at_least, between
 from ...common.cli import keys
 from ...common.errors import ConfigError
+from ...common.identity.keys import Identity
 from ...common.settings import toml
 from ...common.settings.run_config import RunConfig
 from ...common.storage.atomic import make_private_folder, write_atomic
@@ -108,6 +110,7 @@ class ServerFolder:
         keys.make_authority(folder.keys)
         keys.make_server(folder.keys, settings.gateway.hosts)
         keys.make_secret(folder.keys / "superexec.secret")
+        Identity.generate().write(folder.identity)
         folder._prepare_flower()
         return folder
 
@@ -133,6 +136,17 @@ class ServerFolder:
     def keys(self) -> Path:
         """CA, certificate, secret."""
         return self.path / "keys"
+
+    @property
+    def identity(self) -> Path:
+        """Return the server's private identity key, which signs the round log; a folder of an earlier version has
+        none (`fedgrpo keys identity` makes one)."""
+        return self.keys / "server.identity"
+
+    @property
+    def manifest(self) -> Path:
+        """Return the federation's manifest, which the operator puts here."""
+        return self.path / "manifest.toml"
 
     @property
     def flower_home(self) -> Path:

@@ -33,7 +33,8 @@ class Joined:
             f" ({self.prompts_too_long} left out: too long, or not a whole block)" if self.prompts_too_long else ""
         )
         held_out = f" and {self.held_out} held-out problems" if self.held_out else ""
-        return f"{self.organisation} joined with {self.examples} prompts{left_out}{held_out}"
+        prompts = f" with {self.examples} prompts{left_out}{held_out}" if self.examples else ""
+        return f"{self.organisation} joined{prompts}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +95,22 @@ class UpdateTaken:
             f"{told['seconds/total']:.1f} s" if "seconds/total" in told else "",
         ]
         return f"round {self.round}: {self.organisation} {', '.join(p for p in parts if p) or 'sent its update'}"
+
+
+@dataclass(frozen=True, slots=True)
+class SumGrew:
+    """A client's masked vector was added to a sum."""
+
+    round: int
+    kind: str
+    """`train` or `evaluate`."""
+    organisation: str
+    members: int
+    """In the sum so far."""
+
+    def __str__(self) -> str:
+        what = "update is" if self.kind == "train" else "counts are"
+        return f"round {self.round}: the masked {what} in from {self.organisation}, {self.members} in the sum"
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +233,7 @@ Event = (
     | TooFewClients
     | RoundStarted
     | UpdateTaken
+    | SumGrew
     | UpdateRefused
     | RoundCommitted
     | SharesCapped

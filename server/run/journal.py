@@ -74,6 +74,8 @@ class Committed(JournalLine):
     median_norm: float = 0.0
     memory: str = ""
     """Hash of the memory's file; empty where there is none."""
+    members: tuple[str, ...] = ()
+    """Of a round whose updates were seen as a sum only: whose are in it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,6 +30,20 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     @property
+    def audit(self) -> Path:
+        """Return the round log, signed, one record per attempt at a round (docs/audit.md)."""
+        return self.path / "audit.jsonl"
+
+    @property
+    def updates(self) -> Path:
+        """Return the folder of updates that were kept, as they arrived (output.keep-updates)."""
+        return self.path / "updates"
+
+    def kept(self, number: int, organisation: str) -> Path:
+        """Return an organisation's update of a round that was kept."""
+        return self.updates / f"{number:04d}" / f"{organisation}.bin"
+
+    @property
     def begun(self) -> bool:
         """Return whether a run has started here."""
         return self.journal.exists()
@@ -55,6 +69,25 @@ class RunFolder:
     def update(self, organisation: str) -> Path:
         """Return an organisation's update in the inbox: little-endian float32."""
         return self.inbox / f"{organisation}.f4"
+
+    @property
+    def manifest(self) -> Path:
+        """Return the manifest of a simulated federation. A real one's is in the server's folder."""
+        return self.path / "manifest.toml"
+
+    @property
+    def server_identity(self) -> Path:
+        """Return the private identity key of a simulated federation's server."""
+        return self.path / "server.identity"
+
+    @property
+    def sums(self) -> Path:
+        """Sums under way."""
+        return self.path / "sums"
+
+    def sum(self, label: str) -> Path:
+        """Return the folder of a sum under way."""
+        return self.sums / label
 
     @property
     def lock(self) -> Path:

@@ -55,7 +55,13 @@ class RoundMetrics:
     refused: dict[str, str] = field(default_factory=dict[str, str])
     """Organisation -> code."""
     clients: dict[str, ClientMetrics]
-    """By organisation: the updates that were valid."""
+    """By organisation: the updates that were valid. Of a sum one line, `(sum)`, with means over its members."""
+    members: tuple[str, ...] = metric("sum/members", "sum/members", ())
+    """Of a sum: whose updates are in it."""
+    step_seconds: dict[str, float] = field(
+        default_factory=dict[str, float], metadata={"keys": ("sum/step-seconds", "sum/step-seconds")}
+    )
+    """Of a sum: seconds by step."""
 
     @property
     def rewards(self) -> list[float]:

@@ -5,6 +5,7 @@ journal.jsonl          CREATED, then per attempt PLANNED -> COMMITTED | VOID, an
 metrics.jsonl          one line per committed round and per evaluation
 adapters/0003/         the global adapter after round 3, in PEFT's format
 inbox/                 updates of the round under way
+updates/0003/          updates of round 3 as they arrived, with output.keep-updates
 
 `layout` has the names, `journal` and `metrics` the lines.
 """
@@ -116,9 +117,11 @@ class Store:
                 rewards=state.rewards,
                 median_norm=state.median_norm,
                 memory=memory,
+                members=metrics.members,
             )
         )
         shutil.rmtree(self.files.inbox, ignore_errors=True)
+        shutil.rmtree(self.files.sums, ignore_errors=True)
 
     def stopped(self, reason: str) -> None:
         """Leave word of why the run ended without finishing."""
@@ -137,6 +140,13 @@ class Store:
         """Put an update aside until the round is aggregated: memory must not grow with the number of clients."""
         self.files.inbox.mkdir(exist_ok=True)
         self.files.update(organisation).write_bytes(delta.astype("<f4", copy=False).tobytes())
+
+    def keep_arrived(self, number: int, organisation: str, data: bytes) -> None:
+        """Keep an update as it arrived, for who computes the aggregate again; a later attempt at the round replaces
+        it."""
+        path = self.files.kept(number, organisation)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
 
     def kept_update(self, organisation: str) -> VectorFile:
         """Return what `keep_update` stored, as a vector that is read from disk in slices."""

@@ -21,9 +21,10 @@ from ...server.main import app, run_folder
 from ...server.run.layout import RunFolder
 from ...server.run.reader import Run
 from .canaries import make_canaries, record_canaries
+from .federation_keys import prepare_manifest
 from .grid import LocalGrid, NodeConfig, Worker
 from .progress import keeping
-from .simulated_clients import BUILTIN_POLICIES, SYSTEM_PROMPTS, client_rewards, client_tools, divide
+from .simulated_clients import BUILTIN_POLICIES, SYSTEM_PROMPTS, client_name, client_rewards, client_tools, divide
 from .worker import ProcessWorker
 
 LOGGER = logging.getLogger("fedgrpo.simulation")
@@ -149,6 +150,8 @@ def checked(config: RunConfig) -> RunConfig:
     check(config)
     same_inputs(config)
     record_canaries(run_folder(config), make_canaries(config))
+    if config.privacy.mode == "secagg":
+        prepare_manifest(config, tuple(client_name(number) for number in config.simulation.taking_part))
     return config
 
 

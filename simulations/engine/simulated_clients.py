@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
-from tempfile import gettempdir
 from typing import TYPE_CHECKING
 
 from ...client.learner import Learner
 from ...client.learner.data.problems import Problem
 from ...client.learner.data.system_prompts import SYSTEM_PROMPTS
+from ...client.learner.masking.summing import SummingLearner
 from ...client.learner.models.load import load_model
 from ...client.learner.models.model_files import model_folder
 from ...client.learner.rewards import Reward, load_rewards
 from ...client.learner.tools import ToolBox, load_tools
-from ...client.learner.training.error_feedback import CompressingLearner
+from ...client.learner.training.error_feedback import CompressingLearner, Residuals
 from ...common.errors import ConfigError
 from ...common.settings.run_config import RunConfig, Value
 from .canaries import make_canaries, planted
 from .datasets import load_problems
 from .faults import FaultyLearner, spoiled
+from .federation_keys import own_folder, simulated_masker
 from .partition import partition
 
 if TYPE_CHECKING:
@@ -58,14 +59,12 @@ def simulated_learner(node_config: dict[str, Value], config: RunConfig) -> Learn
     )
 
     learner = LocalLearner(_loaded_model(config, client_rank(config, number)), data, Reporter(name, held_out_indices))
-    return CompressingLearner(FaultyLearner(learner, fault) if fault else learner, config, _own_folder(config, name))
-
-
-def _own_folder(config: RunConfig, name: str) -> Path:
-    """Return the folder for a simulated client's own files."""
-    run = config.output.run
-    base = Path(config.output.dir).expanduser() / run if run else Path(gettempdir()) / "fedgrpo-clients"
-    return base / "clients" / name
+    residuals = Residuals(own_folder(config, name))
+    compressing = CompressingLearner(FaultyLearner(learner, fault) if fault else learner, config, residuals)
+    if config.privacy.mode == "none":
+        return compressing
+    masker = simulated_masker(config, name) if config.privacy.mode == "secagg" else None
+    return SummingLearner(inner=compressing, config=config, residuals=residuals, masker=masker)
 
 
 def client_name(number: int) -> str:

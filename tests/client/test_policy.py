@@ -61,7 +61,7 @@ class Worker:
 
 
 OPENS = {
-    "privacy": "policy.privacy",
+    "privacy.mode": "policy.privacy",
     "aggregation.method": "policy.methods",
     "adapter.target-modules": "policy.target-modules",
     "federation.min-updates": "policy.min-members",
@@ -121,6 +121,9 @@ BEYOND = {
 
 SHOWN_AS = {"federation.clients-per-round": "federation.min-updates"}
 HARMLESS = {
+    "privacy.mode": "an organisation with policy.privacy = secagg takes part in no other mode: OPENS",
+    "privacy.clip-norm": "scales an update down, which max-delta-norm bounds; a coarse grid is refused",
+    "privacy.step-timeout-s": "how long the server waits",
     "federation.seed": "below 2^32",
     "model.revision": "the organisation pins the model by its hash",
     "model.dtype": "one of three",

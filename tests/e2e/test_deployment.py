@@ -135,7 +135,9 @@ def write_organisation(folder, number, config, superlink):
     name, kind = client_name(number), FORMATS[number]
     file = folder / f"{CANARY}-{number}" / "clinic.toml"
     file.parent.mkdir(parents=True)
-    fedgrpo("client", "init", file, "--name", name, "--data", f"train.{kind}", "--superlink", superlink)
+    fedgrpo(
+        "client", "init", file, "--privacy", "none", "--name", name, "--data", f"train.{kind}", "--superlink", superlink
+    )
     shards, held_out = divide(config)
     write_data(file.parent / f"train.{kind}", shards[number])
     write_data(file.parent / f"held_out.{kind}", held_out[number::CLIENTS])

@@ -76,7 +76,7 @@ def prepared(tmp_path):
         rows = [{"question": f"What is {k} + {k + 1}?", "answer": str(2 * k + 1)} for k in range(1, 80)]
         (folder / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         connection = ("--data", "questions.jsonl", "--superlink", f"127.0.0.1:{gateway}")
-        fedgrpo("client", "init", "clinic.toml", "--name", name, *connection, cwd=folder)
+        fedgrpo("client", "init", "clinic.toml", "--privacy", "none", "--name", name, *connection, cwd=folder)
         (folder / "ca.crt").write_bytes((tmp_path / "federation" / "keys" / "ca.crt").read_bytes())
         (tmp_path / f"{name}.key.pub").write_bytes((folder / f"{name}.key.pub").read_bytes())
     commands, additions = blocks()

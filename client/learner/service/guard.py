@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import replace
 
+from ....common.bounds import NAME
 from ....common.errors import ProtocolError
 from ....common.messages.messages import Capabilities, EvaluateTask, Evaluation, TrainTask, Update
 from ....common.settings.run_config import RunConfig
 from ...organisation import policy
 from ...organisation.settings import OrganisationFile
 from .. import Learner
-from ..training.error_feedback import CompressingLearner
+from ..training.error_feedback import CompressingLearner, Residuals
 from .ledger import Ledger
+from .log_keeper import LogKeeper
 
-FEDERATION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 MAX_POSITION = 1 << 53
 
 
@@ -26,18 +26,26 @@ class GuardedLearner:
     """
 
     def __init__(
-        self, make: Callable[[], Learner], organisation: OrganisationFile, config: RunConfig, ledger: Ledger
+        self,
+        make: Callable[[], Learner],
+        organisation: OrganisationFile,
+        config: RunConfig,
+        ledger: Ledger,
+        keeper: LogKeeper | None = None,
     ) -> None:
         """Create the actual learner, if the organisation allows this run.
+
+        Args:
+            keeper: checks tasks against the round log; None where no manifest is pinned.
 
         Raises:
             PolicyError: the policy does not allow it.
         """
         policy.check_run(organisation, config)
-        self._organisation, self._config, self._ledger = organisation, config, ledger
+        self._organisation, self._config, self._ledger, self._keeper = organisation, config, ledger, keeper
         self._block = policy.block_size(organisation.policy, config)
-        folder = organisation.folder / "rests"
-        self._learner = CompressingLearner(make(), config, folder, organisation.policy.max_delta_norm)
+        self.residuals = Residuals(organisation.folder / "rests")
+        self._learner = CompressingLearner(make(), config, self.residuals, organisation.policy.max_delta_norm)
         capabilities = self._learner.capabilities()
         policy.check_size(organisation.policy, config, capabilities.schema)
         policy.check_prompts(organisation.policy, capabilities.examples, capabilities.prompts_too_long)
@@ -69,10 +77,14 @@ class GuardedLearner:
         if not 0 <= task.counted_round < task.round or not 0 <= task.counted_attempt <= policy.MAX_ATTEMPTS:
             raise ProtocolError("header", f"round {task.counted_round} cannot have counted before round {task.round}")
         policy.check_round(self._config, task.round, task.attempt)
+        if self._keeper:
+            self._keeper.check(task, self._config)
         self._ledger.begin_training(task, self._config)
         update = self._learner.train(task)
         policy.check_groups(self._organisation.policy, update.num_examples)
         self._ledger.used(update.num_examples)
+        if self._keeper and self._config.privacy.mode == "none":  # a part of a sum is noted where it is made
+            self._keeper.receipt(task, update, self._learner.capabilities().schema, self._config)
         leaving = self.capabilities().metrics
         return replace(update, metrics={name: update.metrics[name] for name in leaving})
 
@@ -88,7 +100,7 @@ class GuardedLearner:
 
 
 def _check_place(federation: str, number: int) -> None:
-    if not FEDERATION.fullmatch(federation):
+    if not NAME.fullmatch(federation):
         raise ProtocolError("header", "the federation's name has characters that are not allowed")
     if number < 0:
         raise ProtocolError("header", f"there is no round {number}")

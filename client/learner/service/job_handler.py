@@ -16,7 +16,7 @@ from ....common.errors import ConfigError, ProtocolError, SamplerError
 from ....common.foreign import safe_logger
 from ....common.messages import frames
 from ....common.messages.frames import Frame
-from ....common.messages.messages import Capabilities, EvaluateTask, TrainTask
+from ....common.messages.messages import Capabilities, EvaluateTask, SecaggRequest, TrainTask
 from ....common.settings.run_config import RunConfig
 from ....common.settings.scope import IN_WORDS, for_organisation, ignored_settings
 from ...organisation import policy
@@ -24,6 +24,7 @@ from ...organisation.settings import OrganisationFile
 from .. import Learner
 from ..data.problems import Problem
 from ..data.tables import fingerprint, read_organisation_data
+from ..masking.summing import SummingLearner
 from ..models.backend_check import check_backend
 from ..models.load import load_model
 from ..rewards import try_rewards
@@ -32,6 +33,8 @@ from .job_watcher import JobWatcher
 from .jobs import Job
 from .ledger import Ledger
 from .load_organisation import organisation_model, organisation_rewards, organisation_tools
+from .log_keeper import LogKeeper, signed_log
+from .own_sums import summing_learner
 from .tracking import OrganisationTracking
 
 if TYPE_CHECKING:
@@ -44,17 +47,20 @@ LOGGER = safe_logger("fedgrpo.learner")
 class JobHandler:
     """Handles the jobs that arrive over the socket."""
 
-    def __init__(self, organisation: OrganisationFile, ledger: Ledger | None = None) -> None:
+    def __init__(
+        self, organisation: OrganisationFile, ledger: Ledger | None = None, keeper: LogKeeper | None = None
+    ) -> None:
         """Read data and rewards, so that errors in them are found at the start.
 
         Args:
             ledger: what has been answered; None for a rehearsal, which nobody outside hears of.
+            keeper: what has been seen of the round log; None for a rehearsal, and where no manifest is pinned.
 
         Raises:
             ConfigError, DataError, RewardError: the organisation's file, a data row or a reward is wrong.
         """
         self.organisation = organisation
-        self.ledger = ledger or Ledger(None, organisation.policy)
+        self.ledger, self.keeper = ledger or Ledger(None, organisation.policy), keeper
         check_backend(organisation.settings.backend)
         self.tracking = OrganisationTracking(organisation)
         self.train, self.held_out = read_organisation_data(organisation)
@@ -65,6 +71,7 @@ class JobHandler:
         self.ready = False
         self._base: Base | None = None
         self._learners: dict[str, GuardedLearner] = {}
+        self._summing: SummingLearner | None = None
         self._model: LoadedModel | None = None
         self._unguarded: Learner | None = None
         self._job: Job | None = None
@@ -85,6 +92,8 @@ class JobHandler:
             raise ConfigError(
                 f"The policy in {self.organisation.file} has changed since the learner started. Start it again."
             )
+        if kind == "audit":
+            return signed_log(self.keeper, frame)
         config = self._run_of(frame)
         LOGGER.info("%s, round %s", kind, frame.fields.get("round", "-"))
         try:
@@ -111,11 +120,15 @@ class JobHandler:
     def _done(self, kind: str, frame: Frame, learner: GuardedLearner) -> Frame:
         match kind:
             case "capabilities":
-                return frames.frame_of(learner.capabilities())
+                return frames.frame_of((self._summing or learner).capabilities())
             case "train":
-                return frames.frame_of(learner.train(frames.task_of(TrainTask, frame, self.schema)))
+                task = frames.task_of(TrainTask, frame, self.schema)
+                return frames.frame_of(self._summing.part(task) if self._summing else learner.train(task))
             case "evaluate":
-                return frames.frame_of(learner.evaluate(frames.task_of(EvaluateTask, frame, self.schema)))
+                question = frames.task_of(EvaluateTask, frame, self.schema)
+                return frames.frame_of(self._summing.part(question) if self._summing else learner.evaluate(question))
+            case "secagg" if self._summing:
+                return frames.frame_of(self._summing.step(frames.message_of(SecaggRequest, frame)))
             case _:
                 raise ProtocolError("kind", f"there is no job {kind!r}")
 
@@ -163,11 +176,11 @@ class JobHandler:
         if config.sha256 not in self._learners:
             policy.check_run(self.organisation, config)
             self._set_aside()
-            self._learners = {
-                config.sha256: GuardedLearner(
-                    lambda: self._local_learner(config), self.organisation, config, self.ledger
-                )
-            }
+            guarded = GuardedLearner(
+                lambda: self._local_learner(config), self.organisation, config, self.ledger, self.keeper
+            )
+            self._summing = summing_learner(guarded, self.organisation, config, self.ledger, self.keeper)
+            self._learners = {config.sha256: guarded}
         return self._learners[config.sha256]
 
     def unguarded_capabilities(self) -> Capabilities:

@@ -202,7 +202,8 @@ class JobQueue:
 
     def _keep(self, job: Job, result: bytes) -> None:
         """Save a finished delta on disk. If that fails, it can be computed again."""
-        if job.frame.fields.get("kind") not in ("train", "evaluate"):
+        about = job.frame.fields
+        if about.get("kind") not in ("train", "evaluate") and about.get("step") != "mask":
             return  # data or policy may have changed by the next start
         try:
             write_atomic(self._file(job.key), result, PRIVATE)

@@ -17,6 +17,7 @@ from typing import Any
 from ....common.errors import ConfigError, PolicyError, RunError
 from ....common.messages import frames
 from ....common.messages.messages import EvaluateTask, TrainTask
+from ....common.secagg.statements import Context
 from ....common.settings.run_config import RunConfig
 from ....common.storage.jsonl import append_line, read_lines
 from ...organisation.policy_settings import Policy
@@ -29,16 +30,16 @@ class Line:
     """One task, as it was begun, or as it was answered."""
 
     kind: str
-    """`train` or `evaluate`."""
+    """`train` or `evaluate`; `agree` and `open` for what was signed in a sum, and what shares were given away for."""
     federation: str
     round: int
     attempt: int
     asked: str = ""
-    """Of an evaluation: decoding and role, since an attempt may have one of each."""
+    """Of an evaluation: decoding and role, since an attempt may have one of each. Of a sum: what is added up."""
     settings: str
     """SHA-256 of the run's settings."""
     request: str
-    """SHA-256 of the task, adapter included."""
+    """SHA-256 of the task, adapter included; of a sum, of the statement that names the survivors."""
     position: int = 0
     """Where in the shard the training began to read."""
     prompts: int = 0
@@ -124,6 +125,48 @@ class Ledger:
             )
         self._begin(line, "max-evaluations", self._policy.max_evaluations)
 
+    def agree(self, context: Context, statement: bytes) -> None:
+        """Write down that a set of survivors is signed.
+
+        One set per attempt. A later attempt at a round may be signed as long as this organisation has not helped to
+        open an earlier one, and it then never will: of a round's sums, at most one is ever opened (decision 017).
+
+        Raises:
+            PolicyError: it may not be.
+            OSError: it cannot be written down.
+        """
+        line, earlier = _signing("agree", context, statement), self._of_round(context)
+        known = self._lines.get(line.key)
+        if known is not None and known.request != line.request:
+            raise PolicyError("ledger.survivors", f"{_sum(context)}: another set of survivors was signed.")
+        if any(other.kind == "open" and other.attempt != line.attempt for other in earlier):
+            raise PolicyError("ledger.opened", f"{_sum(context)}: another attempt at this round was opened.")
+        if any(other.attempt > line.attempt for other in earlier):
+            raise PolicyError("ledger.attempt", f"{_sum(context)}: a later attempt was signed.")
+        if known is None:
+            self._write(line)
+
+    def open(self, context: Context, statement: bytes) -> None:
+        """Write down that shares are given away, for the set of survivors that was signed last.
+
+        Raises:
+            PolicyError, OSError: as of `agree`.
+        """
+        line, earlier = _signing("open", context, statement), self._of_round(context)
+        agreed = self._lines.get(_signing("agree", context, statement).key)
+        if agreed is None or agreed.request != line.request or any(o.attempt > line.attempt for o in earlier):
+            raise PolicyError("ledger.survivors", f"{_sum(context)}: this set was not the last one signed.")
+        if any(other.kind == "open" and other.attempt != line.attempt for other in earlier):
+            raise PolicyError("ledger.opened", f"{_sum(context)}: another attempt at this round was opened.")
+        if line.key not in self._lines:
+            self._write(line)
+
+    def _of_round(self, context: Context) -> list[Line]:
+        """Return what was signed and opened of a round, in all its attempts."""
+        place = (context.federation, context.round, _added_up(context))
+        lines = (line for line in self._lines.values() if line.kind in ("agree", "open"))
+        return [line for line in lines if (line.federation, line.round, line.asked) == place]
+
     def used(self, prompts: int) -> None:
         """Note how many prompts the open training used; a time limit may have ended it early."""
         assert self._open is not None
@@ -142,7 +185,8 @@ class Ledger:
     def _begin(self, line: Line, limit_name: str, limit: int) -> None:
         """Open a task."""
         self._open = None
-        same = next((other for other in self._lines.values() if other.federation == line.federation), None)
+        tasks = (other for other in self._lines.values() if other.kind in ("train", "evaluate"))
+        same = next((other for other in tasks if other.federation == line.federation), None)
         if same is not None and same.settings != line.settings:
             raise PolicyError(
                 "ledger.settings",
@@ -172,6 +216,28 @@ class Ledger:
     def _note(self, line: Line) -> None:
         self._lines[line.key] = line
         self._last[line.kind, line.federation] = line
+
+
+def _signing(kind: str, context: Context, statement: bytes) -> Line:
+    return Line(
+        kind=kind,
+        federation=context.federation,
+        round=context.round,
+        attempt=context.attempt,
+        asked=_added_up(context),
+        settings=context.config,
+        request=hashlib.sha256(statement).hexdigest(),
+        answered=True,
+    )
+
+
+def _added_up(context: Context) -> str:
+    """Return what a sum is of: a round has one of its updates, and one of each evaluation."""
+    return f"sum of {context.kind} {context.asked}".rstrip()
+
+
+def _sum(context: Context) -> str:
+    return f"The {_added_up(context)} of {context.federation}'s round {context.round}, attempt {context.attempt}"
 
 
 def _request(task: TrainTask | EvaluateTask, config: RunConfig) -> str:

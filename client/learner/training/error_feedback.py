@@ -39,14 +39,50 @@ MOST_RESIDUALS, MOST_FEDERATIONS = 12, 4
 """Limits on residuals per federation and on federations, which hold whatever the server says."""
 
 
+class Residuals:
+    """What rounding took from an organisation's deltas, on its disk."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def load(self, task: TrainTask) -> Vector:
+        """Return the compression error of the last delta that counted; zeros if there is none."""
+        if task.counted_round == 0:
+            return np.zeros_like(task.adapter.vector)
+        path = self._file(task.federation, task.counted_round, task.counted_attempt)
+        try:
+            residual = np.fromfile(path, dtype="<f4").astype(np.float32)
+        except OSError:
+            residual = np.zeros(0, dtype=np.float32)
+        if residual.size != task.adapter.vector.size or not np.isfinite(residual).all():
+            LOGGER.warning("the error feedback residual of round %d is lost: %s", task.counted_round, path.name)
+            return np.zeros_like(task.adapter.vector)
+        return residual
+
+    def keep(self, task: TrainTask, residual: Vector) -> None:
+        """Save the residual of a round under way, and remove those that the server can no longer ask for."""
+        new = self._file(task.federation, task.round, task.attempt)
+        new.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_atomic(new, residual.astype("<f4", copy=False).tobytes(), PRIVATE)
+        kept = sorted(new.parent.glob("*.rest"), key=lambda path: path.stat().st_mtime_ns)
+        old = [path for path in kept if int(path.stem.split("-")[0]) < task.counted_round - KEPT_ROUNDS]
+        counted = self._file(task.federation, task.counted_round, task.counted_attempt)
+        for path in {*old, *kept[:-MOST_RESIDUALS]} - {new, counted}:  # the next attempt may need `counted` again
+            path.unlink(missing_ok=True)
+        for folder in sorted(self._folder.iterdir(), key=lambda path: path.stat().st_mtime_ns)[:-MOST_FEDERATIONS]:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _file(self, federation: str, number: int, attempt: int) -> Path:
+        return self._folder / federation / f"{number}-{attempt}.rest"
+
+
 @dataclass(frozen=True)
 class CompressingLearner:
     """A `Learner` that compresses the deltas of another one."""
 
     inner: Learner
     config: RunConfig
-    folder: Path
-    """Folder of the residuals, which belongs to this organisation."""
+    residuals: Residuals
     max_norm: float = float("inf")
     """L2 norm of the longest delta that may be sent."""
 
@@ -63,17 +99,17 @@ class CompressingLearner:
         update, settings = self.inner.train(task), self.config.compression
         if not np.isfinite(update.delta).all():
             raise DivergedError("the adapter is not finite at the end of the round; no update is sent")
-        if settings.up == "fp32":
+        if settings.up == "fp32" or self.config.privacy.mode != "none":  # the grid of a sum rounds later
             return replace(update, delta=clip_norm(update.delta, self.max_norm))
         schema, method = task.adapter.schema, METHODS[self.config.aggregation.method]
         factors, feedback = method.trains_in(task.round), self.config.feeds_back
-        residual = self._residual(task) if feedback else np.zeros_like(update.delta)
+        residual = self.residuals.load(task) if feedback else np.zeros_like(update.delta)
         target = trained_part(schema, clip_norm(update.delta + residual, self.max_norm), factors)
         sent = self._within_norm(target, task)
         if feedback:
             lost = whole_vector(schema, target - sent, factors)
             untrained = residual - whole_vector(schema, trained_part(schema, residual, factors), factors)
-            self._keep(task, (lost + untrained).astype(np.float32))
+            self.residuals.keep(task, (lost + untrained).astype(np.float32))
         return replace(update, delta=whole_vector(schema, sent, factors))
 
     def _within_norm(self, target: Vector, task: TrainTask) -> Vector:
@@ -87,33 +123,3 @@ class CompressingLearner:
                 return sent
             scaled = scaled * np.float32(SHRINK)
         return np.zeros_like(target)  # the limit is smaller than every non-zero vector on the grid
-
-    def _residual(self, task: TrainTask) -> Vector:
-        """Return the compression error of the last delta that counted; zeros if there is none."""
-        if task.counted_round == 0:
-            return np.zeros_like(task.adapter.vector)
-        path = self._file(task.federation, task.counted_round, task.counted_attempt)
-        try:
-            residual = np.fromfile(path, dtype="<f4").astype(np.float32)
-        except OSError:
-            residual = np.zeros(0, dtype=np.float32)
-        if residual.size != task.adapter.vector.size or not np.isfinite(residual).all():
-            LOGGER.warning("the error feedback residual of round %d is lost: %s", task.counted_round, path.name)
-            return np.zeros_like(task.adapter.vector)
-        return residual
-
-    def _keep(self, task: TrainTask, residual: Vector) -> None:
-        """Save the residual of a round under way, and remove those that the server can no longer ask for."""
-        new = self._file(task.federation, task.round, task.attempt)
-        new.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_atomic(new, residual.astype("<f4", copy=False).tobytes(), PRIVATE)
-        kept = sorted(new.parent.glob("*.rest"), key=lambda path: path.stat().st_mtime_ns)
-        old = [path for path in kept if int(path.stem.split("-")[0]) < task.counted_round - KEPT_ROUNDS]
-        counted = self._file(task.federation, task.counted_round, task.counted_attempt)
-        for path in {*old, *kept[:-MOST_RESIDUALS]} - {new, counted}:  # the next attempt may need `counted` again
-            path.unlink(missing_ok=True)
-        for folder in sorted(self.folder.iterdir(), key=lambda path: path.stat().st_mtime_ns)[:-MOST_FEDERATIONS]:
-            shutil.rmtree(folder, ignore_errors=True)
-
-    def _file(self, federation: str, number: int, attempt: int) -> Path:
-        return self.folder / federation / f"{number}-{attempt}.rest"
