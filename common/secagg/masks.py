@@ -5,7 +5,7 @@ Each key masks one vector once, so that the cipher's counter may begin at 0.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 
 import numpy as np
@@ -13,9 +13,9 @@ from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algori
 
 from ..messages.messages import Words
 
-CHUNK = 1 << 19
-"""Bytes of key stream at a time: few enough for a processor's cache."""
-ZEROS = bytes(CHUNK)
+CHUNK = 1 << 17
+"""Bytes of key stream at a time: few enough for a processor's cache, beside as many of the vector."""
+ZEROS = memoryview(bytes(CHUNK))
 KEY_BYTES = 32
 
 
@@ -38,10 +38,17 @@ processor has no instructions for AES."""
 
 def add_mask(vector: Words, key: bytes, cipher: str, *, subtract: bool = False) -> None:
     """Add the key stream of a key to a vector, in place and modulo its words; or subtract it."""
-    stream, combine = CIPHERS[cipher](key), np.subtract if subtract else np.add
+    add_masks(vector, [(key, subtract)], cipher)
+
+
+def add_masks(vector: Words, keys: Iterable[tuple[bytes, bool]], cipher: str) -> None:
+    """Add the key streams of keys, or subtract those with True: in one pass, while a chunk is in the cache."""
+    streams = [(CIPHERS[cipher](key), np.subtract if subtract else np.add) for key, subtract in keys]
     buffer = bytearray(CHUNK + 16)  # some ciphers may write a block more
     mask = np.frombuffer(buffer, vector.dtype, CHUNK // vector.itemsize)
     for start in range(0, vector.size, mask.size):
         part = vector[start : start + mask.size]
-        stream.update_into(memoryview(ZEROS)[: part.size * vector.itemsize], buffer)
-        combine(part, mask[: part.size], out=part)
+        zeros, masks = ZEROS[: part.size * vector.itemsize], mask[: part.size]
+        for stream, combine in streams:
+            stream.update_into(zeros, buffer)
+            combine(part, masks, out=part)
