@@ -56,7 +56,7 @@ def simulated_learner(node_config: dict[str, Value], config: RunConfig) -> Learn
         rewards=spoiled(client_rewards(config)[number], fault),
         system_prompt=SYSTEM_PROMPTS[config.simulation.system_prompt],
         block=max(1, config.train.block_size),
-        spent=Spent(_own_folder(config, name) / FILE if config.output.run else None),
+        spent=Spent(own_folder(config, name) / FILE if config.output.run else None),
     )
 
     learner = LocalLearner(_loaded_model(config, client_rank(config, number)), data, Reporter(name, held_out_indices))
