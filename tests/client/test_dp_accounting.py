@@ -10,6 +10,7 @@ from dp_accounting.pld import PLDAccountant
 from fedgrpo.client.learner.data.problems import Problem
 from fedgrpo.client.learner.privacy import accountant
 from fedgrpo.client.learner.privacy.accountant import HIGH, Mechanism, epsilon
+from fedgrpo.client.learner.privacy.organisation_noise import discrete_gaussians, noise_for_sum, noise_ratio
 from fedgrpo.client.learner.privacy.randomness import below, standard_normals
 from fedgrpo.client.learner.privacy.sampling import poisson_batches, prompts_of, rate_of, units_of
 from fedgrpo.client.learner.privacy.spent import Charge, Spent
@@ -218,3 +219,32 @@ def test_a_damaged_record_of_the_budget_is_an_error_and_not_an_empty_one(tmp_pat
     path.write_bytes(b"{nonsense\n" + path.read_bytes())
     with pytest.raises(ConfigError, match="what was spent is forgotten"):
         Spent(path)
+
+
+# --- noise that hides an organisation ---------------------------------------------------------------------------------
+
+
+def test_discrete_gaussians_have_their_distribution():
+    sigma, count = 5.3, 60_000
+    drawn = discrete_gaussians(count, sigma)
+    values = np.arange(-60, 61)
+    mass = np.exp(-(values**2) / (2 * sigma**2))
+    expected = count * mass / mass.sum()
+    counted = np.array([(drawn == value).sum() for value in values])
+    seen = expected > 20
+    assert chi2.sf(((counted - expected)[seen] ** 2 / expected[seen]).sum(), seen.sum() - 1) > 1e-4
+    assert chi2.sf(((np.roll(counted, 1) - expected)[seen] ** 2 / expected[seen]).sum(), seen.sum() - 1) < 1e-9
+
+
+def test_noise_of_the_fewest_survivors_reaches_the_target_and_that_of_all_members_is_not_much_longer():
+    sigma, members = 100.0, 16
+    threshold = 2 * members // 3 + 1
+    shares = np.stack([noise_for_sum(20_000, sigma, threshold) for _ in range(members)])
+    assert shares[:threshold].sum(axis=0).std() == pytest.approx(sigma, rel=0.03)
+    assert shares.sum(axis=0).std() == pytest.approx(sigma * math.sqrt(members / threshold), rel=0.03)
+    with pytest.raises(ConfigError, match="a finer grid"):
+        noise_for_sum(1, 8.0, 16)
+
+
+def test_the_price_of_hiding_an_organisation_is_what_it_is():
+    assert noise_ratio(2.0, 100, 4) == 5.0

@@ -21,6 +21,16 @@ def below(rate: float, count: int, source: RandomBytes = os.urandom) -> np.ndarr
     return _words(count, source) < np.uint64(int(rate * 2**64))
 
 
+def below_each(rates: np.ndarray, source: RandomBytes = os.urandom) -> np.ndarray:
+    """Return independent booleans, each true with the probability at its place in `rates`, to 2^-53."""
+    return _uniforms(len(rates), source) < rates
+
+
+def geometrics(count: int, rate: float, source: RandomBytes = os.urandom) -> np.ndarray:
+    """Return `count` independent numbers of failures before the first success of probability `rate`, int64."""
+    return np.floor(np.log(_uniforms(count, source)) / np.log1p(-rate)).astype(np.int64)
+
+
 def standard_normals(count: int, source: RandomBytes = os.urandom) -> np.ndarray:
     """Return `count` independent standard normal numbers, float64 (Box and Muller 1958, each of SUMMED summed)."""
     total = np.zeros(count)
@@ -31,10 +41,14 @@ def standard_normals(count: int, source: RandomBytes = os.urandom) -> np.ndarray
 
 def _box_muller(count: int, source: RandomBytes) -> np.ndarray:
     pairs = (count + 1) // 2
-    words = _words(2 * pairs, source) >> np.uint64(11)
-    first, second = (words.astype(np.float64) + 0.5).reshape(2, pairs) * 2.0**-53  # in (0, 1), so the log is finite
+    first, second = _uniforms(2 * pairs, source).reshape(2, pairs)
     radius, angle = np.sqrt(-2 * np.log(first)), 2 * np.pi * second
     return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:count]
+
+
+def _uniforms(count: int, source: RandomBytes) -> np.ndarray:
+    """Return numbers in (0, 1), both ends excluded, so that their logarithms are finite."""
+    return ((_words(count, source) >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
 
 
 def _words(count: int, source: RandomBytes) -> np.ndarray:
