@@ -114,8 +114,24 @@ def summed_exchange(calls: ClientCalls, roster: Roster, store: Store, config: Ru
         named = config.output.manifest
         manifest = Manifest.read(Path(named).expanduser() if named else store.files.manifest)
         grid_of(config, len(manifest.members))
+        check_cohort(config, manifest)
     steps = SumSteps(calls, roster, config.privacy.step_timeout_s)
     return SummedExchange(steps, config, roster, store.files.sum, manifest)
+
+
+def check_cohort(config: RunConfig, manifest: Manifest) -> None:
+    """Check that a round asks as many members as can open its sum.
+
+    Raises:
+        ConfigError: it asks fewer: every round would be void.
+    """
+    cohort = config.federation.clients_per_round
+    if 0 < cohort < manifest.threshold:
+        raise ConfigError(
+            f"federation.clients-per-round is {cohort}, and {manifest.threshold} of the manifest's "
+            f"{len(manifest.members)} members must open a sum, so that no two sums of a round can be opened. Ask at "
+            "least as many, or 0 for all."
+        )
 
 
 def first_adapter(config: RunConfig, schema: AdapterSchema) -> Adapter:

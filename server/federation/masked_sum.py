@@ -24,13 +24,13 @@ from flwr.app import RecordDict
 from ...common.identity.manifest import Manifest
 from ...common.messages import wire
 from ...common.messages.messages import SecaggReply, SecaggRequest, Words
-from ...common.secagg.statements import Context, agreement, roster_hash, threshold_of
+from ...common.secagg.statements import Context, agreement, roster_hash
 from ..run import events
 from ..run.events import emit
 from ..secagg.opening import Roster, remove_masks
 from ..secagg.sum_state import Items, SumFolder, SumState
 from .sum_intake import check_boxes, check_bundle, check_shares, check_signature, read_part, read_step
-from .sum_steps import Question, SumSteps
+from .sum_steps import Question, SumFailedError, SumSteps, SumUnopenedError
 
 
 class MaskedSum:
@@ -54,9 +54,14 @@ class MaskedSum:
             self._mask()
         if not state.signatures:
             self._agree()
-        if not state.shares:
+        if len(state.shares) < self._manifest.threshold:
             self._open()
-        members = Roster(bundles=state.bundles, masked=sorted(state.boxes), survivors=state.survivors)
+        members = Roster(
+            bundles=state.bundles,
+            masked=sorted(state.boxes),
+            survivors=state.survivors,
+            threshold=self._manifest.threshold,
+        )
         total = self._folder.total(self._dtype)
         remove_masks(total, members, state.shares, self._manifest.cipher)
         return total
@@ -75,8 +80,7 @@ class MaskedSum:
     @property
     def _needed(self) -> int:
         """Return the fewest members that may be left: as many as the run, the manifest and the threshold want."""
-        least = max(self._question.needed, self._manifest.min_members)
-        return max(least, threshold_of(len(self._state.bundles))) if self._state.bundles else least
+        return max(self._question.needed, self._manifest.min_members, self._manifest.threshold)
 
     @property
     def _context(self) -> Context:
@@ -145,20 +149,28 @@ class MaskedSum:
             signatures[name] = check_signature(reply.items, name, self._manifest, statement)
 
         self._ask("agree", dict.fromkeys(survivors, dict.fromkeys(survivors, "")), take)
-        self._steps.check_enough(signatures, threshold_of(len(self._state.bundles)))
+        self._steps.check_enough(signatures, self._manifest.threshold)
         self._state.signatures = dict(sorted(signatures.items()))
         self._folder.save(self._state)
 
     def _open(self) -> None:
-        shares, masked = dict[str, Items](), sorted(self._state.boxes)
+        """Ask those that have not sent their shares; what came is kept, should it be too few.
+
+        Raises:
+            SumUnopenedError: it is.
+        """
+        state, masked = self._state, sorted(self._state.boxes)
 
         def take(name: str, reply: SecaggReply) -> None:
-            shares[name] = check_shares(reply.items, masked)
+            state.shares[name] = check_shares(reply.items, masked)
 
-        self._ask("open", dict.fromkeys(self._state.signatures, self._state.signatures), take)
-        self._steps.check_enough(shares, threshold_of(len(self._state.bundles)))
-        self._state.shares = dict(sorted(shares.items()))
-        self._folder.save(self._state)
+        missing = state.signatures.keys() - state.shares.keys()
+        self._ask("open", dict.fromkeys(missing, state.signatures), take)
+        self._folder.save(state)
+        try:
+            self._steps.check_enough(state.shares, self._manifest.threshold)
+        except SumFailedError as error:
+            raise SumUnopenedError(error.code, str(error)) from error
 
     def _ask(self, step: str, items: Mapping[str, Items], take: Callable[[str, SecaggReply], None]) -> None:
         context = self._context

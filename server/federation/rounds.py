@@ -113,7 +113,8 @@ class Rounds:
         """As `_aggregated`, where only the sum of the updates is seen."""
         assert self.summed is not None
         try:
-            total, answer = self.summed.updates({name: self._task(state, this, name) for name in this.cohort})
+            tasks = {name: self._task(state, this, name) for name in this.cohort}
+            total, answer = self.summed.opened_updates(tasks, self._wait)
         except ProtocolError as error:
             this.refused = self.summed.refused
             return str(error), None

@@ -12,7 +12,7 @@ import numpy as np
 from flwr.app import RecordDict
 
 from ...common.adapter.methods import METHODS
-from ...common.errors import ProtocolError
+from ...common.errors import ProtocolError, RunError
 from ...common.identity.manifest import Manifest
 from ...common.messages import wire
 from ...common.messages.messages import EvaluateTask, Tally, TaskId, TrainTask, Words
@@ -30,7 +30,7 @@ from .exchange import EncodedAdapter
 from .masked_sum import MaskedSum
 from .roster import Roster
 from .sum_intake import read_part
-from .sum_steps import Question, SumSteps
+from .sum_steps import Question, SumSteps, SumUnopenedError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +79,28 @@ class SummedExchange:
         """Return the training metrics that all of a cohort let out."""
         allowed = [set(self.roster.clients[name].metrics) for name in cohort]
         return tuple(name for name in TRAIN_METRICS if all(name in own for own in allowed))
+
+    def opened_updates(
+        self, tasks: Mapping[str, TrainTask], wait: Callable[[float], None]
+    ) -> tuple[SummedUpdates, Answer]:
+        """Return `updates`; a sum on whose survivors enough have agreed is asked for until it opens.
+
+        Raises:
+            RunError: it does not open in federation.max-void-rounds trials; a resumed run asks again.
+        """
+        settings, reason = self.config.federation, ""
+        for trial in range(settings.max_void_rounds):
+            try:
+                return self.updates(tasks)
+            except SumUnopenedError as error:
+                reason = str(error)
+            if trial + 1 < settings.max_void_rounds:
+                wait(settings.retry_wait_s * 2**trial)
+                self.roster.welcome()
+        raise RunError(
+            f"Round {next(iter(tasks.values())).round} cannot be opened: {reason}. What the members sent is safe in "
+            f"{self.folder('')}: resume the run once these members are back."
+        )
 
     def updates(self, tasks: Mapping[str, TrainTask]) -> tuple[SummedUpdates, Answer]:
         """Have the cohort train, and return the sum of its updates.

@@ -13,6 +13,7 @@ from pathlib import Path
 from ...common.errors import ConfigError, RunError
 from ...common.identity.manifest import Manifest
 from ...common.secagg.grid import grid_of
+from ...common.settings.bundle import installed_sha256
 from ...common.settings.run_config import RunConfig, load_scenario
 from ...common.settings.scope import IN_WORDS, ignored_settings
 from ...common.storage.atomic import write_atomic
@@ -107,7 +108,8 @@ def _played(
         RunFolder(folder.runs / name).stopped.unlink(missing_ok=True)
         run_id = _submitted(flower, submitted, patient=restarts > 0 or rounds > 0, say=say)
         write_atomic(submitted.with_suffix(".run"), str(run_id).encode())
-        say(f"{name}: submitted as Flower run {run_id}; waiting for {config.federation.min_clients} clients or more")
+        say(f"{name}: submitted as Flower run {run_id}, with the app bundle {installed_sha256()}")
+        say(f"{name}: waiting for {config.federation.min_clients} clients or more")
         status = Follower(flower, run_id, folder.runs / name, say).follow(watch)
         if status is not None and status.state == "finished":
             return status

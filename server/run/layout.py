@@ -125,6 +125,11 @@ class RunFolder:
         return self.path / "report.html"
 
     @property
+    def canaries(self) -> Path:
+        """Return the file of a simulation's canaries, and whether each was trained on."""
+        return self.path / "canaries.jsonl"
+
+    @property
     def loopback(self) -> Path:
         """Server and organisations of a simulation in real processes."""
         return self.path / "loopback"

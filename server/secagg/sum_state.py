@@ -6,6 +6,7 @@ every client gives the answer that it gave. Nothing is masked twice, and nobody 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from dataclasses import asdict, dataclass, field
@@ -70,3 +71,5 @@ class SumFolder:
     def remove(self) -> None:
         """Remove everything of a sum that is over."""
         shutil.rmtree(self._folder, ignore_errors=True)
+        with contextlib.suppress(OSError):  # another sum is under way
+            self._folder.parent.rmdir()

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ....common import __version__
-from ....common.adapter.adapter import l2_norm
 from ....common.adapter.methods import METHODS
 from ....common.adapter.schema import Vector, trained_part, whole_vector
 from ....common.aggregation.weights import WEIGHTS, ClientReport
@@ -67,7 +66,7 @@ class SummingLearner:
     note: Note = nothing_noted
     """Told of every vector of a training before it leaves, for the organisation's receipts."""
     app: str = ""
-    """SHA-256 of the Flower bundle that this organisation accepts; empty where there is none."""
+    """SHA-256 of the app bundle that the run came with, which this organisation accepts; empty in a simulation."""
 
     def capabilities(self) -> Capabilities:
         """Return the capabilities of the inner learner; where masks hide sizes and rewards, without those."""
@@ -130,6 +129,8 @@ class SummingLearner:
         return layout.words(whole, {**update.metrics, **beside}), layout.numbers
 
     def _counted(self, task: EvaluateTask) -> tuple[Words, tuple[str, ...]]:
+        if task.against:  # asked of one member alone, the counts of the comparison would be that member's alone
+            raise ProtocolError("secagg.against", "answers are not compared with another adapter's where sums are seen")
         total = self.inner.evaluate(task).total
         layout = Layout(coordinates=0, numbers=EVALUATION_NUMBERS, grid=grid_of(self.config, task.members))
         counts = {name: float(getattr(total, name)) for name in EVALUATION_NUMBERS}
@@ -149,7 +150,7 @@ class SummingLearner:
         factors = METHODS[self.config.aggregation.method].trains_in(task.round)
         residual = self.residuals.load(task) if feedback else np.zeros_like(delta)
         target = trained_part(schema, delta, factors).astype(np.float64) * weight
-        norm, limit = l2_norm(target.astype(np.float32)), self.config.privacy.clip_norm
+        norm, limit = float(np.linalg.norm(target)), self.config.privacy.clip_norm  # in float64: the grid ends there
         clipped = norm > limit
         target = (target * (limit / norm) if clipped else target) + trained_part(schema, residual, factors)
         whole, beyond = layout.grid.coded(target, None if feedback else self._generator(task))

@@ -42,7 +42,7 @@ class GuardedLearner:
             PolicyError: the policy does not allow it.
         """
         policy.check_run(organisation, config)
-        self._organisation, self._config, self._ledger, self._keeper = organisation, config, ledger, keeper
+        self._organisation, self._config, self.ledger, self._keeper = organisation, config, ledger, keeper
         self._block = policy.block_size(organisation.policy, config)
         self.residuals = Residuals(organisation.folder / "rests")
         self._learner = CompressingLearner(make(), config, self.residuals, organisation.policy.max_delta_norm)
@@ -79,10 +79,10 @@ class GuardedLearner:
         policy.check_round(self._config, task.round, task.attempt)
         if self._keeper:
             self._keeper.check(task, self._config)
-        self._ledger.begin_training(task, self._config)
+        self.ledger.begin_training(task, self._config)
         update = self._learner.train(task)
         policy.check_groups(self._organisation.policy, update.num_examples)
-        self._ledger.used(update.num_examples)
+        self.ledger.used(update.num_examples)
         if self._keeper and self._config.privacy.mode == "none":  # a part of a sum is noted where it is made
             self._keeper.receipt(task, update, self._learner.capabilities().schema, self._config)
         leaving = self.capabilities().metrics
@@ -95,7 +95,7 @@ class GuardedLearner:
         policy.check_round(self._config, max(1, task.round), max(1, task.attempt))
         if task.temperature not in (0.0, self._config.evaluation.temperature):
             raise ProtocolError("header", f"temperature {task.temperature} does not belong to this run")
-        self._ledger.begin_evaluation(task, self._config)
+        self.ledger.begin_evaluation(task, self._config)
         return policy.evaluation_that_leaves(self._organisation.policy, self._learner.evaluate(task))
 
 

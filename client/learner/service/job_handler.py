@@ -20,6 +20,7 @@ from ....common.messages.messages import Capabilities, EvaluateTask, SecaggReque
 from ....common.settings.run_config import RunConfig
 from ....common.settings.scope import IN_WORDS, for_organisation, ignored_settings
 from ...organisation import policy
+from ...organisation.bundle import told_bundle
 from ...organisation.settings import OrganisationFile
 from .. import Learner
 from ..data.problems import Problem
@@ -97,7 +98,7 @@ class JobHandler:
         config = self._run_of(frame)
         LOGGER.info("%s, round %s", kind, frame.fields.get("round", "-"))
         try:
-            return self._done(kind, frame, self.learner(config))
+            return self._done(kind, frame, self.learner(config, told_bundle(self.organisation.policy, frame.fields)))
         except SamplerError:
             self._set_aside()  # the next job starts the sampler anew
             raise
@@ -171,15 +172,16 @@ class JobHandler:
             self.ready = True
         return self._base
 
-    def learner(self, config: RunConfig) -> GuardedLearner:
-        """Return the learner for a run's settings. Only one run is current; the next one takes over its base model."""
-        if config.sha256 not in self._learners:
+    def learner(self, config: RunConfig, app_sha256: str = "") -> GuardedLearner:
+        """Return the learner for a run's settings and app bundle. Only one run is current; the next one takes over its
+        base model."""
+        if config.sha256 not in self._learners or (self._summing and self._summing.app != app_sha256):
             policy.check_run(self.organisation, config)
             self._set_aside()
             guarded = GuardedLearner(
                 lambda: self._local_learner(config), self.organisation, config, self.ledger, self.keeper
             )
-            self._summing = summing_learner(guarded, self.organisation, config, self.ledger, self.keeper)
+            self._summing = summing_learner(guarded, self.organisation, config, self.keeper, app_sha256=app_sha256)
             self._learners = {config.sha256: guarded}
         return self._learners[config.sha256]
 

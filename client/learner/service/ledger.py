@@ -256,3 +256,15 @@ def _read(path: Path) -> list[Line]:
 
 def _line(entry: dict[str, Any]) -> Line:
     return Line(**entry)
+
+
+def prompts_read(path: Path) -> int | None:
+    """Return how far the furthest run has read the shard, repetitions included; None without a ledger.
+
+    Raises:
+        ConfigError: the file cannot be read, or is damaged.
+    """
+    if not path.is_file():
+        return None
+    done = [line for line in _read(path) if line.kind == "train" and line.answered]
+    return max((line.position + line.prompts for line in done), default=0)

@@ -10,7 +10,6 @@ from ..masking.masker import Masker
 from ..masking.session import Sessions
 from ..masking.summing import SummingLearner, nothing_noted
 from .guard import GuardedLearner
-from .ledger import Ledger
 from .log_keeper import LogKeeper
 
 
@@ -18,8 +17,9 @@ def summing_learner(
     guarded: GuardedLearner,
     organisation: OrganisationFile,
     config: RunConfig,
-    ledger: Ledger,
     keeper: LogKeeper | None = None,
+    *,
+    app_sha256: str = "",
 ) -> SummingLearner | None:
     """Return the learner that makes parts of sums; None for a run whose updates are sent alone.
 
@@ -39,11 +39,13 @@ def summing_learner(
             identity=credentials.identity,
             manifest=credentials.manifest,
             sessions=Sessions(organisation.folder / "sums"),
-            ledger=ledger,
+            ledger=guarded.ledger,
             min_members=organisation.policy.min_members,
         )
     note = keeper.note if keeper else nothing_noted
-    return SummingLearner(inner=guarded, config=config, residuals=guarded.residuals, masker=masker, note=note)
+    return SummingLearner(
+        inner=guarded, config=config, residuals=guarded.residuals, masker=masker, note=note, app=app_sha256
+    )
 
 
 def _credentials(organisation: OrganisationFile) -> Credentials:
