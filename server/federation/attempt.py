@@ -7,7 +7,11 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+from ...common.adapter.adapter import l2_norm
+from ...common.adapter.schema import AdapterSchema
+from ...common.messages.messages import Update
 from ..aggregation.aggregate import Diagnostics, ReceivedUpdate
+from ..aggregation.products import Slices
 from ..run.metrics import ClientMetrics, RoundMetrics
 
 
@@ -74,3 +78,16 @@ class Attempt:
                 for name, update in sorted(self.updates.items())
             },
         )
+
+
+def received(update: Update, kept: Slices, schema: AdapterSchema, weight: float) -> ReceivedUpdate:
+    """Return a valid update as it is aggregated; its delta has been put aside on the disk."""
+    return ReceivedUpdate(
+        delta=kept,
+        schema=schema,
+        norm=l2_norm(update.delta),
+        weight=weight,
+        steps=update.num_steps,
+        examples=update.num_examples,
+        metrics=update.metrics,
+    )

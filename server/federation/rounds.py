@@ -11,13 +11,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ...common.adapter.adapter import l2_norm
 from ...common.errors import ProtocolError, RunError
 from ...common.messages import wire
 from ...common.messages.messages import TaskId, TrainTask
 from ...common.settings.aggregation import updates_needed
 from ...common.settings.run_config import RunConfig
-from ..aggregation.aggregate import Diagnostics, ReceivedUpdate, aggregate
+from ..aggregation.aggregate import Diagnostics, aggregate
 from ..aggregation.state import State
 from ..aggregation.summed import SUM, aggregate_sum, mean_update
 from ..aggregation.weights import raw_weight
@@ -26,7 +25,7 @@ from ..run import events
 from ..run.events import emit
 from ..run.journal import Planned, Void
 from ..run.store import Store
-from .attempt import Attempt
+from .attempt import Attempt, received
 from .audited import arrived, prepared, settle
 from .evaluation import Evaluator, Verdict
 from .exchange import ClientCalls, EncodedAdapter, Reply
@@ -167,15 +166,7 @@ class Rounds:
         self.store.keep_update(name, update.delta)
         if self.config.output.keep_updates:
             self.store.keep_arrived(this.number, name, content.array_records[wire.VECTOR][wire.VECTOR].data)
-        this.updates[name] = ReceivedUpdate(
-            delta=self.store.kept_update(name),
-            schema=client.schema,
-            norm=l2_norm(update.delta),
-            weight=weight,
-            steps=update.num_steps,
-            examples=update.num_examples,
-            metrics=update.metrics,
-        )
+        this.updates[name] = received(update, self.store.kept_update(name), client.schema, weight)
         this.bytes_up[name] = wire.wire_bytes(content)
         emit(events.UpdateTaken(this.number, name, update.metrics, this.bytes_up[name]))
 

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from ...client.learner.data.problems import Problem
 from ...client.learner.data.tables import read_organisation_data
-from ...client.learner.service.ledger import FILE, prompts_read
+from ...client.learner.service.ledger import FILE
+from ...client.learner.service.ledger_lines import prompts_read
 from ...client.learner.service.load_organisation import organisation_model, organisation_rewards
 from ...client.organisation.settings import OrganisationFile
 from ...common.errors import ConfigError

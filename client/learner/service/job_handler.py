@@ -33,7 +33,7 @@ from .guard import GuardedLearner
 from .job_watcher import JobWatcher
 from .jobs import Job
 from .ledger import Ledger
-from .load_organisation import organisation_model, organisation_rewards, organisation_tools
+from .load_organisation import organisation_model, organisation_rewards, organisation_tools, sent_settings
 from .log_keeper import LogKeeper, signed_log
 from .own_sums import summing_learner
 from .tracking import OrganisationTracking
@@ -109,10 +109,7 @@ class JobHandler:
 
     def _run_of(self, frame: Frame) -> RunConfig:
         """Return the run's settings as this organisation applies them; says once what it ignores."""
-        try:
-            sent = RunConfig().with_values(_settings(frame))
-        except ConfigError as error:
-            raise ProtocolError("config", f"the run's settings are not possible: {error}") from error
+        sent = sent_settings(frame)
         config = for_organisation(sent, self.organisation.settings.backend)
         if config.sha256 not in self._learners and (ignored := ignored_settings(sent)):
             LOGGER.info("ignored, as everything in %s: %s", IN_WORDS, ", ".join(ignored))
@@ -245,10 +242,3 @@ class JobHandler:
         watcher = JobWatcher(lambda: self._job, config, self.tracking)
         self._unguarded = LocalLearner(self._model, data, watcher, hardware)
         return self._unguarded
-
-
-def _settings(frame: Frame) -> dict[str, Any]:
-    values = frame.fields.get("config")
-    if not isinstance(values, dict):
-        raise ProtocolError("header", "the request has no settings")
-    return values
