@@ -20,6 +20,7 @@ from ...common.errors import ConfigError
 from ...common.settings.run_config import RunConfig, Value
 from .canaries import make_canaries, planted
 from .datasets import load_problems
+from .dropouts import DroppingLearner
 from .faults import FaultyLearner, spoiled
 from .federation_keys import own_folder, simulated_masker
 from .partition import partition
@@ -63,10 +64,11 @@ def simulated_learner(node_config: dict[str, Value], config: RunConfig) -> Learn
     learner = LocalLearner(_loaded_model(config, client_rank(config, number)), data, Reporter(name, held_out_indices))
     residuals = Residuals(own_folder(config, name))
     compressing = CompressingLearner(FaultyLearner(learner, fault) if fault else learner, config, residuals)
-    if config.privacy.mode == "none":
-        return compressing
-    masker = simulated_masker(config, name) if config.privacy.mode == "secagg" else None
-    return SummingLearner(inner=compressing, config=config, residuals=residuals, masker=masker)
+    whole: Learner = compressing
+    if config.privacy.mode != "none":
+        masker = simulated_masker(config, name) if config.privacy.mode == "secagg" else None
+        whole = SummingLearner(inner=compressing, config=config, residuals=residuals, masker=masker)
+    return DroppingLearner(whole, name, config.federation.seed) if fault == "dropout" else whole
 
 
 def client_name(number: int) -> str:
