@@ -27,7 +27,8 @@ from fedgrpo.common.settings import toml
 from fedgrpo.common.settings.run_config import RunConfig
 from fedgrpo.server.audit.round_log import Outcome, RoundLog
 from fedgrpo.server.federation.audited import settings_of
-from fedgrpo.simulations.audit.verify import gather, verify_log
+from fedgrpo.simulations.audit.evidence import gather
+from fedgrpo.simulations.audit.verify import verify_log
 
 RUN = "fed-benchmark"
 POLICY = {

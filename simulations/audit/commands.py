@@ -29,7 +29,8 @@ def verify(log: LogArgument, file: FileArgument, output: FormatOption = Format.t
       fedgrpo audit verify runs/pilot clinic.toml           with updates that the run kept (output.keep-updates)
     """
     from ...client.organisation.settings import OrganisationFile
-    from .verify import gather, verify_log
+    from .evidence import gather
+    from .verify import verify_log
 
     found = verify_log(gather(log, OrganisationFile.read(file)))
     if output is Format.json:
@@ -61,7 +62,8 @@ def record(
     """
     from ...client.organisation.settings import OrganisationFile
     from .compliance import write_record
-    from .verify import gather, verify_log
+    from .evidence import gather
+    from .verify import verify_log
 
     organisation = OrganisationFile.read(file)
     found = verify_log(gather(log, organisation))

@@ -14,7 +14,8 @@ from ...common.errors import ConfigError
 from ...common.foreign import printable
 from ...common.identity import public_key
 from ...common.storage.atomic import write_atomic
-from .verify import Evidence, Verified
+from .evidence import Evidence
+from .verify import Verified
 
 TEMPLATE = Path(__file__).parent / "record.html.jinja"
 SHOWN_ROUNDS = 8

@@ -4,23 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
-from ...client.organisation.credentials import pinned_manifest
 from ...client.organisation.policy import check_run
-from ...client.organisation.settings import OrganisationFile
-from ...common.audit.chain import Chain, covered, read_chain, read_log
-from ...common.audit.receipts import FILE, FOLDER, Receipt, read_receipts
-from ...common.audit.record import Record
-from ...common.errors import ConfigError, PolicyError, RunError
-from ...common.identity.manifest import Manifest
+from ...common.audit.chain import covered
+from ...common.errors import ConfigError, PolicyError
 from ...common.settings.run_config import RunConfig
 from ...common.settings.scope import for_organisation
-from ...common.storage.jsonl import read_lines
 from ...server.audit.recompute import recomputed, were_kept
-from ...server.run.layout import RunFolder
 from .agreements import agreement_complaints
+from .evidence import Evidence
 
 SHOWN = 5
 """Complaints of one check that are shown; there may be thousands."""
@@ -36,33 +28,6 @@ class Check:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """Everything that the checks look at."""
-
-    organisation: OrganisationFile
-    manifest: Manifest
-    chain: Chain
-    folder: Path | None
-    """The run folder, if the log lies in one."""
-    copy: bytes
-    """The organisation's own copy of the log; empty where there is none."""
-    receipts: list[Receipt]
-    """Of this run."""
-    left: list[dict[str, Any]]
-    """The egress record."""
-
-    @property
-    def committed(self) -> list[Record]:
-        """Return the records of the rounds that count."""
-        return [record for record in self.chain.records if record.event == "committed"]
-
-    @property
-    def run(self) -> str:
-        """Return the run's name."""
-        return self.chain.records[0].run if self.chain.lines else ""
-
-
 @dataclass(slots=True)
 class Verified:
     """The outcome."""
@@ -74,36 +39,6 @@ class Verified:
     def sound(self) -> bool:
         """Return whether nothing is wrong."""
         return all(check.status != "bad" for check in self.checks)
-
-
-def gather(log: Path, organisation: OrganisationFile) -> Evidence:
-    """Read a log and what the organisation knows of its run.
-
-    Args:
-        log: the file, or the run folder.
-
-    Raises:
-        ConfigError: something cannot be read.
-    """
-    folder = log if log.is_dir() else None
-    manifest = pinned_manifest(organisation)
-    chain = read_chain(read_log(RunFolder(log).audit if folder else log), manifest)
-    run = chain.records[0].run if chain.lines else ""
-    own = organisation.folder / FOLDER
-    copy = own / f"{run}.jsonl"
-    try:
-        left: list[dict[str, Any]] = read_lines(organisation.egress_record)
-    except RunError as error:
-        raise ConfigError(f"The egress record cannot be read: {error}") from error
-    return Evidence(
-        organisation=organisation,
-        manifest=manifest,
-        chain=chain,
-        folder=folder,
-        copy=read_log(copy) if run and copy.exists() else b"",
-        receipts=[receipt for receipt in read_receipts(own / FILE) if receipt.run == run],
-        left=left,
-    )
 
 
 def verify_log(evidence: Evidence) -> Verified:

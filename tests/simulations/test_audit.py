@@ -13,7 +13,8 @@ from fedgrpo.common.errors import ConfigError
 from fedgrpo.common.identity.keys import Identity
 from fedgrpo.simulations.audit.agreements import agreement_complaints
 from fedgrpo.simulations.audit.compliance import SHOWN_ROUNDS, compliance, page
-from fedgrpo.simulations.audit.verify import gather, verify_log
+from fedgrpo.simulations.audit.evidence import gather
+from fedgrpo.simulations.audit.verify import verify_log
 from organisations import organisation_file
 
 ME = "client-1"
