@@ -49,7 +49,7 @@ class Simulation:
     faults: str = ""
     """Simulated faulty and malicious clients: `3=saturated;7=sign-flip`. `saturated`: in all but one of 25 groups every
     completion is right. `straggler`: takes four times as long. `dropout`: is gone from a random step of each round's
-    first attempt on, and back for the next attempt. Poisoners: `sign-flip`, `scale` (a hundred times its
+    first attempt on, and back when it is asked again. Poisoners: `sign-flip`, `scale` (a hundred times its
     delta), `inverted-reward`; they also lie to the reward gate."""
     canaries: int = 0
     """Made-up problems; a coin decides for each whether it is added to a client's shard. `fedgrpo audit membership`

@@ -55,6 +55,8 @@ class MaskedSum:
         if not state.signatures:
             self._agree()
         if len(state.shares) < self._manifest.threshold:
+            if state.shares:  # an earlier trial left too few
+                self._agree_late()
             self._open()
         members = Roster(
             bundles=state.bundles,
@@ -152,6 +154,17 @@ class MaskedSum:
         self._steps.check_enough(signatures, self._manifest.threshold)
         self._state.signatures = dict(sorted(signatures.items()))
         self._folder.save(self._state)
+
+    def _agree_late(self) -> None:
+        """Ask survivors that were gone when the others agreed: whoever agrees can open."""
+        state, statement = self._state, self._statement()
+
+        def take(name: str, reply: SecaggReply) -> None:
+            state.signatures[name] = check_signature(reply.items, name, self._manifest, statement)
+
+        late = sorted(set(state.survivors) - state.signatures.keys())
+        if late:
+            self._ask("agree", dict.fromkeys(late, dict.fromkeys(state.survivors, "")), take)
 
     def _open(self) -> None:
         """Ask those that have not sent their shares; what came is kept, should it be too few.

@@ -26,7 +26,7 @@ STEPS = ("train", "share", "mask", "agree", "open")
 
 @dataclass
 class DroppingLearner:
-    """A learner that is gone from a random step of each round's first attempt on, and back for the next attempt.
+    """A learner that is gone from a random step of each round's first attempt on, and back when it is asked again.
 
     Evaluations are answered. The steps follow from the run's seed, so that a run can be repeated.
     """
@@ -35,8 +35,10 @@ class DroppingLearner:
     """A `Learner`, and a `SummedLearner` where updates are seen as sums."""
     name: str
     seed: int
-    _first_missed: int = field(default=len(STEPS))
+    _first_missed: int = len(STEPS)
     """Of the sum under way."""
+    _missed: set[str] = field(default_factory=set[str])
+    """Steps that it was asked for while it was gone."""
 
     def capabilities(self) -> Capabilities:
         """Return the capabilities of the inner learner."""
@@ -58,12 +60,13 @@ class DroppingLearner:
 
     def step(self, request: SecaggRequest) -> SecaggReply:
         """Take the next step of a sum, unless it is gone."""
-        if STEPS.index(request.step) >= self._first_missed:
+        if STEPS.index(request.step) >= self._first_missed and request.step not in self._missed:
+            self._missed.add(request.step)
             raise LearnerGoneError(f"{self.name} drops out at {request.step} (simulation.faults)")
         return self.inner.step(request)
 
     def _begin(self, task: TrainTask | EvaluateTask) -> None:
-        self._first_missed = len(STEPS)
+        self._first_missed, self._missed = len(STEPS), set()
         if isinstance(task, TrainTask) and task.attempt == 1:
             generator = np.random.default_rng(derived_seed(self.seed, "dropout", self.name, task.round))
             self._first_missed = int(generator.integers(len(STEPS)))

@@ -115,6 +115,24 @@ def test_a_sum_that_some_have_opened_is_not_given_up_but_asked_for_again(tmp_pat
     assert adapters(run) == calm
 
 
+def test_a_member_that_agrees_late_helps_to_open(tmp_path, calm):
+    """Four of five must open: one was gone when the others agreed, and one of those never opens."""
+    trials = []
+
+    def fails(name, number, attempt, step):
+        if number != 2:
+            return False
+        if (name, step) == (NAMES[0], "agree"):
+            trials.append(step)
+            return len(trials) == 1
+        return (name, step) == (NAMES[1], "open")
+
+    run = World(config_of(tmp_path, "secagg"), fails).play()
+    assert len(trials) == 2
+    assert not Journal.read(run.files.journal).of(Void)
+    assert adapters(run) == calm
+
+
 def test_a_sum_that_cannot_be_opened_stops_the_run_which_goes_on_when_they_are_back(tmp_path, calm):
     config = config_of(tmp_path, "secagg", **{"federation.max-void-rounds": 2})
     world = World(config, lambda name, number, attempt, step: (number, step) == (2, "open") and name in NAMES[:3])

@@ -64,11 +64,14 @@ def steps_taken(client, number, attempt):
     return taken
 
 
-def test_a_client_that_drops_out_is_gone_from_a_random_step_on_and_back_for_the_next_attempt():
+def test_a_client_that_drops_out_is_gone_from_a_random_step_on_and_back_when_it_is_asked_again():
     client = DroppingLearner(Summed(), "client-1", seed=0)
     lengths = {number: len(steps_taken(client, number, 1)) for number in range(1, 41)}
     assert set(lengths.values()) == set(range(len(STEPS)))
     assert all(steps_taken(client, number, 2) == list(STEPS) for number in lengths)
     assert lengths == {n: len(steps_taken(DroppingLearner(Summed(), "client-1", 0), n, 1)) for n in lengths}
+    late = next(number for number, length in lengths.items() if length == len(STEPS) - 1)
+    assert steps_taken(client, late, 1)[-1] == "agree"
+    assert client.step(SecaggRequest(step="open", session="s", items={})) == "open"
     client.part(EvaluateTask(federation="f", round=1, adapter=None, temperature=0.0))
     assert client.step(SecaggRequest(step="open", session="s", items={})) == "open"
