@@ -147,6 +147,25 @@ def up(
     run_client(organisation, say, dry_run=dry_run)
 
 
+@client.command("supernode", context_settings={"ignore_unknown_options": True})
+def supernode(
+    options: Annotated[list[str], typer.Argument(help="Options of flower-supernode, which gets them as they are.")],
+) -> None:
+    """Run Flower's SuperNode alone, for a learner that runs elsewhere. Nothing in the server's app bundle is run.
+
+    It takes the options of flower-supernode. What it starts for each message is fedgrpo's own executor, which compares
+    the bundle with policy.app-sha256 and answers with the fedgrpo that is installed. `fedgrpo client up` starts both.
+
+    [bold]Example[/bold]
+
+      fedgrpo client supernode --superlink fed.example.org:8000 --root-certificates ca.crt \\
+          --auth-supernode-private-key clinic-a.key --node-config 'config-path="/srv/clinic/clinic.toml"'
+    """
+    from ..relay.supernode import start
+
+    start(options)
+
+
 @client.command("status")
 def status(
     file: FileArgument,
@@ -156,7 +175,7 @@ def status(
     """Show what the learner is doing, the end of its log, what it has answered, and when something last left."""
     from ..learner.service.ledger import FILE, Ledger
     from .processes import learner_status
-    from .status_view import print_ledger, print_status
+    from .status_view import print_budget, print_ledger, print_status, spent_epsilon
 
     organisation = OrganisationFile.read(file)
     left = read_lines(organisation.egress_record)
@@ -164,13 +183,15 @@ def status(
     tail = log.read_text(errors="replace").splitlines()[-lines:] if log.exists() else []
     found = learner_status(organisation.socket)
     answered = Ledger(organisation.folder / FILE, organisation.policy).counts()
+    epsilon = spent_epsilon(organisation)
     if output is Format.json:
         counts = {"trainings": answered["train"], "evaluations": answered["evaluate"]}
         about = {"learner": found, "log": tail, "messages_left": len(left), "last": left[-1:] or None}
-        print(json.dumps({**about, "ledger": counts}))
+        print(json.dumps({**about, "ledger": counts, "epsilon": epsilon}))
     else:
         print_status(organisation, found, tail, left)
         print_ledger(organisation.policy, answered)
+        print_budget(organisation.policy, epsilon)
 
 
 @client.command("egress")

@@ -49,6 +49,22 @@ def print_ledger(policy: Policy, answered: Mapping[str, int]) -> None:
     Console(highlight=False).print(f"{trainings} and {evaluations} of the policy are used, over all runs")
 
 
+def spent_epsilon(organisation: OrganisationFile) -> float | None:
+    """Return the epsilon that is spent, in all runs together; None without a private one."""
+    from ..learner.privacy.spent import FILE, Spent
+
+    spent = Spent(organisation.folder / FILE)
+    return spent.epsilon(organisation.policy.max_delta) if spent.charges else None
+
+
+def print_budget(policy: Policy, epsilon: float | None) -> None:
+    """Print how much of the privacy budget is spent."""
+    if epsilon is not None or policy.max_epsilon:
+        limit = f" of {policy.max_epsilon:g}" if policy.max_epsilon else ""
+        spent = f"epsilon {epsilon or 0.0:.3f}{limit} is spent at delta {policy.max_delta:g}, over all runs"
+        Console(highlight=False).print(spent)
+
+
 def print_egress(record: Path, entries: list[Entry], last: int) -> None:
     """Print the last messages, field by field."""
     console = Console(highlight=False)
@@ -89,7 +105,9 @@ LEGEND = {
     "metrics.policy": "entropy, KL, gradient norm: how sure the model is, and how far it moved",
     "metrics.completion": "lengths and habits of the completions, as means and shares",
     "metrics.tokens": "tokens sampled and read",
+    "metrics.privacy": "epsilon spent, in all runs together; nothing else that was measured leaves a private run",
     "metrics.seconds": "time by phase, which tells of the machine",
+    "audit": "signature of the end of the server's round log, by this organisation's identity key",
     "vector": "the update of the adapter, clipped to policy.max-delta-norm",
 }
 """Field, or the record it is in -> what it is."""

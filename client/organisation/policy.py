@@ -14,7 +14,7 @@ from ...common.adapter.methods import METHODS
 from ...common.adapter.schema import AdapterSchema
 from ...common.errors import PolicyError
 from ...common.messages.messages import Evaluation, Tally
-from ...common.messages.metric_names import TRAIN_METRICS, reward_metrics
+from ...common.messages.metric_names import PRIVATE_METRICS, TRAIN_METRICS, reward_metrics
 from ...common.settings.run_config import RunConfig
 from .settings import OrganisationFile, Policy
 
@@ -53,6 +53,7 @@ def check_run(organisation: OrganisationFile, config: RunConfig) -> None:
     for key, value, limit_name, limit in _floors(config, policy):
         if not value >= limit:
             _refuse(key, f"is {value:g}", limit_name, limit)
+    _check_privacy(config, policy)
     _check_blocks(config, policy)
     if config.federation.seed >= MAX_SEED:
         raise PolicyError(
@@ -63,8 +64,21 @@ def check_run(organisation: OrganisationFile, config: RunConfig) -> None:
         _refuse("evaluation.classes", f"asks for {odd[0]!r}", "class-columns", policy.class_columns)
 
 
+def _check_privacy(config: RunConfig, policy: Policy) -> None:
+    """Refuse a run without noise where there is a privacy budget, and one with noise where there is none."""
+    if config.dp.on != (policy.max_epsilon > 0):
+        _refuse("dp.noise-multiplier", f"is {config.dp.noise_multiplier:g}", "max-epsilon", policy.max_epsilon)
+    if config.dp.on and config.dp.delta > policy.max_delta:
+        _refuse("dp.delta", f"is {config.dp.delta:g}", "max-delta", policy.max_delta)
+
+
 def _check_blocks(config: RunConfig, policy: Policy) -> None:
-    """Refuse rounds that would not be whole blocks of min-groups prompts; one of fewer prompts never is."""
+    """Refuse rounds that would not be whole blocks of min-groups prompts; one of fewer prompts never is.
+
+    A private round has no blocks: its noise hides every unit.
+    """
+    if config.dp.on:
+        return
     for key, what, prompts in (
         ("train.block-size", "makes blocks of", config.train.block_size),
         ("train.steps-per-round", "makes rounds of", config.prompts_per_round),
@@ -78,9 +92,10 @@ def block_size(policy: Policy, config: RunConfig) -> int:
 
     What leaves is then a function of whole blocks, however often and in whatever order they are asked for: means over
     different sets of prompts can be solved for the blocks, and never for a single prompt. A size that is not a multiple
-    would cut other blocks out of the same prompts, and two such cuts can be solved for less than a block.
+    would cut other blocks out of the same prompts, and two such cuts can be solved for less than a block. Private
+    training has no blocks.
     """
-    return config.train.block_size or policy.min_groups
+    return 1 if config.dp.on else config.train.block_size or policy.min_groups
 
 
 def check_round(config: RunConfig, number: int, attempt: int) -> None:
@@ -111,7 +126,7 @@ def check_size(policy: Policy, config: RunConfig, schema: AdapterSchema) -> None
 
 def metrics_that_leave(policy: Policy, reward_names: tuple[str, ...]) -> tuple[str, ...]:
     """Return the names of the training metrics that may leave, in the protocol's order."""
-    names = TRAIN_METRICS + reward_metrics(reward_names)
+    names = TRAIN_METRICS + PRIVATE_METRICS + reward_metrics(reward_names)
     return tuple(name for name in names if any(fnmatchcase(name, pattern) for pattern in policy.metrics))
 
 

@@ -53,6 +53,9 @@ class Data:
     """Column of the reference answer, which rewards get as `answer`."""
     answer_after: str = ""
     """Take only what follows the last of these marks in the answer column: GSM8K has `####`."""
+    unit_id: str = ""
+    """Column that says whom a row is about, such as a patient's number: differential privacy protects all rows of one
+    unit together, and they are held out together. Empty: each question is a unit of its own."""
     labels: tuple[str, ...] = ()
     """Further columns, which rewards get under their own names and accuracy can be split by."""
 

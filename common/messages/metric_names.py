@@ -14,6 +14,7 @@ LARGEST_ENTROPY = 30.0
 """Nats: the entropy of a uniform choice among 10^13 tokens."""
 LARGEST_NORM = 1e12
 LARGEST_TIME_S = 1e7
+LARGEST_EPSILON = 1e9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,11 +84,14 @@ RANGES: dict[str, Range] = {
     "seconds/reward": SECONDS,
     "seconds/update": SECONDS,
     "seconds/total": SECONDS,
+    "privacy/epsilon": Range(0.0, LARGEST_EPSILON),
 }
 """Reported by every client every round: rewards in the client's own units, lengths in tokens, times in seconds. KL,
 entropy and the sampler's gap (nats per token, against the trainer) are over completions that had an advantage, or over
 all where there is a KL term."""
-TRAIN_METRICS = tuple(RANGES)
+PRIVATE_METRICS = ("privacy/epsilon",)
+"""Reported by a client that trains privately, in place of all others: what it has spent, in all its runs together."""
+TRAIN_METRICS = tuple(name for name in RANGES if name not in PRIVATE_METRICS)
 
 
 def reward_metrics(names: tuple[str, ...]) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from ..errors import ConfigError
 from . import toml
 from .aggregation import Aggregation, Compression, Gate, Intake, updates_needed
 from .backend import Backend
+from .dp import DP, check_dp
 from .evaluation import Evaluation
 from .federation import Federation
 from .grpo import GRPO
@@ -50,6 +51,7 @@ class RunConfig:
     compression: Compression = field(default_factory=Compression)
     gate: Gate = field(default_factory=Gate)
     privacy: Privacy = field(default_factory=Privacy)
+    dp: DP = field(default_factory=DP)
     evaluation: Evaluation = field(default_factory=Evaluation)
     backend: Backend = field(default_factory=Backend)
     simulation: Simulation = field(default_factory=Simulation)
@@ -71,6 +73,7 @@ class RunConfig:
             )
         self._check_aggregation()
         self._check_backend()
+        check_dp(self)
         check_summing(self)
 
     def _check_backend(self) -> None:

@@ -29,7 +29,7 @@ from ...common.messages.messages import (
     Update,
     round_work,
 )
-from ...common.messages.metric_names import TRAIN_METRICS, RoundWork, range_of, reward_metrics
+from ...common.messages.metric_names import PRIVATE_METRICS, TRAIN_METRICS, RoundWork, range_of, reward_metrics
 from ...common.settings.run_config import RunConfig
 
 HASH = re.compile(r"[0-9a-f]{1,64}")
@@ -41,6 +41,7 @@ MAX_REWARDS = 32
 MAX_METRICS = 100
 MAX_RATE = 1e9
 FAILURES = {
+    "policy.app-sha256": "it does not accept this run's app bundle: compare `fedgrpo server bundle` with its policy",
     "policy": "its policy does not allow this setting of the run",
     "learner": "its learner does not answer, or was not done in time",
     "reward": "its reward function failed",
@@ -79,7 +80,7 @@ def read_capabilities(content: RecordDict) -> Capabilities:
         raise ProtocolError("schema", "a layer's name is not one of letters, digits, dots, hyphens and underscores")
     _check_names("reward-names", client.reward_names, NAME, MAX_REWARDS)
     _check_names("metrics", client.metrics, METRIC, MAX_METRICS)
-    if not set(client.metrics) <= set(TRAIN_METRICS + reward_metrics(client.reward_names)):
+    if not set(client.metrics) <= set(TRAIN_METRICS + PRIVATE_METRICS + reward_metrics(client.reward_names)):
         raise ProtocolError("metric-names", "it announces metrics that are neither the protocol's nor its rewards'")
     if client.device not in DEVICES:
         raise ProtocolError("header", f"device is not one of {', '.join(DEVICES)}")
@@ -164,7 +165,8 @@ def accepted(content: RecordDict, records: set[str]) -> wire.Header:
     if "error" in header:
         code = str(header["error"])
         known = code if NAME.fullmatch(code) else "error"
-        raise PeerFailedError(known, FAILURES.get(known.partition(".")[0], "it reports a failure of its own"))
+        kind = known if known in FAILURES else known.partition(".")[0]
+        raise PeerFailedError(known, FAILURES.get(kind, "it reports a failure of its own"))
     if set(content) != records:
         raise ProtocolError("records", "the message does not have exactly the agreed records")
     return header

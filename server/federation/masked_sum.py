@@ -12,9 +12,11 @@ fails.
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
+from typing import Any
 
 import numpy as np
 from flwr.app import RecordDict
@@ -28,7 +30,7 @@ from ..run.events import emit
 from ..secagg.opening import Roster, remove_masks
 from ..secagg.sum_state import Items, SumFolder, SumState
 from .sum_intake import check_boxes, check_bundle, check_shares, check_signature, read_part, read_step
-from .sum_steps import Question, SumSteps
+from .sum_steps import Question, SumFailedError, SumSteps, SumUnopenedError
 
 
 class MaskedSum:
@@ -52,7 +54,7 @@ class MaskedSum:
             self._mask()
         if not state.signatures:
             self._agree()
-        if not state.shares:
+        if len(state.shares) < self._manifest.threshold:
             self._open()
         members = Roster(
             bundles=state.bundles,
@@ -63,6 +65,17 @@ class MaskedSum:
         total = self._folder.total(self._dtype)
         remove_masks(total, members, state.shares, self._manifest.cipher)
         return total
+
+    @property
+    def agreed(self) -> dict[str, Any]:
+        """Return what the members signed, besides who is in the sum (`statements.agreement`)."""
+        state, context = self._state, asdict(self._context)
+        numbers = {"numbers": list(self._context.numbers)}
+        return {
+            "context": {**context, **numbers},
+            "roster": roster_hash(state.bundles).hex(),
+            "masked": sorted(state.boxes),
+        }
 
     @property
     def _needed(self) -> int:
@@ -120,6 +133,7 @@ class MaskedSum:
 
         def take(name: str, reply: SecaggReply) -> None:
             np.add(total, reply.words, out=total)
+            self._state.arrived[name] = hashlib.sha256(reply.words.tobytes()).hexdigest()
             survivors.add(name)
             emit(events.SumGrew(self._question.context.round, self._question.context.kind, name, len(survivors)))
 
@@ -140,15 +154,23 @@ class MaskedSum:
         self._folder.save(self._state)
 
     def _open(self) -> None:
-        shares, masked = dict[str, Items](), sorted(self._state.boxes)
+        """Ask those that have not sent their shares; what came is kept, should it be too few.
+
+        Raises:
+            SumUnopenedError: it is.
+        """
+        state, masked = self._state, sorted(self._state.boxes)
 
         def take(name: str, reply: SecaggReply) -> None:
-            shares[name] = check_shares(reply.items, masked)
+            state.shares[name] = check_shares(reply.items, masked)
 
-        self._ask("open", dict.fromkeys(self._state.signatures, self._state.signatures), take)
-        self._steps.check_enough(shares, self._manifest.threshold)
-        self._state.shares = dict(sorted(shares.items()))
-        self._folder.save(self._state)
+        missing = state.signatures.keys() - state.shares.keys()
+        self._ask("open", dict.fromkeys(missing, state.signatures), take)
+        self._folder.save(state)
+        try:
+            self._steps.check_enough(state.shares, self._manifest.threshold)
+        except SumFailedError as error:
+            raise SumUnopenedError(error.code, str(error)) from error
 
     def _ask(self, step: str, items: Mapping[str, Items], take: Callable[[str, SecaggReply], None]) -> None:
         context = self._context

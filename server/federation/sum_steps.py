@@ -26,6 +26,11 @@ class SumFailedError(ProtocolError):
     """Too few members are left: nothing of the sum can be known."""
 
 
+class SumUnopenedError(SumFailedError):
+    """Too few members have opened a sum on whose survivors enough agreed. It has to be asked for again: those that
+    opened it refuse any other sum of the round."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
     """What is added up."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from flwr.app import RecordDict
 
 from ...common.adapter.methods import METHODS
-from ...common.errors import ProtocolError
+from ...common.errors import ProtocolError, RunError
 from ...common.identity.manifest import Manifest
 from ...common.messages import wire
 from ...common.messages.messages import EvaluateTask, Tally, TaskId, TrainTask, Words
@@ -28,7 +30,7 @@ from .exchange import EncodedAdapter
 from .masked_sum import MaskedSum
 from .roster import Roster
 from .sum_intake import read_part
-from .sum_steps import Question, SumSteps
+from .sum_steps import Question, SumSteps, SumUnopenedError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +43,10 @@ class Answer:
     numbers: dict[str, float]
     """Sums of the numbers beside them, by name."""
     state: SumState
+    bytes_each: int
+    """Of one member's vector."""
+    agreed: dict[str, Any]
+    """What the members signed of the sum (`MaskedSum.agreed`); empty where nothing is masked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +79,28 @@ class SummedExchange:
         """Return the training metrics that all of a cohort let out."""
         allowed = [set(self.roster.clients[name].metrics) for name in cohort]
         return tuple(name for name in TRAIN_METRICS if all(name in own for own in allowed))
+
+    def opened_updates(
+        self, tasks: Mapping[str, TrainTask], wait: Callable[[float], None]
+    ) -> tuple[SummedUpdates, Answer]:
+        """Return `updates`; a sum on whose survivors enough have agreed is asked for until it opens.
+
+        Raises:
+            RunError: it does not open in federation.max-void-rounds trials; a resumed run asks again.
+        """
+        settings, reason = self.config.federation, ""
+        for trial in range(settings.max_void_rounds):
+            try:
+                return self.updates(tasks)
+            except SumUnopenedError as error:
+                reason = str(error)
+            if trial + 1 < settings.max_void_rounds:
+                wait(settings.retry_wait_s * 2**trial)
+                self.roster.welcome()
+        raise RunError(
+            f"Round {next(iter(tasks.values())).round} cannot be opened: {reason}. What the members sent is safe in "
+            f"{self.folder('')}: resume the run once these members are back."
+        )
 
     def updates(self, tasks: Mapping[str, TrainTask]) -> tuple[SummedUpdates, Answer]:
         """Have the cohort train, and return the sum of its updates.
@@ -139,20 +167,30 @@ class SummedExchange:
     def _collect(self, question: Question) -> Answer:
         self.steps.refused.clear()
         folder = SumFolder(self.folder(question.label))
-        state = folder.load() or SumState()
+        state, agreed = folder.load() or SumState(), dict[str, Any]()
         if self.manifest is None:
             total, state.survivors = self._added(question, state)
         else:
-            total = MaskedSum(self.steps, question, state, folder, self.manifest).total()
+            masked = MaskedSum(self.steps, question, state, folder, self.manifest)
+            total, agreed = masked.total(), masked.agreed
         update, numbers = question.layout.opened(total, len(state.survivors))
-        return Answer(members=state.survivors, update=update, numbers=numbers, state=state)
+        return Answer(
+            members=state.survivors,
+            update=update,
+            numbers=numbers,
+            state=state,
+            bytes_each=total.nbytes,
+            agreed=agreed,
+        )
 
     def _added(self, question: Question, state: SumState) -> tuple[Words, tuple[str, ...]]:
         """Add up vectors that are not masked, and return (the total, whose it is)."""
         total, members = np.zeros(question.layout.size, question.layout.grid.dtype), list[str]()
 
         def take(name: str, content: RecordDict) -> None:
-            np.add(total, read_part(content, question.task_ids[name], question.layout).words, out=total)
+            words = read_part(content, question.task_ids[name], question.layout).words
+            np.add(total, words, out=total)
+            state.arrived[name] = hashlib.sha256(words.tobytes()).hexdigest()
             members.append(name)
 
         self.steps.step(question.context.kind, question, state, question.tasks, take)

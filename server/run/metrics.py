@@ -56,9 +56,11 @@ class RoundMetrics:
     """Organisation -> code."""
     clients: dict[str, ClientMetrics]
     """By organisation: the updates that were valid. Of a sum one line, `(sum)`, with means over its members."""
-    members: tuple[str, ...] = ()
+    members: tuple[str, ...] = metric("sum/members", "sum/members", ())
     """Of a sum: whose updates are in it."""
-    step_seconds: dict[str, float] = field(default_factory=dict[str, float])
+    step_seconds: dict[str, float] = field(
+        default_factory=dict[str, float], metadata={"keys": ("sum/step-seconds", "sum/step-seconds")}
+    )
     """Of a sum: seconds by step."""
 
     @property

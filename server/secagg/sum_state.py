@@ -6,6 +6,7 @@ every client gives the answer that it gave. Nothing is masked twice, and nobody 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from dataclasses import asdict, dataclass, field
@@ -30,6 +31,8 @@ class SumState:
     """By sender, then by receiver. Its senders are the members whose masks are in every vector."""
     survivors: tuple[str, ...] = ()
     """Members whose vectors are in the total."""
+    arrived: Items = field(default_factory=Items)
+    """SHA-256 of each vector, as it travelled."""
     signatures: Items = field(default_factory=Items)
     shares: dict[str, Items] = field(default_factory=dict[str, Items])
     """By sender, then by the member whose secret they are of."""
@@ -68,3 +71,5 @@ class SumFolder:
     def remove(self) -> None:
         """Remove everything of a sum that is over."""
         shutil.rmtree(self._folder, ignore_errors=True)
+        with contextlib.suppress(OSError):  # another sum is under way
+            self._folder.parent.rmdir()

@@ -44,7 +44,7 @@ class FaultyLearner:
                 return replace(update, delta=-update.delta)
             case "scale":
                 return replace(update, delta=update.delta * np.float32(SCALE))
-            case "saturated" | "inverted-reward":  # faults of the rewards, not of the update
+            case "saturated" | "inverted-reward" | "dropout":  # not faults of the update
                 return update
             case other:
                 raise ConfigError(f"There is no fault {other} (simulation.faults).")
@@ -64,7 +64,7 @@ def spoiled(rewards: tuple[Reward, ...], fault: str) -> tuple[Reward, ...]:
             return tuple(replace(reward, weight=-reward.weight) for reward in rewards)
         case "saturated":
             return tuple(replace(reward, function=_saturated(reward.function)) for reward in rewards)
-        case "" | "straggler" | "sign-flip" | "scale":
+        case "" | "straggler" | "dropout" | "sign-flip" | "scale":
             return rewards
         case other:
             raise ConfigError(f"There is no fault {other} (simulation.faults).")

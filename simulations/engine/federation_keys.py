@@ -32,18 +32,19 @@ def prepare_manifest(config: RunConfig, names: tuple[str, ...]) -> Path:
     Raises:
         ConfigError: there are too few or too many clients for a federation with secure aggregation.
     """
-    path = RunFolder(own_folder(config, "").parent).manifest
+    files = RunFolder(own_folder(config, "").parent)
+    if not files.manifest.exists():
+        members = tuple(Member(name, _identity(own_folder(config, name) / IDENTITY).public) for name in names)
+        server = _identity(files.server_identity)
+        Manifest(federation="simulation", server_key=server.public, members=members).write(files.manifest)
+    return files.manifest
+
+
+def _identity(path: Path) -> Identity:
+    """Return the identity in a file, made if it does not exist."""
     if not path.exists():
-        members: list[Member] = []
-        for name in names:
-            key = own_folder(config, name) / IDENTITY
-            identity = Identity.read(key) if key.exists() else Identity.generate()
-            if not key.exists():
-                identity.write(key)
-            members.append(Member(name, identity.public))
-        server = Identity.generate()
-        Manifest(federation="simulation", server_key=server.public, members=tuple(members)).write(path)
-    return path
+        Identity.generate().write(path)
+    return Identity.read(path)
 
 
 def simulated_masker(config: RunConfig, name: str) -> Masker:

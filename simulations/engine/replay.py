@@ -42,12 +42,13 @@ class Replay:
     def _committed(self, line: RoundMetrics, adapter: str) -> None:
         for name, client in line.clients.items():
             events.emit(events.UpdateTaken(line.round, name, client.reported, 0))
+        valid = len(line.members or line.clients)
         events.emit(
             events.RoundCommitted(
                 round=line.round,
                 adapter_sha256=adapter,
-                valid=len(line.clients),
-                asked=max(self._asked, len(line.clients)),
+                valid=valid,
+                asked=max(self._asked, valid),
                 seconds=line.seconds,
                 bytes_up=line.bytes_up,
                 bytes_down=line.bytes_down,

@@ -12,12 +12,15 @@ from ...client.learner.data.system_prompts import SYSTEM_PROMPTS
 from ...client.learner.masking.summing import SummingLearner
 from ...client.learner.models.load import load_model
 from ...client.learner.models.model_files import model_folder
+from ...client.learner.privacy.spent import FILE, Spent
 from ...client.learner.rewards import Reward, load_rewards
 from ...client.learner.tools import ToolBox, load_tools
 from ...client.learner.training.error_feedback import CompressingLearner, Residuals
 from ...common.errors import ConfigError
 from ...common.settings.run_config import RunConfig, Value
+from .canaries import make_canaries, planted
 from .datasets import load_problems
+from .dropouts import DroppingLearner
 from .faults import FaultyLearner, spoiled
 from .federation_keys import own_folder, simulated_masker
 from .partition import partition
@@ -55,15 +58,17 @@ def simulated_learner(node_config: dict[str, Value], config: RunConfig) -> Learn
         rewards=spoiled(client_rewards(config)[number], fault),
         system_prompt=SYSTEM_PROMPTS[config.simulation.system_prompt],
         block=max(1, config.train.block_size),
+        spent=Spent(own_folder(config, name) / FILE if config.output.run else None),
     )
 
     learner = LocalLearner(_loaded_model(config, client_rank(config, number)), data, Reporter(name, held_out_indices))
     residuals = Residuals(own_folder(config, name))
     compressing = CompressingLearner(FaultyLearner(learner, fault) if fault else learner, config, residuals)
-    if config.privacy.mode == "none":
-        return compressing
-    masker = simulated_masker(config, name) if config.privacy.mode == "secagg" else None
-    return SummingLearner(inner=compressing, config=config, residuals=residuals, masker=masker)
+    whole: Learner = compressing
+    if config.privacy.mode != "none":
+        masker = simulated_masker(config, name) if config.privacy.mode == "secagg" else None
+        whole = SummingLearner(inner=compressing, config=config, residuals=residuals, masker=masker)
+    return DroppingLearner(whole, name, config.federation.seed) if fault == "dropout" else whole
 
 
 def client_name(number: int) -> str:
@@ -79,7 +84,7 @@ def answered_by(number: int, config: RunConfig, problems: int) -> range:
 
 @lru_cache(maxsize=1)
 def divide(config: RunConfig) -> tuple[list[list[Problem]], list[Problem]]:
-    """Partition the dataset, and return (each client's shard, all held-out problems).
+    """Partition the dataset, and return (each client's shard with its canaries, all held-out problems).
 
     Raises:
         ConfigError: a client would have too few problems to train on, or none to answer.
@@ -90,7 +95,7 @@ def divide(config: RunConfig) -> tuple[list[list[Problem]], list[Problem]]:
             f"{len(test)} held-out problems are too few for {config.simulation.clients} clients, each of which answers "
             "some. Raise evaluation.problems or give more in test.jsonl."
         )
-    return partition(train, config), test
+    return planted(partition(train, config), make_canaries(config)), test
 
 
 def client_rewards(config: RunConfig) -> list[tuple[Reward, ...]]:

@@ -25,6 +25,7 @@ from ...client.organisation.settings import (
     Flower,
     Identity,
     LearnerSettings,
+    Membership,
     Model,
     Organisation,
     OrganisationFile,
@@ -36,15 +37,17 @@ from ...client.organisation.settings import (
 from ...common.cli import keys
 from ...common.cli.ports import free_ports
 from ...common.errors import ConfigError
+from ...common.identity.manifest import Manifest
 from ...common.settings import toml
 from ...common.settings.run_config import RunConfig
-from ...common.storage.atomic import write_atomic
+from ...common.storage.atomic import PRIVATE, write_atomic
 from ...server.main import run_folder
 from ...server.operator import flwr_cli, runs
 from ...server.operator.processes import run_server
 from ...server.operator.server_folder import Gateway, RunFolders, ServerFolder, ServerSettings, SuperLink
 from ...server.run.layout import RunFolder
 from ...server.run.reader import Run
+from .federation_keys import IDENTITY, own_folder
 from .replay import Replay
 from .runner import checked
 from .simulated_clients import SYSTEM_PROMPTS, answered_by, client_name, client_rank, divide
@@ -67,6 +70,8 @@ def run_loopback(config: RunConfig) -> Run:
     folder = run_folder(config)
     base = RunFolder(folder).loopback
     server = _server(base, folder.parent)
+    if config.privacy.mode == "secagg":
+        _give_manifest(server, RunFolder(folder))
     replay = Replay(folder)
     with contextlib.ExitStack() as stack:
         sockets = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fedgrpo-")))  # their paths must be short
@@ -109,6 +114,12 @@ def _server(base: Path, run_folders: Path) -> ServerFolder:
     return ServerFolder.read(path)
 
 
+def _give_manifest(server: ServerFolder, run: RunFolder) -> None:
+    """Give the operator's folder the simulated federation's manifest, and the server's key in it."""
+    write_atomic(server.manifest, run.manifest.read_bytes())
+    write_atomic(server.identity, run.server_identity.read_bytes(), PRIVATE)
+
+
 def _organisations(base: Path, server: ServerFolder, config: RunConfig, sockets: Path) -> list[OrganisationFile]:
     """Write each organisation's folder: data, file, key."""
     shards, held_out = divide(config)
@@ -130,6 +141,7 @@ def _organisations(base: Path, server: ServerFolder, config: RunConfig, sockets:
             model=replace(base_model, rank=client_rank(config, number)),
             learner=LearnerSettings(socket=str(sockets / f"{number}.sock")),
             flower=flower,
+            federation=_membership(config, number),
         )
         write_atomic(place / "organisation.toml", toml.to_toml(settings).encode())
         if not (place / "node.key").exists():
@@ -157,12 +169,22 @@ def _settings(config: RunConfig, number: int, labels: tuple[str, ...]) -> Organi
     )
 
 
+def _membership(config: RunConfig, number: int) -> Membership:
+    """Return where an organisation's manifest and identity are, which the run folder has for secure aggregation."""
+    if config.privacy.mode != "secagg":
+        return Membership()
+    folder = own_folder(config, client_name(number))
+    return Membership(manifest=str(RunFolder(run_folder(config)).manifest), identity=str(folder / IDENTITY))
+
+
 def _just_this_run(config: RunConfig) -> Policy:
     """Return a policy that allows what these settings need, and nothing else."""
     grpo, evaluation = config.grpo, config.evaluation
     per_step = grpo.per_device_train_batch_size * grpo.gradient_accumulation_steps
+    secret = config.privacy.mode == "secagg"
     return Policy(
-        privacy="none",
+        privacy="secagg" if secret else "none",
+        manifest_sha256=Manifest.read(RunFolder(run_folder(config)).manifest).sha256 if secret else "",
         max_rank=config.adapter.rank,
         max_alpha=config.adapter.alpha,
         methods=(config.aggregation.method,),

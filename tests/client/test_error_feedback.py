@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from federation import metrics
-from fedgrpo.client.learner.training.error_feedback import CompressingLearner
+from fedgrpo.client.learner.training.error_feedback import CompressingLearner, Residuals
 from fedgrpo.common.adapter.adapter import Adapter, l2_norm
 from fedgrpo.common.adapter.compression import CODECS, UP, rounded
 from fedgrpo.common.adapter.schema import AdapterSchema, Module, split
@@ -47,7 +47,7 @@ class Fake:
 
 def learner(folder, fake=None, limit=float("inf"), **values):
     config = RunConfig().with_values({k.replace("__", ".").replace("_", "-"): v for k, v in values.items()})
-    return CompressingLearner(fake or Fake(), config, folder, limit)
+    return CompressingLearner(fake or Fake(), config, Residuals(folder), limit)
 
 
 def task(number, counted=(0, 0), attempt=1, schema=SCHEMA):

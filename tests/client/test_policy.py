@@ -13,6 +13,7 @@ from fedgrpo.client.commands.dry_run import allowed_run
 from fedgrpo.client.learner.service.guard import GuardedLearner
 from fedgrpo.client.learner.service.ledger import Ledger
 from fedgrpo.client.organisation import policy
+from fedgrpo.client.organisation.bundle import APP_SHA256
 from fedgrpo.client.organisation.settings import Organisation, OrganisationFile
 from fedgrpo.common.adapter.adapter import Adapter
 from fedgrpo.common.aggregation.weights import WEIGHTS
@@ -23,6 +24,7 @@ from fedgrpo.common.messages.frames import MAX_FIELDS_BYTES, VERSION, Frame, fra
 from fedgrpo.common.messages.messages import Capabilities, EvaluateTask, Evaluation, Tally, TrainTask, Update
 from fedgrpo.common.messages.metric_names import TRAIN_METRICS
 from fedgrpo.common.settings import toml
+from fedgrpo.common.settings.bundle import installed_sha256
 from fedgrpo.common.settings.run_config import RunConfig
 from fedgrpo.common.storage.jsonl import read_lines
 from flwr.app import Context, Message, RecordDict
@@ -61,7 +63,7 @@ class Worker:
 
 
 OPENS = {
-    "privacy": "policy.privacy",
+    "privacy.mode": "policy.privacy",
     "aggregation.method": "policy.methods",
     "adapter.target-modules": "policy.target-modules",
     "federation.min-updates": "policy.min-members",
@@ -121,6 +123,9 @@ BEYOND = {
 
 SHOWN_AS = {"federation.clients-per-round": "federation.min-updates"}
 HARMLESS = {
+    "privacy.mode": "an organisation with policy.privacy = secagg takes part in no other mode: OPENS",
+    "privacy.clip-norm": "scales an update down, which max-delta-norm bounds; a coarse grid is refused",
+    "privacy.step-timeout-s": "how long the server waits",
     "federation.seed": "below 2^32",
     "model.revision": "the organisation pins the model by its hash",
     "model.dtype": "one of three",
@@ -135,6 +140,10 @@ HARMLESS = {
     "compression.error-feedback": "what is left of a delta goes into the next, which is clipped as any",
     "compression.top-share": "at most all of the delta",
     "train.prox": "acts on the loss alone",
+    "dp.noise-multiplier": "max-epsilon bounds what it costs, and refuses private runs or all others",
+    "dp.clip-norm": "noise is in proportion to it",
+    "dp.delta": "max-delta bounds it",
+    "dp.prompts-per-unit": "a step samples them in pieces of its own size",
 }
 """Why a setting that acts on the client needs no limit of its own. Other GRPO settings act on the loss alone."""
 SERVER_ONLY = ("simulation.", "backend.", "output.", "intake.", "aggregation.", "federation.", "gate.")
@@ -165,6 +174,31 @@ def test_a_run_beyond_the_policy_is_refused_by_the_name_of_the_servers_setting(t
         guard(lambda: made.append(1), organisation_file(tmp_path), config.with_values({key: BEYOND[key]}))
     assert caught.value.key == SHOWN_AS.get(key, key)
     assert not made  # no model was loaded for it
+
+
+PRIVATE = {"dp.noise-multiplier": 1.0, "grpo.loss-type": "grpo", "aggregation.weights": "uniform"}
+
+
+@pytest.mark.parametrize(
+    ("allowed", "asked", "key"),
+    [
+        ({}, PRIVATE, "dp.noise-multiplier"),
+        ({"policy__max_epsilon": 8.0}, {}, "dp.noise-multiplier"),
+        ({"policy__max_epsilon": 8.0, "policy__max_delta": 1e-6}, PRIVATE, "dp.delta"),
+        ({"policy__max_epsilon": 8.0}, PRIVATE, ""),
+        ({"policy__max_epsilon": 8.0, "policy__min_groups": 7}, PRIVATE, ""),
+        ({}, {}, ""),
+    ],
+)
+def test_a_privacy_budget_allows_private_runs_and_no_others(tmp_path, allowed, asked, key):
+    """A private round has no blocks, so min-groups does not matter to it."""
+    own, config = organisation_file(tmp_path, **allowed), settings(tmp_path).with_values(asked)
+    if not key:
+        policy.check_run(own, config)
+        return
+    with pytest.raises(PolicyError) as caught:
+        policy.check_run(own, config)
+    assert caught.value.key == key
 
 
 @pytest.mark.parametrize("wanted", ["q_proj,mlp", "all-linear", "Q_PROJ", "q_proj,"])
@@ -322,6 +356,8 @@ HOSTILE_TASKS = {
     "an adapter with one infinity": np.array([np.inf] + [0.0] * (N - 1), np.float32),
     "an empty adapter": np.zeros(0, np.float32),
 }
+OWN_BUNDLE = {APP_SHA256: installed_sha256()}
+"""What the executor adds to a node's configuration (tests/client/test_bundle.py)."""
 
 
 def ask(own, worker, config, change, kind="train"):
@@ -339,7 +375,7 @@ def ask(own, worker, config, change, kind="train"):
             content["header"].pop(key, None)
             if value is not None:
                 content["header"][key] = value
-    context = Context(1, 7, {"config-path": str(own.file)}, RecordDict(), config.flat())
+    context = Context(1, 7, {"config-path": str(own.file), **OWN_BUNDLE}, RecordDict(), config.flat())
     return main.app(Message(content, 7, kind), context).content
 
 
@@ -385,7 +421,7 @@ def test_everything_that_leaves_is_on_the_record_and_a_record_that_fails_stops_i
 
 def test_a_dry_run_records_and_sends_a_code(organisation, monkeypatch):
     own, _, config = organisation
-    context = {"config-path": str(own.file), "dry-run": True}
+    context = {"config-path": str(own.file), "dry-run": True, **OWN_BUNDLE}
     monkeypatch.setattr(Context, "node_config", context, raising=False)
     identify_process()
     message = Message(wire.pack({"config-sha256": config.sha256}), 7, "query.join")

@@ -13,12 +13,14 @@ from fedgrpo.common.messages.encoding import from_fields, keys, to_fields
 from fedgrpo.common.messages.frames import Frame
 from fedgrpo.common.messages.messages import (
     NETWORK_ONLY,
+    NO_WORDS,
     EvaluateTask,
     Evaluation,
     Tally,
     TaskId,
     TrainTask,
     Update,
+    Words,
 )
 from hypothesis import given
 from hypothesis import strategies as st
@@ -36,6 +38,8 @@ OF_TYPE = {
     AdapterSchema: st.just(SCHEMA),
     Adapter: st.just(ADAPTER),
     Vector: st.just(ADAPTER.vector),
+    Words: st.sampled_from([NO_WORDS, np.arange(7, dtype="<u4"), np.arange(5, dtype="<u2")]),
+    dict[str, str]: st.dictionaries(TEXT, TEXT, max_size=3),
 }
 
 
@@ -57,6 +61,10 @@ def over_the_network(message):
     """The message as the other side reads it from a Flower record."""
     array = next((getattr(message, name) for name in ("adapter", "delta") if hasattr(message, name)), None)
     vector = array.vector if isinstance(array, Adapter) else array
+    if (words := getattr(message, "words", None)) is not None:
+        content = wire.record_of(message, array=wire.packed_words(words) if words.size else None)
+        read = wire.words_of(content, words.size, words.dtype) if words.size else words
+        return wire.message_of(type(message), content, words=read)
     content = wire.record_of(message, array=None if vector is None else wire.packed(vector))
     beside = {}
     if vector is not None:
@@ -72,6 +80,8 @@ def over_the_socket(message):
     frame = Frame.unpack(frames.frame_of(message).pack())
     if isinstance(message, TrainTask | EvaluateTask):
         return frames.task_of(type(message), frame, SCHEMA)
+    if hasattr(message, "words"):
+        return frames.words_message_of(type(message), frame)
     return frames.update_of(frame) if isinstance(message, Update) else frames.message_of(type(message), frame)
 
 

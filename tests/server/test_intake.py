@@ -246,7 +246,7 @@ def test_what_a_client_says_when_it_joins(own):
         {"reward_names": "a,a"},
         {"reward_names": "a b"},
         {"reward_names": ",".join(f"r{i}" for i in range(40))},
-        {"examples": 0},
+        {"examples": -1},
         {"examples": 2.0},
         {"prompts_too_long": -1},
         {"held_out": -1},

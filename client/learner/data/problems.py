@@ -24,6 +24,8 @@ class Problem:
     question: str
     answer: str
     labels: dict[str, str] = field(default_factory=dict[str, str])
+    unit: str = ""
+    """Whom it is about (`data.unit-id`): differential privacy protects all problems of one unit together."""
 
     def row(self, system_prompt: str) -> dict[str, Any]:
         """Return the problem as a row for TRL; reward functions get `answer` and the labels as columns."""

@@ -20,7 +20,8 @@ def read_organisation_data(organisation: OrganisationFile) -> tuple[list[Problem
     """Load an organisation's data, and return (problems to train on, held-out problems).
 
     Without a file for the held-out part, a hash of each question decides: the same questions stay held out when data is
-    added later, and a question that occurs twice is never in both parts.
+    added later, and a question that occurs twice is never in both parts. With data.unit-id the unit is hashed instead,
+    so that no unit is in both parts.
 
     Raises:
         ConfigError: a file cannot be read, or has no such column.
@@ -39,8 +40,8 @@ def read_organisation_data(organisation: OrganisationFile) -> tuple[list[Problem
                 "difference."
             )
     else:
-        held_out = [(question, p) for question, p in train if _share(question) < data.held_out_share]
-        train = [(question, p) for question, p in train if _share(question) >= data.held_out_share]
+        held_out = [(question, p) for question, p in train if _share(p.unit or question) < data.held_out_share]
+        train = [(question, p) for question, p in train if _share(p.unit or question) >= data.held_out_share]
     if not train:
         raise DataError(f"{data.train} leaves no problem to train on. Add problems, or lower data.held-out-share.")
     return [problem for _, problem in train], [problem for _, problem in held_out]
@@ -88,7 +89,8 @@ def _problem(where: str, row: Mapping[str, Any], data: Data, template: str) -> t
     if data.answer_after:
         _, answer = split_reference(where, answer, data.answer_after)
     prompt = filled(template, {**labels, "question": question})
-    return question, Problem(prompt, answer.strip(), labels)
+    unit = text_of(where, row, data.unit_id) if data.unit_id else ""
+    return question, Problem(prompt, answer.strip(), labels, unit)
 
 
 def same_question(question: str) -> str:
@@ -111,5 +113,6 @@ def fingerprint(problems: Iterable[Problem]) -> str:
     """Return the SHA-256 over problems, in order."""
     digest = hashlib.sha256()
     for problem in problems:
-        digest.update(json.dumps([problem.question, problem.answer, problem.labels], sort_keys=True).encode())
+        fields = [problem.question, problem.answer, problem.labels, *([problem.unit] if problem.unit else [])]
+        digest.update(json.dumps(fields, sort_keys=True).encode())
     return digest.hexdigest()

@@ -20,6 +20,7 @@ from ....common.messages.messages import Capabilities, EvaluateTask, SecaggReque
 from ....common.settings.run_config import RunConfig
 from ....common.settings.scope import IN_WORDS, for_organisation, ignored_settings
 from ...organisation import policy
+from ...organisation.bundle import told_bundle
 from ...organisation.settings import OrganisationFile
 from .. import Learner
 from ..data.problems import Problem
@@ -27,18 +28,22 @@ from ..data.tables import fingerprint, read_organisation_data
 from ..masking.summing import SummingLearner
 from ..models.backend_check import check_backend
 from ..models.load import load_model
+from ..privacy.spent import FILE as SPENT_FILE
+from ..privacy.spent import Spent
 from ..rewards import try_rewards
+from .base_groups import base_groups
 from .guard import GuardedLearner
 from .job_watcher import JobWatcher
 from .jobs import Job
 from .ledger import Ledger
-from .load_organisation import organisation_model, organisation_rewards, organisation_tools
-from .masking import summing_learner
+from .load_organisation import organisation_model, organisation_rewards, organisation_tools, sent_settings
+from .log_keeper import LogKeeper, signed_log
+from .own_sums import summing_learner
 from .tracking import OrganisationTracking
 
 if TYPE_CHECKING:
     from ..models.base_model import Base
-    from ..training.local_learner import LoadedModel
+    from ..training.local_learner import LoadedModel, LocalLearner
 
 LOGGER = safe_logger("fedgrpo.learner")
 
@@ -46,17 +51,26 @@ LOGGER = safe_logger("fedgrpo.learner")
 class JobHandler:
     """Handles the jobs that arrive over the socket."""
 
-    def __init__(self, organisation: OrganisationFile, ledger: Ledger | None = None) -> None:
+    def __init__(
+        self,
+        organisation: OrganisationFile,
+        ledger: Ledger | None = None,
+        keeper: LogKeeper | None = None,
+        spent: Spent | None = None,
+    ) -> None:
         """Read data and rewards, so that errors in them are found at the start.
 
         Args:
             ledger: what has been answered; None for a rehearsal, which nobody outside hears of.
+            keeper: what has been seen of the round log; None for a rehearsal, and where no manifest is pinned.
+            spent: the privacy budget; None for a rehearsal.
 
         Raises:
             ConfigError, DataError, RewardError: the organisation's file, a data row or a reward is wrong.
         """
         self.organisation = organisation
-        self.ledger = ledger or Ledger(None, organisation.policy)
+        self.ledger, self.keeper = ledger or Ledger(None, organisation.policy), keeper
+        self.spent = spent or Spent(None)
         check_backend(organisation.settings.backend)
         self.tracking = OrganisationTracking(organisation)
         self.train, self.held_out = read_organisation_data(organisation)
@@ -69,7 +83,7 @@ class JobHandler:
         self._learners: dict[str, GuardedLearner] = {}
         self._summing: SummingLearner | None = None
         self._model: LoadedModel | None = None
-        self._unguarded: Learner | None = None
+        self._unguarded: LocalLearner | None = None
         self._job: Job | None = None
         self._task_bytes = 0
 
@@ -88,10 +102,12 @@ class JobHandler:
             raise ConfigError(
                 f"The policy in {self.organisation.file} has changed since the learner started. Start it again."
             )
+        if kind == "audit":
+            return signed_log(self.keeper, frame)
         config = self._run_of(frame)
         LOGGER.info("%s, round %s", kind, frame.fields.get("round", "-"))
         try:
-            return self._done(kind, frame, self.learner(config))
+            return self._done(kind, frame, self.learner(config, told_bundle(self.organisation.policy, frame.fields)))
         except SamplerError:
             self._set_aside()  # the next job starts the sampler anew
             raise
@@ -102,10 +118,7 @@ class JobHandler:
 
     def _run_of(self, frame: Frame) -> RunConfig:
         """Return the run's settings as this organisation applies them; says once what it ignores."""
-        try:
-            sent = RunConfig().with_values(_settings(frame))
-        except ConfigError as error:
-            raise ProtocolError("config", f"the run's settings are not possible: {error}") from error
+        sent = sent_settings(frame)
         config = for_organisation(sent, self.organisation.settings.backend)
         if config.sha256 not in self._learners and (ignored := ignored_settings(sent)):
             LOGGER.info("ignored, as everything in %s: %s", IN_WORDS, ", ".join(ignored))
@@ -165,13 +178,16 @@ class JobHandler:
             self.ready = True
         return self._base
 
-    def learner(self, config: RunConfig) -> GuardedLearner:
-        """Return the learner for a run's settings. Only one run is current; the next one takes over its base model."""
-        if config.sha256 not in self._learners:
+    def learner(self, config: RunConfig, app_sha256: str = "") -> GuardedLearner:
+        """Return the learner for a run's settings and app bundle. Only one run is current; the next one takes over its
+        base model."""
+        if config.sha256 not in self._learners or (self._summing and self._summing.app != app_sha256):
             policy.check_run(self.organisation, config)
             self._set_aside()
-            guarded = GuardedLearner(lambda: self._local_learner(config), self.organisation, config, self.ledger)
-            self._summing = summing_learner(guarded, self.organisation, config, self.ledger)
+            guarded = GuardedLearner(
+                lambda: self._local_learner(config), self.organisation, config, self.ledger, self.keeper
+            )
+            self._summing = summing_learner(guarded, self.organisation, config, self.keeper, app_sha256=app_sha256)
             self._learners = {config.sha256: guarded}
         return self._learners[config.sha256]
 
@@ -180,32 +196,15 @@ class JobHandler:
         assert self._unguarded is not None
         return self._unguarded.capabilities()
 
+    def price(self) -> str:
+        """Return what the current run costs in privacy, over what is spent; empty if it is not private."""
+        assert self._unguarded is not None
+        return self._unguarded.price(Spent(self.organisation.folder / SPENT_FILE))
+
     def sample_groups(self, count: int) -> list[tuple[Problem, list[tuple[str, Any]]]]:
-        """Return a group of completions, (text, Sampled), for each of the first prompts, sampled as in training.
-
-        The adapter is fresh, so these are the base model's. One prompt at a time, to need no more memory than a step.
-        """
-        from ..models.chat_template import texts
-        from ..samplers import Sampling
-        from ..training.evaluate import prompt_texts
-
+        """Return `base_groups` of the first prompts, with the current run's settings."""
         assert self._model is not None
-        problems = self.train[:count]
-        sampler, tokenizer, grpo = self._model.trainer.sampler, self._model.tokenizer, self._model.config.grpo
-        groups: list[tuple[Problem, list[tuple[str, Any]]]] = []
-        for seed, prompt in enumerate(prompt_texts(tokenizer, problems, self.organisation.settings.prompt.system)):
-            ids = tokenizer([prompt], add_special_tokens=False)["input_ids"]
-            sampling = Sampling(
-                max_tokens=grpo.max_completion_length,
-                temperature=grpo.temperature,
-                seed=seed,
-                top_p=grpo.top_p,
-                top_k=grpo.top_k,
-            )
-            (group,) = sampler.sample(ids, sampling, count=grpo.num_generations)
-            completed = texts(tokenizer, [one.tokens for one in group])
-            groups.append((problems[seed], list(zip(completed, group, strict=True))))
-        return groups
+        return base_groups(self._model, self.train[:count], self.organisation.settings.prompt.system)
 
     def _set_aside(self) -> None:
         """Remove the adapter of an earlier run from the base model."""
@@ -230,15 +229,10 @@ class JobHandler:
             rewards=self.rewards,
             system_prompt=self.organisation.settings.prompt.system,
             block=policy.block_size(self.organisation.policy, config),
+            spent=self.spent,
+            unit=self.organisation.settings.data.unit_id or "prompt",
         )
         hardware = self._model.measure(self.train[0], self.organisation.settings.prompt.system)
         watcher = JobWatcher(lambda: self._job, config, self.tracking)
         self._unguarded = LocalLearner(self._model, data, watcher, hardware)
         return self._unguarded
-
-
-def _settings(frame: Frame) -> dict[str, Any]:
-    values = frame.fields.get("config")
-    if not isinstance(values, dict):
-        raise ProtocolError("header", "the request has no settings")
-    return values

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import secrets
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -14,12 +15,14 @@ from ....common.adapter.schema import AdapterSchema
 from ....common.errors import DataError
 from ....common.foreign import safe_logger
 from ....common.messages.messages import Capabilities, EvaluateTask, Evaluation, TrainTask, Update
-from ....common.messages.metric_names import TRAIN_METRICS, reward_metrics
+from ....common.messages.metric_names import PRIVATE_METRICS, TRAIN_METRICS, reward_metrics
 from ....common.seeds import derived_seed
 from ....common.settings.run_config import RunConfig
 from ..data.problems import Problem, in_blocks, reading_order
 from ..models.adapted_model import adapter_schema
 from ..models.base_model import Base
+from ..privacy.rounds import PrivateRounds
+from ..privacy.spent import Spent
 from ..rewards import Reward, try_rewards
 from ..samplers import Sampling
 from ..tools import ToolBox
@@ -42,7 +45,11 @@ class ClientData:
     rewards: tuple[Reward, ...]
     system_prompt: str
     block: int = 1
-    """Prompts that are always trained on together (`in_blocks`)."""
+    """Prompts that are always trained on together (`in_blocks`); private training has no blocks."""
+    spent: Spent = field(default_factory=lambda: Spent(None))
+    """The privacy budget, which private training is charged to."""
+    unit: str = "prompt"
+    """What private training protects: a prompt, or the column that says whom it is about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,27 +126,29 @@ class LocalLearner:
         limit = model.config.grpo.max_prompt_length
         lengths = model.prompt_lengths(data.shard, data.system_prompt)
         self._model, self._data, self._watcher, self._hardware = model, data, watcher, hardware
-        self._shard = in_blocks(data.shard, lengths, data.block, limit)
+        block = 1 if model.config.dp.on else data.block  # a block's members depend on all the other prompts
+        self._shard = in_blocks(data.shard, lengths, block, limit)
         if not self._shard:
             shortest = min(lengths, default=0)
-            what = f"{data.block} prompts" if data.block > 1 else "prompt"
+            what = f"{block} prompts" if block > 1 else "prompt"
             raise DataError(
                 f"{data.organisation} has no {what} of at most grpo.max-prompt-length = {limit} tokens "
                 f"(the shortest of {len(lengths)} has {shortest}). Raise the limit or shorten the prompts."
             )
         try_rewards(data.rewards, self._shard[0].row(data.system_prompt))
+        self._private = PrivateRounds(model.config, data.spent, self._shard, data.unit) if model.config.dp.on else None
         self._base_answers: dict[float, list[Answered]] = {}
         self._last_answers: dict[tuple[str, float], list[Answered]] = {}
 
     def capabilities(self) -> Capabilities:
         """Return the organisation's name, the adapter it trains, and how many prompts it has."""
-        names = tuple(reward.name for reward in self._data.rewards)
+        names = () if self._private else tuple(reward.name for reward in self._data.rewards)
         return Capabilities(
             organisation=self._data.organisation,
             schema=self._model.schema,
             base_model_sha256=self._model.sha256,
             reward_names=names,
-            metrics=TRAIN_METRICS + reward_metrics(names),
+            metrics=PRIVATE_METRICS if self._private else TRAIN_METRICS + reward_metrics(names),
             examples=len(self._shard),
             prompts_too_long=len(self._data.shard) - len(self._shard),
             held_out=len(self._data.held_out),
@@ -148,8 +157,17 @@ class LocalLearner:
             tokens_per_second=self._hardware.tokens_per_second,
         )
 
+    def price(self, spent: Spent) -> str:
+        """Return what the run costs in privacy, over what is spent; empty if it is not private."""
+        if not self._private:
+            return ""
+        trains = METHODS[self._model.config.aggregation.method].trains
+        return str(self._private.run_price(spent, max(self._model.schema.size_of(factors) for factors in trains)))
+
     def train(self, task: TrainTask) -> Update:
         """Run one round of local GRPO from the task's adapter, on the next prompts of the shard."""
+        if self._private:
+            return self._train_privately(task, self._private)
         config, trainer = self._model.config, self._model.trainer
         name, seed = self._data.organisation, config.federation.seed
         count, block = config.prompts_per_round, self._data.block
@@ -167,6 +185,33 @@ class LocalLearner:
         delta, steps, metrics = trainer.train(work)
         self._watcher.trained(task.round, metrics)
         return Update(delta=delta, num_steps=steps, num_examples=config.prompts_in(steps), metrics=metrics)
+
+    def _train_privately(self, task: TrainTask, private: PrivateRounds) -> Update:
+        """Charge a round to the budget, and run it on batches of units drawn by chance.
+
+        Of what was measured nothing leaves but epsilon: metrics, and the true number of prompts, tell of the prompts.
+        """
+        config, trainer = self._model.config, self._model.trainer
+        epsilon = private.charge(task)
+        work = LocalRound(
+            adapter=task.adapter,
+            trains=METHODS[config.aggregation.method].trains_in(task.round),
+            rows=[self._shard[0].row(self._data.system_prompt)],
+            batches=private.batches(self._data.system_prompt),
+            expected_units=private.expected_units,
+            rewards=self._data.rewards,
+            seed=secrets.randbits(32),
+            first_step=(task.round - 1) * config.train.steps_per_round,
+            on_step=self._watcher.step,
+        )
+        delta, steps, metrics = trainer.train(work)
+        self._watcher.trained(task.round, metrics | {"privacy/epsilon": epsilon})
+        return Update(
+            delta=delta,
+            num_steps=steps,
+            num_examples=config.prompts_in(steps),
+            metrics={"privacy/epsilon": epsilon},
+        )
 
     def evaluate(self, task: EvaluateTask) -> Evaluation:
         """Answer the held-out problems with the adapter, and count against the base model's answers."""

@@ -19,16 +19,19 @@ from transformers import set_seed
 
 from ....common.adapter.adapter import Adapter
 from ....common.adapter.schema import AdapterSchema, Vector
+from ....common.errors import ConfigError
 from ....common.settings.run_config import RunConfig
 from ..models.adapted_model import REFERENCE, AdaptedModel, lora_config
 from ..models.base_model import Base
 from ..models.unsloth_backend import adapt_with_unsloth
+from ..privacy.accountant import require_accountant
 from ..rewards import Reward
 from ..rewards.own_files import printing_to_stderr
 from ..samplers.make import make_sampler
 from ..tools import ToolBox
 from .callbacks import StepLog, TimeBudget
 from .grpo_trainer import FederatedTrainer, tool_arguments
+from .private_trainer import Batch, PrivateTrainer
 from .trl_config import trl_config
 
 
@@ -40,7 +43,11 @@ class LocalRound:
     trains: tuple[str, ...]
     """Factors that train in this round."""
     rows: list[dict[str, Any]]
-    """Prompts in the order in which they are used: `prompts_per_round` of them."""
+    """Prompts in the order in which they are used: `prompts_per_round` of them; not used if training is private."""
+    batches: list[Batch] = field(default_factory=list)
+    """The units of each step, if training is private."""
+    expected_units: float = 0.0
+    """Units that such a step has on average."""
     rewards: Sequence[Reward]
     seed: int
     first_step: int
@@ -68,8 +75,15 @@ class LocalTrainer:
             row: an example prompt, which TRL needs to start; rounds bring their own.
 
         Raises:
-            ConfigError: there are tools, and the model's chat template does not support them.
+            ConfigError: there are tools, and the model's chat template does not support them, or training is private.
         """
+        if config.dp.on:
+            require_accountant()
+            if box:
+                raise ConfigError(
+                    "There are tools, and dp.noise-multiplier is above 0: what a tool keeps from one completion to the "
+                    "next ties units together, and epsilon does not cover it. Train without tools, or without noise."
+                )
         self.config = config
         self.log, self.budget = StepLog(), TimeBudget(config.train.seconds_per_round)
         self.trainer = self._trl_trainer(base, schema, row, box)
@@ -91,7 +105,7 @@ class LocalTrainer:
             model, peft_config = adapt_with_unsloth(model, schema, checkpointing=arguments.gradient_checkpointing), None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return FederatedTrainer(
+            return (PrivateTrainer if self.config.dp.on else FederatedTrainer)(
                 model=model,
                 reward_funcs=[lambda completions, **_: [0.0] * len(completions)],
                 args=arguments,
@@ -117,7 +131,8 @@ class LocalTrainer:
         if steps != planned and not (self.config.train.seconds_per_round and 1 <= steps < planned):
             raise RuntimeError(f"TRL took {steps} steps, not the {planned} of the round")
         delta = self.adapted.read().minus(work.adapter)
-        if self.trainer.round_stats.effective_groups == 0 and self.config.grpo.beta == 0:
+        without_signal = self.trainer.round_stats.effective_groups == 0 and self.config.grpo.beta == 0
+        if without_signal and not self.config.dp.on:  # whether there was a signal is private
             delta = np.zeros_like(delta)  # without any advantage the gradient is float noise, which Adam scales up
         return delta, steps, self._metrics(work.rewards)
 
@@ -128,6 +143,8 @@ class LocalTrainer:
         self.adapted.trains = work.trains
         self.adapted.freeze()
         self.trainer.begin_round(work.rows, work.rewards, seed=work.seed, first_step=work.first_step)
+        if isinstance(self.trainer, PrivateTrainer):
+            self.trainer.batches, self.trainer.expected_units = work.batches, work.expected_units
         self.log.lines, self.log.on_step = [], work.on_step
         self.budget.may_stop = lambda step: self.config.prompts_in(step) % work.block == 0
         set_seed(work.seed)

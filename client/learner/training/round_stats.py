@@ -69,11 +69,12 @@ class RoundStats:
 
     def signal(self) -> dict[str, float]:
         """Return the metrics of groups with and without signal."""
+        groups = max(1, self.groups)  # private batches may all be empty
         return {
-            "groups/zero-variance-share": 1 - self.effective_groups / self.groups,
+            "groups/zero-variance-share": 1 - self.effective_groups / groups,
             "groups/effective": float(self.effective_groups),
-            "groups/all-right-share": self.all_right / self.groups,
-            "groups/all-wrong-share": self.all_wrong / self.groups,
+            "groups/all-right-share": self.all_right / groups,
+            "groups/all-wrong-share": self.all_wrong / groups,
         }
 
 

@@ -32,6 +32,9 @@ def trl_config(config: RunConfig, device: torch.device, checkpoints: Path | None
     settings: dict[str, Any] = {f.name: getattr(config.grpo, f.name) for f in fields(config.grpo)}
     settings = {name: value for name, value in settings.items() if name not in NOT_FOR_TRL}
     settings |= {name: settings[name] or None for name in ZERO_IS_NONE}
+    if config.dp.on:  # a step of `PrivateTrainer` is one batch for TRL, however many passes it takes
+        settings["per_device_train_batch_size"] *= settings["gradient_accumulation_steps"]
+        settings["gradient_accumulation_steps"] = 1
     return GRPOConfig(
         output_dir=str(checkpoints or Path(gettempdir()) / f"fedgrpo-trl-{os.getpid()}"),
         **settings,
