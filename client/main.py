@@ -21,12 +21,14 @@ from flwr.clientapp import ClientApp
 from ..common.adapter.adapter import Adapter
 from ..common.adapter.methods import METHODS
 from ..common.adapter.schema import AdapterSchema, trained_part
+from ..common.audit.shown import Signed, take_lines, with_signature
 from ..common.errors import ConfigError, FedGRPOError, PeerFailedError, ProtocolError
 from ..common.foreign import safe_logger
 from ..common.messages import wire
 from ..common.messages.messages import EvaluateTask, Failure, SecaggRequest, TaskId, TrainTask
 from ..common.settings.run_config import RunConfig, Value
 from .learner import Learner, SummedLearner
+from .organisation.bundle import check_bundle, run_bundle
 from .organisation.settings import OrganisationFile
 from .relay.egress import EgressGate
 from .relay.error_codes import code_of
@@ -37,6 +39,10 @@ Task = TypeVar("Task", TrainTask, EvaluateTask)
 CODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 NodeConfig = tuple[tuple[str, Value], ...]
 Answer = Callable[[Learner, RunConfig], RecordDict]
+NOT_AN_ORGANISATION = (
+    "This node's --node-config does not give a config-path, so it is not an organisation. Give it the "
+    "organisation's file: --node-config 'config-path=\"/path/clinic.toml\"'. (`fedgrpo client up` does.)"
+)
 
 app = ClientApp()
 
@@ -59,6 +65,12 @@ def evaluate(message: Message, context: Context) -> Message:
     return _reply(message, context, lambda learner, config: evaluated(learner, message.content, config))
 
 
+@app.query("audit")
+def audit(message: Message, context: Context) -> Message:
+    """Sign the end of the round log, which is in the message."""
+    return _reply(message, context, lambda learner, config: wire.pack({}))
+
+
 @app.query("secagg")
 def secagg(message: Message, context: Context) -> Message:
     """Take the next step of a sum of masked results."""
@@ -71,6 +83,7 @@ def ping(message: Message, context: Context) -> Message:
     content, gate = wire.pack({}), None
     try:
         gate = _gate(dict(context.node_config))
+        _check_executor(gate, context)
     except FedGRPOError as error:
         LOGGER.error("%s", error)
         content = _failure(code_of(error))
@@ -125,16 +138,21 @@ def _reply(message: Message, context: Context, answer: Answer) -> Message:
     """Answer a message; a failure leaves as a code, since the text of an exception may hold a private prompt."""
     node, run = dict(context.node_config), tuple(sorted(context.run_config.items()))
     gate: EgressGate | None = None
+    signed: Signed | None = None
     try:
         gate = _gate(node)
+        lines = take_lines(message.content)
+        _check_executor(gate, context)
         header = wire.header_of(message.content)
         config = RunConfig().with_values(dict(run))
         if header.get("config-sha256") != config.sha256:
             raise ProtocolError("config", "the task was made with other settings than this run's configuration")
         deadline = message.metadata.created_at + message.metadata.ttl
-        remote = (
-            RemoteLearner(gate.organisation.socket, config, deadline, gate.organisation.policy_sha256) if gate else None
-        )
+        remote: RemoteLearner | None = None
+        if gate:
+            own = gate.organisation
+            remote = RemoteLearner(own.socket, config, deadline, own.policy_sha256, run_bundle(node))
+        signed = _signed(remote, lines) if remote and lines else None
         content = answer(remote or _simulated(tuple(sorted(node.items())), run), config)
     except FedGRPOError as error:
         LOGGER.error("%s", error)
@@ -142,7 +160,36 @@ def _reply(message: Message, context: Context, answer: Answer) -> Message:
     except Exception as error:
         LOGGER.exception("the client failed")
         content = _failure(code_of(error))
+    content = with_signature(content, signed) if signed else content
     return Message(_released(gate, content, message.metadata.message_type), reply_to=message)
+
+
+def _signed(remote: RemoteLearner, lines: str) -> Signed | None:
+    """Return the learner's signature of the round log; None where it does not take part in the audit."""
+    index, signature = remote.sign_log(lines)
+    return Signed(index, signature) if index >= 0 else None
+
+
+def refusal(message: Message, context: Context, error: FedGRPOError) -> Message:
+    """Answer a message of any kind with a failure's code alone; the reason is in the log."""
+    LOGGER.error("%s", error)
+    content, gate = _failure(code_of(error)), None
+    try:
+        gate = _gate(dict(context.node_config))
+    except FedGRPOError:
+        LOGGER.error("the refusal is not on the egress record, since the organisation's file cannot be read")
+    return Message(_released(gate, content, message.metadata.message_type), reply_to=message)
+
+
+def organisation_of(node_config: dict[str, Value]) -> OrganisationFile:
+    """Return the organisation that a node's own configuration names.
+
+    Raises:
+        ConfigError: it names none, or its file is wrong.
+    """
+    if "config-path" not in node_config:
+        raise ConfigError(NOT_AN_ORGANISATION)
+    return OrganisationFile.read(Path(str(node_config["config-path"])))
 
 
 def _failure(code: str) -> RecordDict:
@@ -151,10 +198,15 @@ def _failure(code: str) -> RecordDict:
 
 def _gate(node_config: dict[str, Value]) -> EgressGate | None:
     """Return the organisation's egress gate; None for a simulated client."""
-    path = node_config.get("config-path")
-    if path is None:
+    if "config-path" not in node_config:
         return None
-    return EgressGate(OrganisationFile.read(Path(str(path))), dry_run=node_config.get("dry-run") is True)
+    return EgressGate(organisation_of(node_config), dry_run=node_config.get("dry-run") is True)
+
+
+def _check_executor(gate: EgressGate | None, context: Context) -> None:
+    """Refuse to answer for an organisation where Flower itself ran the bundle, and imported this file by way of it."""
+    if gate:
+        check_bundle(gate.organisation.policy, run_bundle(context.node_config))
 
 
 def _released(gate: EgressGate | None, content: RecordDict, kind: str) -> RecordDict:
@@ -169,10 +221,7 @@ def _released(gate: EgressGate | None, content: RecordDict, kind: str) -> Record
 def _simulated(node_config: NodeConfig, run_config: NodeConfig) -> Learner:
     """Return the learner of a simulated client, created once in a process so that the model stays loaded."""
     if "partition-id" not in dict(node_config):
-        raise ConfigError(
-            "This node's --node-config does not give a config-path, so it is not an organisation. Give it the "
-            "organisation's file: --node-config 'config-path=\"/path/clinic.toml\"'. (`fedgrpo client up` does.)"
-        )
+        raise ConfigError(NOT_AN_ORGANISATION)
     (entry,) = entry_points(group="fedgrpo.learners", name="simulation")
     return entry.load()(dict(node_config), RunConfig().with_values(dict(run_config)))
 

@@ -23,10 +23,13 @@ from ..common.adapter.compression import rounded
 from ..common.adapter.schema import AdapterSchema
 from ..common.errors import ConfigError, FedGRPOError, RunError
 from ..common.identity.manifest import Manifest
+from ..common.messages import wire
+from ..common.messages.messages import JoinRequest
 from ..common.secagg.grid import grid_of
 from ..common.settings.run_config import RunConfig
 from ..common.trackers.names import check_uses
 from .aggregation.state import State
+from .federation.audited import Audited, begin, open_log
 from .federation.evaluation import Evaluator, due
 from .federation.exchange import ClientCalls
 from .federation.roster import Roster, Terms
@@ -43,6 +46,8 @@ from .run.store import Store
 from .run.tracking import following
 
 app = ServerApp()
+LAST_LOOK_S = 30.0
+"""How long the clients have, after the last round, to sign the end of the round log."""
 
 
 class Stopped(RunError):
@@ -80,6 +85,7 @@ def run_federation(grid: Grid, config: RunConfig) -> None:
     check_uses("output.trackers", config.output.tracker_uses)
     with _stop_on_signals(store) as stop, _explain_disk(store), locked(store.folder):
         store.files.stopped.unlink(missing_ok=True)
+        log = open_log(config, store.folder)
         known = None if store.is_new else store.recover(config)
         terms = Terms(known.adapter.schema, known.base_model_sha256) if known else None
         roster = Roster(grid, config, terms, known.strikes if known else {})
@@ -88,9 +94,10 @@ def run_federation(grid: Grid, config: RunConfig) -> None:
             store.resume(known)
         name = f"fed-{secrets.token_hex(4)}"
         state = known or store.create(config, name, first_adapter(config, terms.schema), terms.base_model_sha256)
-        calls = ClientCalls(grid, config.federation, stop.check)
+        begin(log, state, config, resumed=known is not None)
+        calls = ClientCalls(grid, config.federation, stop.check, Audited(log, roster.nodes))
         summed = summed_exchange(calls, roster, store, config)
-        rounds = Rounds(calls, config, store, roster, Evaluator(calls, config, store, roster, summed), summed)
+        rounds = Rounds(calls, config, store, roster, Evaluator(calls, config, store, roster, summed), summed, log)
         _play_all(rounds, state, config, store)
 
 
@@ -107,8 +114,24 @@ def summed_exchange(calls: ClientCalls, roster: Roster, store: Store, config: Ru
         named = config.output.manifest
         manifest = Manifest.read(Path(named).expanduser() if named else store.files.manifest)
         grid_of(config, len(manifest.members))
+        check_cohort(config, manifest)
     steps = SumSteps(calls, roster, config.privacy.step_timeout_s)
     return SummedExchange(steps, config, roster, store.files.sum, manifest)
+
+
+def check_cohort(config: RunConfig, manifest: Manifest) -> None:
+    """Check that a round asks as many members as can open its sum.
+
+    Raises:
+        ConfigError: it asks fewer: every round would be void.
+    """
+    cohort = config.federation.clients_per_round
+    if 0 < cohort < manifest.threshold:
+        raise ConfigError(
+            f"federation.clients-per-round is {cohort}, and {manifest.threshold} of the manifest's "
+            f"{len(manifest.members)} members must open a sum, so that no two sums of a round can be opened. Ask at "
+            "least as many, or 0 for all."
+        )
 
 
 def first_adapter(config: RunConfig, schema: AdapterSchema) -> Adapter:
@@ -140,8 +163,24 @@ def _play_all(rounds: Rounds, state: State, config: RunConfig, store: Store) -> 
             _evaluate_if_due(rounds, state, config, store)
             tell_trackers()
             alarms.look(state.round)
+    _close_log(rounds)
     if not Journal.read(store.files.journal).finished:
         store.log(Finished(round=state.round, adapter=state.adapter.sha256))
+
+
+def _close_log(rounds: Rounds) -> None:
+    """Show the end of the round log to every client that is there, and close it with their signatures.
+
+    One that does not answer soon has signed less: the log says how much, and nothing is lost.
+    """
+    log, nodes = rounds.log, rounds.roster.nodes
+    if log is None or log.last.event == "finished":
+        return
+    question = wire.record_of(JoinRequest(config_sha256=rounds.config.sha256))
+    messages = {node: question for name, node in nodes.items() if log.manifest.has(name)}
+    for _ in rounds.calls.ask(messages, "query.audit", "audit", timeout_s=LAST_LOOK_S):
+        pass  # the signatures are taken out of the replies, which say no more
+    log.finish()
 
 
 def _evaluate_if_due(rounds: Rounds, state: State, config: RunConfig, store: Store) -> None:

@@ -48,13 +48,11 @@ def test_a_unit_is_whole_and_starts_a_command_that_exists(unit):
     assert service["NoNewPrivileges"] == "true"
     assert service["User"] != "root"
     program, *words = shlex.split(service["ExecStart"])
-    if Path(program).name == "fedgrpo":
-        assert_is_a_command(words)
-    else:
-        name = Path(program).name
-        help_text = subprocess.run(
-            [Path(sys.executable).parent / name, "--help"], capture_output=True, text=True, check=True
-        ).stdout
+    assert Path(program).name == "fedgrpo"
+    assert_is_a_command(words)
+    if words[:2] == ["client", "supernode"]:
+        flowers = [Path(sys.executable).parent / "flower-supernode", "--help"]
+        help_text = subprocess.run(flowers, capture_output=True, text=True, check=True).stdout
         assert [w for w in words if w.startswith("--") and w not in help_text] == []
 
 

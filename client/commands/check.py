@@ -17,6 +17,7 @@ from ...common.messages.messages import Capabilities
 from ...common.settings.run_config import RunConfig
 from ...common.settings.scope import IN_WORDS, for_organisation, ignored_settings
 from ..learner import Learner
+from ..organisation.bundle import accepted_bundles
 from ..organisation.credentials import read_credentials
 from ..organisation.policy import block_size
 from ..organisation.settings import OrganisationFile
@@ -84,6 +85,7 @@ def guarded(organisation: OrganisationFile, config: RunConfig) -> Learner:
 
 def _try_all(found: Checked, scenario: RunConfig | None, samples: int) -> None:
     from ..learner.service.job_handler import JobHandler
+    from ..learner.service.ledger import FILE, Ledger
 
     organisation = found.organisation
     found.problems += connection_problems(organisation)
@@ -103,7 +105,7 @@ def _try_all(found: Checked, scenario: RunConfig | None, samples: int) -> None:
     learner = here.learner(config)
     can = here.unguarded_capabilities()
     found.steps.append(("read", _blocks(organisation, config, can)))
-    if price := here.price():
+    if price := here.price(Ledger(organisation.folder / FILE, organisation.policy)):
         found.steps.append(("privacy", price))
     found.steps.append(("machine", _machine(can.device, can.memory_bytes, can.tokens_per_second)))
     found.steps.append(
@@ -148,6 +150,7 @@ def _look_at_file(found: Checked, here: Any) -> None:
             f"{_how_to_have_more(here)}, or set policy.evaluate = false."
         )
     found.problems += _used_up(organisation)
+    found.steps.append(("app bundle", _bundles(organisation)))
     if built_in_model(organisation.settings.model.name) and organisation.settings.prompt.system:
         found.warnings.append(
             "prompt.system is set, but the built-in policy was trained without a system prompt and seldom answers with "
@@ -155,6 +158,13 @@ def _look_at_file(found: Checked, here: Any) -> None:
         )
     found.steps.append(("rewards", ", ".join(f"{r.name} (weight {r.weight:g})" for r in here.rewards)))
     found.steps.append(("trackers", "; ".join(map(str, organisation.settings.tracking.uses)) or "none"))
+
+
+def _bundles(organisation: OrganisationFile) -> str:
+    """Return the app bundles that a run may come with."""
+    listed = organisation.policy.app_sha256
+    source = "as policy.app-sha256 says" if listed else "that of the fedgrpo installed here"
+    return f"SHA-256 {', '.join(accepted_bundles(organisation.policy))}, {source}; none of its code is run"
 
 
 def _used_up(organisation: OrganisationFile) -> list[str]:

@@ -147,6 +147,25 @@ def up(
     run_client(organisation, say, dry_run=dry_run)
 
 
+@client.command("supernode", context_settings={"ignore_unknown_options": True})
+def supernode(
+    options: Annotated[list[str], typer.Argument(help="Options of flower-supernode, which gets them as they are.")],
+) -> None:
+    """Run Flower's SuperNode alone, for a learner that runs elsewhere. Nothing in the server's app bundle is run.
+
+    It takes the options of flower-supernode. What it starts for each message is fedgrpo's own executor, which compares
+    the bundle with policy.app-sha256 and answers with the fedgrpo that is installed. `fedgrpo client up` starts both.
+
+    [bold]Example[/bold]
+
+      fedgrpo client supernode --superlink fed.example.org:8000 --root-certificates ca.crt \\
+          --auth-supernode-private-key clinic-a.key --node-config 'config-path="/srv/clinic/clinic.toml"'
+    """
+    from ..relay.supernode import start
+
+    start(options)
+
+
 @client.command("status")
 def status(
     file: FileArgument,

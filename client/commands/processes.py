@@ -30,10 +30,12 @@ ADVICE = {
     "Exit Code: 606": "server and client have different versions of Flower. Install the fedgrpo the operator has.",
 }
 
+REFUSED = "The server's app bundle"
 ANNOUNCEMENTS = {
     "SuperNode ID:": "connected to {superlink}",
     "Connection attempt failed": "no connection to {superlink}; reconnecting",
     "Connection successful after": "connected to {superlink}",
+    REFUSED: "refused a run: its app bundle is not one that policy.app-sha256 accepts. The log says which: {log}",
 }
 """Words in Flower's log -> what they mean for the organisation."""
 
@@ -79,7 +81,9 @@ def supernode_service(organisation: OrganisationFile, *, dry_run: bool) -> Servi
     flower = organisation.settings.flower
     node_config = f"config-path={json.dumps(str(organisation.file))}" + " dry-run=true" * dry_run
     (port,) = free_ports(1)
-    command = [tool("flower-supernode"), "--superlink", flower.superlink, "--port", str(port)]
+    tool("flower-supernode")  # or the extra that is missing is named
+    command = [sys.executable, "-m", "fedgrpo.common.cli.main", "client", "supernode"]
+    command += ["--superlink", flower.superlink, "--port", str(port)]
     command += ["--root-certificates", str(organisation.path(flower.root_certificates))]
     command += ["--auth-supernode-private-key", str(organisation.path(flower.key)), "--node-config", node_config]
     names = {
@@ -89,15 +93,16 @@ def supernode_service(organisation: OrganisationFile, *, dry_run: bool) -> Servi
     }
     advice = {mark: text.format(**names) for mark, text in ADVICE.items()}
     hints = {mark: text.format(**names) for mark, text in HINTS.items()}
+    log = organisation.folder / "logs" / "supernode.log"
     env = {**environment(), "FLWR_HOME": str(organisation.folder / "flwr")}
     return Service(
         "SuperNode",
         command,
-        organisation.folder / "logs" / "supernode.log",
+        log,
         env,
         hopeless=advice,
         hints=hints,
-        announcements={mark: text.format(superlink=flower.superlink) for mark, text in ANNOUNCEMENTS.items()},
+        announcements={mark: text.format(superlink=flower.superlink, log=log) for mark, text in ANNOUNCEMENTS.items()},
     )
 
 

@@ -107,6 +107,7 @@ LEGEND = {
     "metrics.tokens": "tokens sampled and read",
     "metrics.privacy": "epsilon spent, in all runs together; nothing else that was measured leaves a private run",
     "metrics.seconds": "time by phase, which tells of the machine",
+    "audit": "signature of the end of the server's round log, by this organisation's identity key",
     "vector": "the update of the adapter, clipped to policy.max-delta-norm",
 }
 """Field, or the record it is in -> what it is."""

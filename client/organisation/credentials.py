@@ -28,7 +28,7 @@ def read_credentials(organisation: OrganisationFile) -> Credentials | None:
     policy, where = organisation.policy, organisation.file
     if policy.privacy == "none" and not policy.manifest_sha256:
         return None
-    manifest = _pinned_manifest(organisation)
+    manifest = pinned_manifest(organisation)
     if not manifest.has(organisation.name):
         raise ConfigError(
             f"{where}: organisation.name is {organisation.name}, which is not in the manifest. Its members are "
@@ -47,7 +47,12 @@ def read_credentials(organisation: OrganisationFile) -> Credentials | None:
     return Credentials(organisation.name, manifest, identity)
 
 
-def _pinned_manifest(organisation: OrganisationFile) -> Manifest:
+def pinned_manifest(organisation: OrganisationFile) -> Manifest:
+    """Return the manifest of an organisation, which has the fingerprint that its policy pins.
+
+    Raises:
+        ConfigError: it is missing or malformed, or has another fingerprint, or none is pinned.
+    """
     where, pinned = organisation.file, organisation.policy.manifest_sha256
     named = organisation.settings.federation.manifest
     if not named:

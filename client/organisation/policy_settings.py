@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from ...common.bounds import at_least, between, one_of
 from ...common.errors import ConfigError
 
+SHA256 = re.compile(r"[0-9a-f]{64}")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
@@ -17,6 +19,9 @@ class Policy:
     """`secagg` takes part in runs with secure aggregation only; `none` lets the delta itself leave, clipped."""
     manifest_sha256: str = ""
     """Fingerprint of the federation's manifest, compared over another channel (`fedgrpo manifest fingerprint`)."""
+    app_sha256: tuple[str, ...] = ()
+    """SHA-256 of the app bundles that a run may come with (`fedgrpo server bundle`); empty takes the one of the
+    fedgrpo that is installed here. Of no bundle is any code run: what answers is the installed fedgrpo."""
     max_rank: int = 0
     max_alpha: int = 64
     """The adapter is scaled by alpha / rank: a large alpha would undo max-learning-rate."""
@@ -73,9 +78,15 @@ class Policy:
 
     def __post_init__(self) -> None:
         one_of("policy.privacy", self.privacy, ("none", "secagg"))
-        if self.manifest_sha256 and not re.fullmatch(r"[0-9a-f]{64}", self.manifest_sha256):
+        if self.manifest_sha256 and not SHA256.fullmatch(self.manifest_sha256):
             raise ConfigError(
                 "policy.manifest-sha256 is not 64 hexadecimal digits. `fedgrpo manifest fingerprint` prints it."
+            )
+        odd = [text for text in self.app_sha256 if not SHA256.fullmatch(text)]
+        if odd:
+            raise ConfigError(
+                f"policy.app-sha256 has {odd[0]!r}, which is not a SHA-256: 64 hexadecimal digits, in small letters. "
+                "`fedgrpo server bundle` prints the one of the operator, or of the fedgrpo that is installed here."
             )
         at_least("policy.min-groups", self.min_groups, 1, "a round has at least one group")
         at_least("policy.min-class-problems", self.min_class_problems, 1, "a class has at least one problem")

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 SUPERNODE = ("flower-supernode", "flwr-supernode")
+OURS = ("client", "supernode")
+"""Words of the command that runs one in our own process."""
 OPTION = "--superlink"
 PROC = Path("/proc")
 MOST_ANCESTORS = 32
@@ -33,7 +36,7 @@ def destination(configured: str) -> Destination:
         configured: flower.superlink of the organisation's file.
     """
     for words in _ancestors():
-        if any(Path(word).name in SUPERNODE for word in words[:3]):
+        if any(Path(word).name in SUPERNODE for word in words[:3]) or OURS in pairwise(words[:6]):
             address = _option(words)
             return Destination(address, "supernode") if address else Destination(configured or "unknown", "configured")
     return Destination(configured or "unknown", "configured")

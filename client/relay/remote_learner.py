@@ -35,15 +35,18 @@ PAUSE_S = 0.2
 class RemoteLearner:
     """A `Learner` on the other side of a Unix socket."""
 
-    def __init__(self, socket: Path, config: RunConfig, deadline: float, policy_sha256: str = "") -> None:
+    def __init__(
+        self, socket: Path, config: RunConfig, deadline: float, policy_sha256: str = "", app_sha256: str = ""
+    ) -> None:
         """Connect to the learner's socket when it is first needed.
 
         Args:
             deadline: seconds since the epoch: when nobody wants the answer any more.
             policy_sha256: the policy the egress record will name; a learner that applies another one refuses.
+            app_sha256: the app bundle that the run came with; what a sum's members sign names it.
         """
         self._socket, self._config, self._deadline = socket, config, deadline
-        self._policy_sha256 = policy_sha256
+        self._policy_sha256, self._app_sha256 = policy_sha256, app_sha256
         self._told = ""
         transport = httpx.HTTPTransport(uds=str(socket))
         self._http = httpx.Client(transport=transport, base_url="http://learner", timeout=WAIT_S + 20)
@@ -59,6 +62,14 @@ class RemoteLearner:
     def evaluate(self, task: EvaluateTask) -> Evaluation:
         """Answer the held-out problems."""
         return frames.message_of(Evaluation, self._done("evaluate", frames.frame_of(task)))
+
+    def sign_log(self, lines: str) -> tuple[int, str]:
+        """Have the learner check and sign the round log; the index is -1 where it does not take part in the audit.
+
+        A time goes with the lines, so that no earlier answer is taken for this one's.
+        """
+        signed = self._done("audit", Frame({"lines": lines, "at": time.time()}))
+        return signed.get("index", int), signed.get("signature", str)
 
     def part(self, task: TrainTask | EvaluateTask) -> SumPart:
         """Have the learner do a task whose result is part of a sum."""
@@ -76,7 +87,8 @@ class RemoteLearner:
             LearnerGoneError: the learner is not there, or the time is over.
             PeerFailedError: the job failed; carries the learner's code.
         """
-        about = {"kind": kind, "config": self._config.flat(), "policy": self._policy_sha256}
+        about = {"kind": kind, "config": self._config.flat()}
+        about |= {"policy": self._policy_sha256, "app": self._app_sha256}
         body = Frame({**about, **task.fields}, task.vector).pack()
         key, absent_since = "", 0.0
         while True:

@@ -6,7 +6,6 @@ import io
 import logging
 import os
 import sys
-from importlib.metadata import entry_points
 from typing import Annotated, Any
 
 import typer
@@ -15,6 +14,7 @@ from .. import __version__
 from ..errors import FedGRPOError
 from .extras import missing_extra
 from .help import with_whole_help
+from .installed import add_installed
 from .signals import orderly_end
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
@@ -58,12 +58,7 @@ def _application() -> Any:
         pretty_exceptions_enable=False,
     )
     cli.callback()(_root)
-    for entry in sorted(entry_points(group="fedgrpo.commands"), key=lambda e: e.name):
-        command = entry.load()
-        if isinstance(command, typer.Typer):  # a group of commands
-            cli.add_typer(command, name=entry.name)
-        else:
-            cli.command(entry.name)(command)
+    add_installed(cli, "fedgrpo.commands")
     return with_whole_help(cli)
 
 

@@ -97,8 +97,11 @@ class Manifest:
 
     @property
     def threshold(self) -> int:
-        """Return how many members can open a sum: more than two thirds, so that of two sets of this size more than a
-        third is in both, and a server with fewer than a third of the members cannot open two."""
+        """Return how many members must agree on a sum, and open it: more than two thirds, t = floor(2 n / 3) + 1.
+
+        Any two sets of t members, of whatever cohorts, share more than n / 3 of them: at least one that is honest if
+        fewer than n / 3 are not, and an honest member opens one sum of a round (docs/decisions/017).
+        """
         return 2 * len(self.members) // 3 + 1
 
     def key_of(self, name: str) -> bytes:

@@ -35,13 +35,30 @@ def agreed(private: bytes, public: bytes, salt: bytes, info: bytes) -> bytes:
     """Return the key of 32 bytes that both owners of the two pairs derive.
 
     Raises:
+        ProtocolError: as of `shared`.
+    """
+    return derived(shared(private, public), salt, info)
+
+
+def shared(private: bytes, public: bytes) -> bytes:
+    """Return the secret of 32 bytes that the owners of the two pairs share; keys are derived from it.
+
+    Raises:
         ProtocolError: the public key is of small order: anybody could know the result (RFC 7748, section 6.1).
     """
     try:
-        shared = X25519PrivateKey.from_private_bytes(private).exchange(X25519PublicKey.from_public_bytes(public))
+        return X25519PrivateKey.from_private_bytes(private).exchange(X25519PublicKey.from_public_bytes(public))
     except ValueError as error:
         raise ProtocolError("secagg.key", "a member's public key is not one that a key can be agreed with") from error
-    return derived(shared, salt, info)
+
+
+def mask_info(one: str, other: str) -> bytes:
+    """Return the purpose of the key of the mask that two members share, the same for both.
+
+    With the names in it, a member that shows another's public key as its own gets another mask with everybody, so that
+    the two do not cancel each other out.
+    """
+    return b"\0".join([MASK, *(name.encode() for name in sorted((one, other)))])
 
 
 def box_info(sender: str, receiver: str) -> bytes:

@@ -54,8 +54,13 @@ class Grid:
 
         Args:
             generator: of the random rounding; None rounds to the nearest, where error feedback takes care of the rest.
+
+        Raises:
+            ProtocolError: a value is not finite.
         """
         scaled = values.astype(np.float64) / self.step
+        if not np.isfinite(scaled).all():
+            raise ProtocolError("secagg.not-finite", "the update holds NaN or infinity, which no whole number is")
         whole = np.rint(scaled) if generator is None else np.floor(scaled + generator.random(scaled.shape))
         beyond = int(np.count_nonzero(np.abs(whole) > self.levels))
         return np.clip(whole, -self.levels, self.levels).astype(np.int64), beyond

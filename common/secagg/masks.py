@@ -19,17 +19,19 @@ ZEROS = bytes(CHUNK)
 KEY_BYTES = 32
 
 
-def _aes_ctr(key: bytes) -> CipherContext:
-    return Cipher(algorithms.AES256(key), modes.CTR(bytes(16))).encryptor()
+START = bytes(16)
+"""The counter at the beginning of every mask; of ChaCha20 its last 12 bytes are the nonce."""
 
 
-def _chacha20(key: bytes) -> CipherContext:
-    return Cipher(algorithms.ChaCha20(key, bytes(16)), None).encryptor()
+def _aes_ctr(key: bytes, counter: bytes = START) -> CipherContext:
+    return Cipher(algorithms.AES256(key), modes.CTR(counter)).encryptor()
 
 
-CIPHERS: Mapping[str, Callable[[bytes], CipherContext]] = MappingProxyType(
-    {"aes-256-ctr": _aes_ctr, "chacha20": _chacha20}
-)
+def _chacha20(key: bytes, counter: bytes = START) -> CipherContext:
+    return Cipher(algorithms.ChaCha20(key, counter), None).encryptor()
+
+
+CIPHERS: Mapping[str, Callable[..., CipherContext]] = MappingProxyType({"aes-256-ctr": _aes_ctr, "chacha20": _chacha20})
 """The choices of a manifest's `cipher`: AES-256 in counter mode (NIST SP 800-38A), or ChaCha20 (RFC 8439) where a
 processor has no instructions for AES."""
 

@@ -1,7 +1,7 @@
 """What members sign: the context of a sum, their keys in it, and the set of survivors.
 
 Signed texts are JSON with sorted keys behind a line that names their kind, so that none can be taken for another.
-Receivers check the signature over the exact bytes, and then that the JSON holds exactly the expected fields.
+Receivers check the signature over the exact bytes, and then that these are the one text of exactly the expected fields.
 """
 
 from __future__ import annotations
@@ -101,10 +101,7 @@ def unsigned(travelling: str) -> tuple[bytes, bytes]:
     Raises:
         ProtocolError: it cannot be that.
     """
-    try:
-        data = bytes.fromhex(travelling) if len(travelling) <= 2 * (MAX_BUNDLE_BYTES + SIGNATURE_BYTES) else b""
-    except ValueError:
-        data = b""
+    data = from_hex(travelling) if len(travelling) <= 2 * (MAX_BUNDLE_BYTES + SIGNATURE_BYTES) else b""
     if len(data) <= SIGNATURE_BYTES:
         raise ProtocolError("secagg.bundle", "a bundle is not a signature and a text, in hexadecimal")
     return data[SIGNATURE_BYTES:], data[:SIGNATURE_BYTES]
@@ -133,15 +130,6 @@ def agreement(context: Context, roster: bytes, masked: Iterable[str], survivors:
     )
 
 
-def threshold_of(members: int) -> int:
-    """Return how many members must agree on a set of survivors: more than two thirds, t = floor(2 n / 3) + 1.
-
-    Two sets of t of the same n members share more than n / 3 of them, so at least one that is honest if fewer than
-    n / 3 are not, and an honest member opens one sum of a round (Bonawitz et al. 2017, section 6.2).
-    """
-    return 2 * members // 3 + 1
-
-
 def differences(mine: Context, other: Context) -> Sequence[str]:
     """Return the names of the parts in which two contexts differ."""
     return [f.name for f in fields(Context) if getattr(mine, f.name) != getattr(other, f.name)]
@@ -155,21 +143,34 @@ def canonical(value: Any) -> bytes:
 def _json_of(text: bytes, kind: bytes) -> dict[str, Any]:
     try:
         values = json.loads(text.removeprefix(kind)) if text.startswith(kind) else None
+        if not isinstance(values, dict) or kind + canonical(values) != text:  # repeated keys, blanks, 1e0 for 1.0
+            values = None
     except (ValueError, RecursionError):
         values = None
-    if not isinstance(values, dict):
-        raise ProtocolError("secagg.bundle", "a signed text is not of the agreed kind")
+    if values is None:
+        raise ProtocolError("secagg.bundle", "a signed text is not of the agreed kind and form")
     return cast(dict[str, Any], values)
 
 
 def _context_of(values: dict[str, Any]) -> Context:
     expected = {f.name: f.type for f in fields(Context)}
-    numbers = values.get("numbers")
-    sound = set(values) == set(expected) and isinstance(numbers, list)
-    if not sound or not all(type(v).__name__ == expected[k] for k, v in values.items() if k != "numbers"):
+    numbers = values.pop("numbers", None)
+    names = cast(list[object], numbers) if isinstance(numbers, list) else [None]
+    sound = {*values, "numbers"} == set(expected) and all(isinstance(name, str) for name in names)
+    if not sound or not all(type(value).__name__ == expected[key] for key, value in values.items()):
         raise ProtocolError("secagg.bundle", "a context does not have exactly the agreed fields")
-    values["numbers"] = tuple(str(name) for name in cast(list[object], numbers))
-    return Context(**values)
+    return Context(**values, numbers=tuple(cast(list[str], names)))
+
+
+def from_hex(text: str) -> bytes:
+    """Return the bytes that a text of hexadecimal digits stands for: in lower case, without blanks.
+
+    Raises:
+        ProtocolError: it is not the one text of some bytes.
+    """
+    if len(text) % 2 or not set(text) <= set(HEX):
+        raise ProtocolError("secagg.encoding", "an item is not hexadecimal, in lower case")
+    return bytes.fromhex(text)
 
 
 def is_hash(value: object) -> bool:

@@ -50,6 +50,11 @@ class Simulation:
     """Simulated faulty and malicious clients: `3=saturated;7=sign-flip`. `saturated`: in all but one of 25 groups every
     completion is right. `straggler`: takes four times as long. Poisoners: `sign-flip`, `scale` (a hundred times its
     delta), `inverted-reward`; they also lie to the reward gate."""
+    canaries: int = 0
+    """Made-up problems; a coin decides for each whether it is added to a client's shard. `fedgrpo audit membership`
+    tries to tell which were (docs/membership.md)."""
+    canary_seed: int = 0
+    """Other canaries and other coins for the same training seed."""
 
     def __post_init__(self) -> None:
         between("simulation.clients", self.clients, 1, 1000, "a simulation runs all of them on this machine")
@@ -69,6 +74,7 @@ class Simulation:
         )
         one_of("simulation.system-prompt", self.system_prompt, ("none", "xml", "think", "hash"))
         at_least("simulation.tool-turns", self.tool_turns, 0, "0 is limited by the completion's length only")
+        between("simulation.canaries", self.canaries, 0, 10_000, "0 plants none")
         if not re.fullmatch(r"\d+(;\d+)*", self.ranks):
             raise ConfigError(f"simulation.ranks is {self.ranks!r}. Write whole numbers, as in 4;8;16.")
         self._check_faults()

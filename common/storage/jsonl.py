@@ -29,6 +29,11 @@ def append_lines(path: Path, lines: Iterable[Mapping[str, object]], mode: int = 
     Raises:
         OSError: the disk is full; the earlier content of the file is kept.
     """
+    append_whole(path, b"".join(as_line(line) for line in lines), mode)
+
+
+def append_whole(path: Path, data: bytes, mode: int = PUBLIC) -> None:
+    """Append whole lines as `append_lines` does, bytes as they are."""
     with open(path, "ab+", buffering=0, opener=lambda name, flags: os.open(name, flags, mode)) as file:
         end = file.seek(0, os.SEEK_END)
         if end and (file.seek(end - 1), file.read(1))[1] != b"\n":
@@ -36,7 +41,6 @@ def append_lines(path: Path, lines: Iterable[Mapping[str, object]], mode: int = 
             end = file.read().rfind(b"\n") + 1
             file.truncate(end)
         try:
-            data = b"".join(as_line(line) for line in lines)
             while data:  # an unbuffered write may be partial; only its return value shows it
                 data = data[file.write(data) :]
             os.fsync(file.fileno())

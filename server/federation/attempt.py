@@ -5,8 +5,13 @@ from __future__ import annotations
 import secrets
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
+from ...common.adapter.adapter import l2_norm
+from ...common.adapter.schema import AdapterSchema
+from ...common.messages.messages import Update
 from ..aggregation.aggregate import Diagnostics, ReceivedUpdate
+from ..aggregation.products import Slices
 from ..run.metrics import ClientMetrics, RoundMetrics
 
 
@@ -24,6 +29,8 @@ class Attempt:
     bytes_up: dict[str, int] = field(default_factory=dict[str, int])
     updates: dict[str, ReceivedUpdate] = field(default_factory=dict[str, ReceivedUpdate])
     """The valid updates, by organisation. Their deltas are in the store's inbox."""
+    arrived: dict[str, tuple[str, int]] = field(default_factory=dict[str, tuple[str, int]])
+    """Of each valid update, SHA-256 and length of its array as it travelled, for the round log."""
     refused: dict[str, str] = field(default_factory=dict[str, str])
     """Organisation -> code."""
     strikes: list[str] = field(default_factory=list[str])
@@ -31,6 +38,10 @@ class Attempt:
 
     members: tuple[str, ...] = ()
     """Of a round whose updates are seen as a sum only: whose are in it."""
+    agreement: dict[str, str] = field(default_factory=dict[str, str])
+    """Of a masked sum: its members' signatures of who is in it."""
+    agreed: dict[str, Any] = field(default_factory=dict[str, Any])
+    """Of a masked sum: what they signed (`MaskedSum.agreed`)."""
     step_seconds: dict[str, float] = field(default_factory=dict[str, float])
     """Of a sum, by step."""
 
@@ -67,3 +78,16 @@ class Attempt:
                 for name, update in sorted(self.updates.items())
             },
         )
+
+
+def received(update: Update, kept: Slices, schema: AdapterSchema, weight: float) -> ReceivedUpdate:
+    """Return a valid update as it is aggregated; its delta has been put aside on the disk."""
+    return ReceivedUpdate(
+        delta=kept,
+        schema=schema,
+        norm=l2_norm(update.delta),
+        weight=weight,
+        steps=update.num_steps,
+        examples=update.num_examples,
+        metrics=update.metrics,
+    )

@@ -12,9 +12,12 @@ from flwr.serverapp import Grid
 from ...common.adapter.adapter import Adapter
 from ...common.adapter.schema import AdapterSchema
 from ...common.errors import PeerFailedError
+from ...common.foreign import safe_logger
 from ...common.messages import wire
 from ...common.settings.federation import Federation
+from .audited import Audited
 
+LOGGER = safe_logger("fedgrpo.federation")
 ERROR_CODES = {
     1: "load-failed",
     2: "client-raised",
@@ -113,6 +116,8 @@ class ClientCalls:
     settings: Federation
     stopped: Callable[[], None]
     """Raises if the run is to end. Called while waiting."""
+    audited: Audited | None = None
+    """The round log, which travels with some messages."""
 
     def ask(
         self, messages: Mapping[int, RecordDict], kind: str, group: str, *, timeout_s: float = 0.0
@@ -122,15 +127,25 @@ class ClientCalls:
         Args:
             timeout_s: 0 waits for federation.round-timeout-s.
         """
-        return exchange(
+        replies = exchange(
             self.grid,
-            messages,
+            self.audited.sent(messages, kind) if self.audited else messages,
             kind,
             group=group,
             timeout_s=timeout_s or self.settings.round_timeout_s,
             again_s=self.settings.ask_again_s,
             stopped=self.stopped,
         )
+        return map(self._without_signature, replies)
+
+    def _without_signature(self, reply: Reply) -> Reply:
+        """Return a reply without the signature of the round log in it; one whose signature is wrong does not count."""
+        if self.audited is None or reply.content is None:
+            return reply
+        complaint = self.audited.take(reply.node, reply.content)
+        if complaint:
+            LOGGER.warning("node %s: %s", reply.node, complaint)
+        return Reply(reply.node, None, "audit-signature") if complaint else reply
 
 
 def exchange(

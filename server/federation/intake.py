@@ -41,6 +41,7 @@ MAX_REWARDS = 32
 MAX_METRICS = 100
 MAX_RATE = 1e9
 FAILURES = {
+    "policy.app-sha256": "it does not accept this run's app bundle: compare `fedgrpo server bundle` with its policy",
     "policy": "its policy does not allow this setting of the run",
     "learner": "its learner does not answer, or was not done in time",
     "reward": "its reward function failed",
@@ -164,7 +165,8 @@ def accepted(content: RecordDict, records: set[str]) -> wire.Header:
     if "error" in header:
         code = str(header["error"])
         known = code if NAME.fullmatch(code) else "error"
-        raise PeerFailedError(known, FAILURES.get(known.partition(".")[0], "it reports a failure of its own"))
+        kind = known if known in FAILURES else known.partition(".")[0]
+        raise PeerFailedError(known, FAILURES.get(kind, "it reports a failure of its own"))
     if set(content) != records:
         raise ProtocolError("records", "the message does not have exactly the agreed records")
     return header

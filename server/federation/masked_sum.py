@@ -12,9 +12,11 @@ fails.
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
+from typing import Any
 
 import numpy as np
 from flwr.app import RecordDict
@@ -22,7 +24,7 @@ from flwr.app import RecordDict
 from ...common.identity.manifest import Manifest
 from ...common.messages import wire
 from ...common.messages.messages import SecaggReply, SecaggRequest, Words
-from ...common.secagg.statements import Context, agreement, roster_hash, threshold_of
+from ...common.secagg.statements import Context, agreement, roster_hash
 from ..run import events
 from ..run.events import emit
 from ..secagg.opening import Roster, remove_masks
@@ -52,18 +54,33 @@ class MaskedSum:
             self._mask()
         if not state.signatures:
             self._agree()
-        if len(state.shares) < threshold_of(len(state.bundles)):
+        if len(state.shares) < self._manifest.threshold:
             self._open()
-        members = Roster(bundles=state.bundles, masked=sorted(state.boxes), survivors=state.survivors)
+        members = Roster(
+            bundles=state.bundles,
+            masked=sorted(state.boxes),
+            survivors=state.survivors,
+            threshold=self._manifest.threshold,
+        )
         total = self._folder.total(self._dtype)
         remove_masks(total, members, state.shares, self._manifest.cipher)
         return total
 
     @property
+    def agreed(self) -> dict[str, Any]:
+        """Return what the members signed, besides who is in the sum (`statements.agreement`)."""
+        state, context = self._state, asdict(self._context)
+        numbers = {"numbers": list(self._context.numbers)}
+        return {
+            "context": {**context, **numbers},
+            "roster": roster_hash(state.bundles).hex(),
+            "masked": sorted(state.boxes),
+        }
+
+    @property
     def _needed(self) -> int:
         """Return the fewest members that may be left: as many as the run, the manifest and the threshold want."""
-        least = max(self._question.needed, self._manifest.min_members)
-        return max(least, threshold_of(len(self._state.bundles))) if self._state.bundles else least
+        return max(self._question.needed, self._manifest.min_members, self._manifest.threshold)
 
     @property
     def _context(self) -> Context:
@@ -116,6 +133,7 @@ class MaskedSum:
 
         def take(name: str, reply: SecaggReply) -> None:
             np.add(total, reply.words, out=total)
+            self._state.arrived[name] = hashlib.sha256(reply.words.tobytes()).hexdigest()
             survivors.add(name)
             emit(events.SumGrew(self._question.context.round, self._question.context.kind, name, len(survivors)))
 
@@ -131,7 +149,7 @@ class MaskedSum:
             signatures[name] = check_signature(reply.items, name, self._manifest, statement)
 
         self._ask("agree", dict.fromkeys(survivors, dict.fromkeys(survivors, "")), take)
-        self._steps.check_enough(signatures, threshold_of(len(self._state.bundles)))
+        self._steps.check_enough(signatures, self._manifest.threshold)
         self._state.signatures = dict(sorted(signatures.items()))
         self._folder.save(self._state)
 
@@ -150,7 +168,7 @@ class MaskedSum:
         self._ask("open", dict.fromkeys(missing, state.signatures), take)
         self._folder.save(state)
         try:
-            self._steps.check_enough(state.shares, threshold_of(len(state.bundles)))
+            self._steps.check_enough(state.shares, self._manifest.threshold)
         except SumFailedError as error:
             raise SumUnopenedError(error.code, str(error)) from error
 

@@ -11,21 +11,22 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ...common.adapter.adapter import l2_norm
 from ...common.errors import ProtocolError, RunError
 from ...common.messages import wire
 from ...common.messages.messages import TaskId, TrainTask
 from ...common.settings.aggregation import updates_needed
 from ...common.settings.run_config import RunConfig
-from ..aggregation.aggregate import Diagnostics, ReceivedUpdate, aggregate
+from ..aggregation.aggregate import Diagnostics, aggregate
 from ..aggregation.state import State
 from ..aggregation.summed import SUM, aggregate_sum, mean_update
 from ..aggregation.weights import raw_weight
+from ..audit.round_log import RoundLog
 from ..run import events
 from ..run.events import emit
 from ..run.journal import Planned, Void
 from ..run.store import Store
-from .attempt import Attempt
+from .attempt import Attempt, received
+from .audited import arrived, prepared, settle
 from .evaluation import Evaluator, Verdict
 from .exchange import ClientCalls, EncodedAdapter, Reply
 from .intake import read_update
@@ -47,6 +48,8 @@ class Rounds:
     evaluator: Evaluator
     summed: SummedExchange | None = None
     """Where the server sees sums only (privacy.mode)."""
+    log: RoundLog | None = None
+    """The signed round log, where the run has the server's identity."""
 
     def play(self, state: State) -> State:
         """Try the next round until it is committed.
@@ -116,6 +119,8 @@ class Rounds:
             return str(error), None
         this.refused, this.members = self.summed.refused, total.members
         this.step_seconds = answer.state.seconds
+        this.arrived = {name: (answer.state.arrived.get(name, ""), answer.bytes_each) for name in total.members}
+        this.agreement, this.agreed = dict(answer.state.signatures), answer.agreed
         this.updates = {SUM: mean_update(state, total, self.config)}
         this.bytes_up, this.bytes_down = {SUM: answer.state.bytes_up}, {SUM: answer.state.bytes_down}
         emit(events.UpdateTaken(this.number, SUM, total.metrics, answer.state.bytes_up))
@@ -157,16 +162,11 @@ class Rounds:
             emit(events.UpdateRefused(this.number, name, error.code, str(error)))
             return
         self.roster.refusals.pop(name, None)
+        this.arrived[name] = arrived(content)
         self.store.keep_update(name, update.delta)
-        this.updates[name] = ReceivedUpdate(
-            delta=self.store.kept_update(name),
-            schema=client.schema,
-            norm=l2_norm(update.delta),
-            weight=weight,
-            steps=update.num_steps,
-            examples=update.num_examples,
-            metrics=update.metrics,
-        )
+        if self.config.output.keep_updates:
+            self.store.keep_arrived(this.number, name, content.array_records[wire.VECTOR][wire.VECTOR].data)
+        this.updates[name] = received(update, self.store.kept_update(name), client.schema, weight)
         this.bytes_up[name] = wire.wire_bytes(content)
         emit(events.UpdateTaken(this.number, name, update.metrics, this.bytes_up[name]))
 
@@ -190,7 +190,9 @@ class Rounds:
             RunError: it was one too many.
         """
         settings = self.config.federation
+        line = prepared(self.log, this, "void", state.adapter.sha256, reason)
         self.store.log(Void(round=this.number, attempt=this.attempt, reason=reason, positions=state.positions))
+        settle(self.log, line)
         emit(events.RoundVoid(this.number, this.attempt, reason))
         if this.attempt % settings.max_void_rounds == 0:
             raise RunError(
@@ -204,7 +206,9 @@ class Rounds:
         if diagnostics.capped:
             emit(events.SharesCapped(this.number, diagnostics.capped))
         metrics = this.metrics(diagnostics)
+        line = prepared(self.log, this, "committed", done.adapter.sha256)
         self.store.commit(replace(done, strikes=dict(self.roster.strikes)), metrics, self.config.model.name)
+        settle(self.log, line)
         emit(
             events.RoundCommitted(
                 round=this.number,

@@ -14,7 +14,7 @@ from ...common.identity.manifest import Manifest
 from ...common.messages import wire
 from ...common.messages.messages import NO_WORDS, SecaggReply, SumPart, TaskId
 from ...common.secagg.layout import Layout
-from ...common.secagg.statements import Bundle, Context, differences, unsigned
+from ...common.secagg.statements import Bundle, Context, differences, from_hex, unsigned
 from .intake import accepted, check_length
 
 MAX_ITEM, MAX_ITEMS_BYTES = 20_000, 200_000
@@ -81,7 +81,7 @@ def check_boxes(items: dict[str, str], others: Iterable[str]) -> dict[str, str]:
     if set(items) != set(others):
         raise ProtocolError("secagg.box", "there is not exactly one box for each other member")
     for box in items.values():
-        _check_hexadecimal(box)
+        from_hex(box)
     return items
 
 
@@ -94,7 +94,7 @@ def check_shares(items: dict[str, str], masked: Iterable[str]) -> dict[str, str]
     if set(items) != set(masked) or any(len(share) != SHARE_DIGITS for share in items.values()):
         raise ProtocolError("secagg.shares", "there is not exactly one share for each masked member")
     for share in items.values():
-        _check_hexadecimal(share)
+        from_hex(share)
     return items
 
 
@@ -105,14 +105,6 @@ def check_signature(items: dict[str, str], name: str, manifest: Manifest, statem
         ProtocolError: it is missing or wrong.
     """
     signature = items.get(name, "")
-    _check_hexadecimal(signature)
-    if set(items) != {name} or not verify(manifest.key_of(name), bytes.fromhex(signature), statement):
+    if set(items) != {name} or not verify(manifest.key_of(name), from_hex(signature), statement):
         raise ProtocolError("secagg.signature", f"{name} did not sign this set of survivors")
     return signature
-
-
-def _check_hexadecimal(text: str) -> None:
-    try:
-        bytes.fromhex(text)
-    except ValueError as error:
-        raise ProtocolError("secagg.encoding", "an item is not hexadecimal") from error

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from flwr.app import RecordDict
@@ -41,6 +43,10 @@ class Answer:
     numbers: dict[str, float]
     """Sums of the numbers beside them, by name."""
     state: SumState
+    bytes_each: int
+    """Of one member's vector."""
+    agreed: dict[str, Any]
+    """What the members signed of the sum (`MaskedSum.agreed`); empty where nothing is masked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,20 +167,30 @@ class SummedExchange:
     def _collect(self, question: Question) -> Answer:
         self.steps.refused.clear()
         folder = SumFolder(self.folder(question.label))
-        state = folder.load() or SumState()
+        state, agreed = folder.load() or SumState(), dict[str, Any]()
         if self.manifest is None:
             total, state.survivors = self._added(question, state)
         else:
-            total = MaskedSum(self.steps, question, state, folder, self.manifest).total()
+            masked = MaskedSum(self.steps, question, state, folder, self.manifest)
+            total, agreed = masked.total(), masked.agreed
         update, numbers = question.layout.opened(total, len(state.survivors))
-        return Answer(members=state.survivors, update=update, numbers=numbers, state=state)
+        return Answer(
+            members=state.survivors,
+            update=update,
+            numbers=numbers,
+            state=state,
+            bytes_each=total.nbytes,
+            agreed=agreed,
+        )
 
     def _added(self, question: Question, state: SumState) -> tuple[Words, tuple[str, ...]]:
         """Add up vectors that are not masked, and return (the total, whose it is)."""
         total, members = np.zeros(question.layout.size, question.layout.grid.dtype), list[str]()
 
         def take(name: str, content: RecordDict) -> None:
-            np.add(total, read_part(content, question.task_ids[name], question.layout).words, out=total)
+            words = read_part(content, question.task_ids[name], question.layout).words
+            np.add(total, words, out=total)
+            state.arrived[name] = hashlib.sha256(words.tobytes()).hexdigest()
             members.append(name)
 
         self.steps.step(question.context.kind, question, state, question.tasks, take)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from dataclasses import asdict
@@ -77,6 +78,32 @@ def up(folder: FolderArgument) -> None:
     made = ServerFolder.read(folder)
     say(f"gateway on {made.settings.gateway.bind}:{made.settings.gateway.port}, logs in {made.logs}")
     run_server(made, say)
+
+
+@server.command("bundle")
+def bundle(
+    fab: Annotated[
+        Path | None, typer.Argument(help="A bundle that `flwr build` made; without one, what `submit` submits.")
+    ] = None,
+    output: FormatOption = Format.text,
+) -> None:
+    """Print the SHA-256 of the app bundle that runs are submitted with: organisations compare it with theirs.
+
+    An organisation with the same fedgrpo accepts it without a setting; any other needs it in its policy.app-sha256.
+    Tell it to them over another channel than this server.
+
+    [bold]Examples[/bold]
+
+      fedgrpo server bundle
+      fedgrpo server bundle fedgrpo.fedgrpo.0-2-0.5e1a2b3c.fab
+    """
+    from ...common.settings.bundle import installed_sha256
+
+    sha256 = hashlib.sha256(fab.read_bytes()).hexdigest() if fab else installed_sha256()
+    if output is Format.json:
+        print(json.dumps({"app_sha256": sha256}))
+    else:
+        print(sha256)
 
 
 @server.command("submit")
@@ -193,13 +220,14 @@ def _check_name(config: RunConfig, name: str) -> None:
 
 
 def _show(found: object, folder: Path, output: Format) -> None:
+    from ...common.settings.bundle import installed_sha256
     from ..run.status import RunStatus, result_line
     from .server_folder import ServerFolder
 
     assert isinstance(found, RunStatus)
     run_dir = ServerFolder.read(folder).runs / found.name
     if output is Format.json:
-        print(json.dumps({**asdict(found), "run_dir": str(run_dir)}))
+        print(json.dumps({**asdict(found), "run_dir": str(run_dir), "app_sha256": installed_sha256()}))
     else:
         print(f"{found.name}: {found.round} of {found.rounds} rounds, {found.state}. {result_line(run_dir)}")
         print(f"Adapters and journal: {run_dir}. With fedgrpo[report] installed: fedgrpo report {run_dir}")

@@ -13,6 +13,7 @@ from pathlib import Path
 from ...common.errors import ConfigError, RunError
 from ...common.identity.manifest import Manifest
 from ...common.secagg.grid import grid_of
+from ...common.settings.bundle import installed_sha256
 from ...common.settings.run_config import RunConfig, load_scenario
 from ...common.settings.scope import IN_WORDS, ignored_settings
 from ...common.storage.atomic import write_atomic
@@ -98,8 +99,7 @@ def _played(
     watch = watch or _printing(folder, name, say)
     if ignored := ignored_settings(config):
         say(f"{name}: organisations ignore everything in {IN_WORDS}. Of this scenario: {', '.join(ignored)}")
-    place = {"output.dir": str(folder.runs), "output.run": name, "output.nodes": str(folder.nodes_file)}
-    config = config.with_values({**place, "output.manifest": _manifest(folder, config)})
+    config = config.with_values(_outputs(folder, config, name))
     submitted = folder.path / "submitted" / f"{name}.toml"
     submitted.parent.mkdir(exist_ok=True)
     write_atomic(submitted, config.to_toml().encode())
@@ -108,7 +108,8 @@ def _played(
         RunFolder(folder.runs / name).stopped.unlink(missing_ok=True)
         run_id = _submitted(flower, submitted, patient=restarts > 0 or rounds > 0, say=say)
         write_atomic(submitted.with_suffix(".run"), str(run_id).encode())
-        say(f"{name}: submitted as Flower run {run_id}; waiting for {config.federation.min_clients} clients or more")
+        say(f"{name}: submitted as Flower run {run_id}, with the app bundle {installed_sha256()}")
+        say(f"{name}: waiting for {config.federation.min_clients} clients or more")
         status = Follower(flower, run_id, folder.runs / name, say).follow(watch)
         if status is not None and status.state == "finished":
             return status
@@ -126,21 +127,25 @@ def _played(
         say(f"{name}: the ServerApp or the SuperLink has died; going on from the journal")
 
 
-def _manifest(folder: ServerFolder, config: RunConfig) -> str:
-    """Return the path of the manifest that the run's settings need; empty where they need none.
+def _outputs(folder: ServerFolder, config: RunConfig, name: str) -> dict[str, str]:
+    """Return where a run is written and who takes part; with manifest and identity it has a round log.
 
     Raises:
-        ConfigError: it is missing or damaged, or lists too many members for privacy.clip-norm.
+        ConfigError: secure aggregation needs a manifest, and it is missing or damaged, or lists too many members for
+            privacy.clip-norm.
     """
-    if config.privacy.mode != "secagg":
-        return ""
-    if not folder.manifest.exists():
-        raise ConfigError(
-            f"privacy.mode is secagg, and {folder.manifest} does not exist. Write it with the identity keys of "
-            f"all organisations: fedgrpo manifest init {folder.manifest}"
-        )
-    grid_of(config, len(Manifest.read(folder.manifest).members))
-    return str(folder.manifest)
+    found = {"output.dir": str(folder.runs), "output.run": name, "output.nodes": str(folder.nodes_file)}
+    if folder.manifest.exists():
+        found |= {"output.manifest": str(folder.manifest)}
+        found |= {"output.identity": str(folder.identity)} if folder.identity.exists() else {}
+    if config.privacy.mode == "secagg":
+        if not folder.manifest.exists():
+            raise ConfigError(
+                f"privacy.mode is secagg, and {folder.manifest} does not exist. Write it with the identity keys of "
+                f"all organisations: fedgrpo manifest init {folder.manifest}"
+            )
+        grid_of(config, len(Manifest.read(folder.manifest).members))
+    return found
 
 
 def _printing(folder: ServerFolder, name: str, say: Callable[[str], None]) -> Watch:

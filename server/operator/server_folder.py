@@ -16,21 +16,18 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from importlib import resources
 from pathlib import Path
 
-from ...common import __version__
 from ...common.bounds import at_least, between
 from ...common.cli import keys
 from ...common.errors import ConfigError
 from ...common.identity.keys import Identity
 from ...common.settings import toml
-from ...common.settings.run_config import RunConfig
+from ...common.settings.bundle import app_files
 from ...common.storage.atomic import make_private_folder, write_atomic
 from ..federation.roster import read_nodes
 
 CONNECTION = "fedgrpo"
-ABOUT = "Federated GRPO: organisations teach one reasoning model together, and no prompt leaves any of them."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,22 +200,10 @@ class ServerFolder:
 
 
 def write_app(folder: Path) -> Path:
-    """Write the app as Flower wants it: two stubs that import what each party has installed, and all settings.
-
-    A checkout of the repository is the same app; this one also exists where fedgrpo was installed as a package.
-    """
-    defaults = [f"{key} = {json.dumps(value)}" for key, value in RunConfig().flat().items()]
-    include = ["server/app.py", "client/app.py"]
-    lines = ["[project]", 'name = "fedgrpo"', f'version = "{__version__}"', 'license = "Apache-2.0"']
-    lines += [f"description = {json.dumps(ABOUT)}", ""]
-    lines += ["[tool.flwr.app]", 'publisher = "fedgrpo"', f"fab-include = {json.dumps(include)}", ""]
-    lines += ["[tool.flwr.app.components]", 'serverapp = "server.app:app"', 'clientapp = "client.app:app"', ""]
-    lines += ["[tool.flwr.app.config]", *defaults, ""]
-    for side in ("server", "client"):
-        (folder / side).mkdir(parents=True, exist_ok=True)
-        stub = resources.files(f"fedgrpo.{side}").joinpath("app.py").read_bytes()
-        write_atomic(folder / side / "app.py", stub)
-    write_atomic(folder / "pyproject.toml", "\n".join(lines).encode())
+    """Write the app of the installed fedgrpo as a folder, which `flwr run` makes the bundle from."""
+    for name, content in app_files().items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(folder / name, content)
     return folder
 
 

@@ -30,6 +30,20 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     @property
+    def audit(self) -> Path:
+        """Return the round log, signed, one record per attempt at a round (docs/audit.md)."""
+        return self.path / "audit.jsonl"
+
+    @property
+    def updates(self) -> Path:
+        """Return the folder of updates that were kept, as they arrived (output.keep-updates)."""
+        return self.path / "updates"
+
+    def kept(self, number: int, organisation: str) -> Path:
+        """Return an organisation's update of a round that was kept."""
+        return self.updates / f"{number:04d}" / f"{organisation}.bin"
+
+    @property
     def begun(self) -> bool:
         """Return whether a run has started here."""
         return self.journal.exists()
@@ -109,6 +123,11 @@ class RunFolder:
     def report(self) -> Path:
         """Return the report of a simulation."""
         return self.path / "report.html"
+
+    @property
+    def canaries(self) -> Path:
+        """Return the file of a simulation's canaries, and whether each was trained on."""
+        return self.path / "canaries.jsonl"
 
     @property
     def loopback(self) -> Path:

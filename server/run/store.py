@@ -5,6 +5,7 @@ journal.jsonl          CREATED, then per attempt PLANNED -> COMMITTED | VOID, an
 metrics.jsonl          one line per committed round and per evaluation
 adapters/0003/         the global adapter after round 3, in PEFT's format
 inbox/                 updates of the round under way
+updates/0003/          updates of round 3 as they arrived, with output.keep-updates
 
 `layout` has the names, `journal` and `metrics` the lines.
 """
@@ -91,6 +92,19 @@ class Store:
                 return self._state_after(line, created, journal)
         raise RunError(f"No adapter in {self.files.adapters} is whole, so there is nothing to go on from.")
 
+    def state_at(self, number: int) -> State:
+        """Return the state after a committed round, or before the first one (0).
+
+        Raises:
+            ConfigError: the round was not committed, or its adapter is not the one in the journal.
+        """
+        journal = Journal.read(self.files.journal)
+        lines = [line for line in journal.of(Committed) if line.round == number]
+        if journal.created is None or (number and not lines):
+            raise ConfigError(f"round {number} is not in the journal of {self.folder}")
+        beginning = Committed(round=0, attempt=0, adapter=journal.created.adapter, positions={}, strikes={})
+        return self._state_after(lines[-1] if lines else beginning, journal.created, journal)
+
     def resume(self, state: State) -> None:
         """Make the folder what it was after the state's round, in the present format, and journal that it goes on.
 
@@ -139,6 +153,13 @@ class Store:
         """Put an update aside until the round is aggregated: memory must not grow with the number of clients."""
         self.files.inbox.mkdir(exist_ok=True)
         self.files.update(organisation).write_bytes(delta.astype("<f4", copy=False).tobytes())
+
+    def keep_arrived(self, number: int, organisation: str, data: bytes) -> None:
+        """Keep an update as it arrived, for who computes the aggregate again; a later attempt at the round replaces
+        it."""
+        path = self.files.kept(number, organisation)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
 
     def kept_update(self, organisation: str) -> VectorFile:
         """Return what `keep_update` stored, as a vector that is read from disk in slices."""

@@ -12,7 +12,7 @@ from ...common.errors import ProtocolError
 from ...common.messages.messages import Words
 from ...common.secagg import boxes, shamir
 from ...common.secagg.masks import add_mask
-from ...common.secagg.statements import Bundle, roster_hash, threshold_of, unsigned
+from ...common.secagg.statements import Bundle, roster_hash, unsigned
 
 MOST_TRIES = 200
 """Sets of shares tried for one secret: a member that sends wrong ones is found out, and does not end the round."""
@@ -28,16 +28,13 @@ class Roster:
     """Members whose masks are in every survivor's vector."""
     survivors: Sequence[str]
     """Members whose vectors are in the sum."""
+    threshold: int
+    """How many members must open it, of the manifest."""
 
     @property
     def read(self) -> dict[str, Bundle]:
         """Return the bundles, read."""
         return {name: Bundle.read(unsigned(text)[0]) for name, text in sorted(self.bundles.items())}
-
-    @property
-    def threshold(self) -> int:
-        """Return how many members must open the sum."""
-        return threshold_of(len(self.bundles))
 
 
 def remove_masks(total: Words, roster: Roster, shares: Mapping[str, Mapping[str, str]], cipher: str) -> None:
@@ -56,7 +53,8 @@ def remove_masks(total: Words, roster: Roster, shares: Mapping[str, Mapping[str,
         add_mask(total, boxes.derived(secrets[name], salt, boxes.SELF), cipher, subtract=True)
     for gone in sorted(set(roster.masked) - set(roster.survivors)):
         for name in roster.survivors:
-            key = boxes.agreed(secrets[gone], bytes.fromhex(read[name].mask_key), salt, boxes.MASK)
+            info = boxes.mask_info(gone, name)
+            key = boxes.agreed(secrets[gone], bytes.fromhex(read[name].mask_key), salt, info)
             add_mask(total, key, cipher, subtract=name < gone)  # a survivor adds where its name comes first
 
 

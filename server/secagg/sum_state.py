@@ -31,6 +31,8 @@ class SumState:
     """By sender, then by receiver. Its senders are the members whose masks are in every vector."""
     survivors: tuple[str, ...] = ()
     """Members whose vectors are in the total."""
+    arrived: Items = field(default_factory=Items)
+    """SHA-256 of each vector, as it travelled."""
     signatures: Items = field(default_factory=Items)
     shares: dict[str, Items] = field(default_factory=dict[str, Items])
     """By sender, then by the member whose secret they are of."""

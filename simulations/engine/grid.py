@@ -108,6 +108,7 @@ class LocalGrid(Grid):
         self._pools = {id(worker): ThreadPoolExecutor(1) for worker in distinct}
         self._distinct = distinct
         self._waiting: dict[str, Future[SerializedMessage]] = {}
+        self._run = Run.create_empty(0)
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Pass messages to their workers, and return their ids."""
@@ -147,12 +148,12 @@ class LocalGrid(Grid):
         return sorted(self._workers)
 
     def set_run(self, run: Run) -> None:
-        """Store the run record, as Flower's interface asks; a simulation has none."""
+        """Store the run record, as Flower's interface asks."""
         self._run = run
 
     @property
     def run(self) -> Run:
-        """The run record, if one was set."""
+        """The run record; an empty one, as of a run without a bundle, unless another was set."""
         return self._run
 
     def close(self) -> None:

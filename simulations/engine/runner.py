@@ -20,6 +20,7 @@ from ...common.trackers.names import check_uses
 from ...server.main import app, run_folder
 from ...server.run.layout import RunFolder
 from ...server.run.reader import Run
+from .canaries import make_canaries, record_canaries
 from .federation_keys import prepare_manifest
 from .grid import LocalGrid, NodeConfig, Worker
 from .progress import keeping
@@ -109,25 +110,30 @@ def _template_notes(folder: Path) -> tuple[str, ...]:
     return notes(load_tokenizer(folder), folder)
 
 
+def inputs_sha256(config: RunConfig) -> str:
+    """Return the hash of a simulation's data and reward files, as they are now."""
+    shards, held_out = divide(config)
+    digest = hashlib.sha256(repr((shards, held_out)).encode())
+    rewards = {reward.source for rewards in client_rewards(config) for reward in rewards}
+    for source in sorted({*rewards, *client_tools(config).sources} - {"built-in"}):
+        digest.update(Path(source).expanduser().read_bytes())
+    return digest.hexdigest()
+
+
 def same_inputs(config: RunConfig) -> None:
     """Check that a resumed run has the data and rewards it started with: others would make it a different run.
 
     Raises:
         ConfigError: they have changed since.
     """
-    shards, held_out = divide(config)
-    digest = hashlib.sha256(repr((shards, held_out)).encode())
-    rewards = {reward.source for rewards in client_rewards(config) for reward in rewards}
-    for source in sorted({*rewards, *client_tools(config).sources} - {"built-in"}):
-        digest.update(Path(source).expanduser().read_bytes())
-    path = RunFolder(run_folder(config)).inputs
+    digest, path = inputs_sha256(config), RunFolder(run_folder(config)).inputs
     if not path.exists():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(path, digest.hexdigest().encode())
+            write_atomic(path, digest.encode())
         except OSError as error:
             raise ConfigError(f"Cannot create the run folder {path.parent}: {error.strerror}.") from error
-    elif path.read_text() != digest.hexdigest():
+    elif path.read_text() != digest:
         raise ConfigError(
             f"The data or a reward file has changed since {path.parent} began, so resuming would mix two experiments. "
             f"Restore them, or start a new run. (If a repaired reward file is what changed, remove {path.name}.)"
@@ -145,6 +151,7 @@ def checked(config: RunConfig) -> RunConfig:
     same_inputs(config)
     if config.privacy.mode == "secagg":
         prepare_manifest(config, tuple(client_name(number) for number in config.simulation.taking_part))
+    record_canaries(run_folder(config), make_canaries(config))
     return config
 
 

@@ -18,6 +18,7 @@ from ...client.learner.tools import ToolBox, load_tools
 from ...client.learner.training.error_feedback import CompressingLearner, Residuals
 from ...common.errors import ConfigError
 from ...common.settings.run_config import RunConfig, Value
+from .canaries import make_canaries, planted
 from .datasets import load_problems
 from .faults import FaultyLearner, spoiled
 from .federation_keys import own_folder, simulated_masker
@@ -81,7 +82,7 @@ def answered_by(number: int, config: RunConfig, problems: int) -> range:
 
 @lru_cache(maxsize=1)
 def divide(config: RunConfig) -> tuple[list[list[Problem]], list[Problem]]:
-    """Partition the dataset, and return (each client's shard, all held-out problems).
+    """Partition the dataset, and return (each client's shard with its canaries, all held-out problems).
 
     Raises:
         ConfigError: a client would have too few problems to train on, or none to answer.
@@ -92,7 +93,7 @@ def divide(config: RunConfig) -> tuple[list[list[Problem]], list[Problem]]:
             f"{len(test)} held-out problems are too few for {config.simulation.clients} clients, each of which answers "
             "some. Raise evaluation.problems or give more in test.jsonl."
         )
-    return partition(train, config), test
+    return planted(partition(train, config), make_canaries(config)), test
 
 
 def client_rewards(config: RunConfig) -> list[tuple[Reward, ...]]:

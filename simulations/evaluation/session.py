@@ -97,7 +97,7 @@ def evaluate(
     plan = answering.decoding_passes(how, bool(adapter_sha256))
     total = sum(decoding_pass.count for decoding_pass in plan) * len(questions.problems)
     start = time.perf_counter()
-    with closing(model.trainer.sampler), _progress(total) as progress:
+    with closing(model.trainer.sampler), answering_progress(total) as progress:
         prompts = prompt_texts(model.tokenizer, questions.problems, questions.system_prompt)
         record = Record(save, answering.fingerprint(questions, how, prompts, model.sha256, adapter_sha256))
         answers = answering.answer_all(model, questions, how, plan, prompts=prompts, record=record, on_batch=progress)
@@ -158,7 +158,8 @@ class _Counter:
 
 
 @contextmanager
-def _progress(total: int) -> Iterator[_Counter]:
+def answering_progress(total: int) -> Iterator[_Counter]:
+    """Count completions up to `total` on stderr: a progress bar on a terminal, otherwise a line now and then."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield _Counter(total, None)

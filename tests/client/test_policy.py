@@ -13,6 +13,7 @@ from fedgrpo.client.commands.dry_run import allowed_run
 from fedgrpo.client.learner.service.guard import GuardedLearner
 from fedgrpo.client.learner.service.ledger import Ledger
 from fedgrpo.client.organisation import policy
+from fedgrpo.client.organisation.bundle import APP_SHA256
 from fedgrpo.client.organisation.settings import Organisation, OrganisationFile
 from fedgrpo.common.adapter.adapter import Adapter
 from fedgrpo.common.aggregation.weights import WEIGHTS
@@ -23,6 +24,7 @@ from fedgrpo.common.messages.frames import MAX_FIELDS_BYTES, VERSION, Frame, fra
 from fedgrpo.common.messages.messages import Capabilities, EvaluateTask, Evaluation, Tally, TrainTask, Update
 from fedgrpo.common.messages.metric_names import TRAIN_METRICS
 from fedgrpo.common.settings import toml
+from fedgrpo.common.settings.bundle import installed_sha256
 from fedgrpo.common.settings.run_config import RunConfig
 from fedgrpo.common.storage.jsonl import read_lines
 from flwr.app import Context, Message, RecordDict
@@ -354,6 +356,8 @@ HOSTILE_TASKS = {
     "an adapter with one infinity": np.array([np.inf] + [0.0] * (N - 1), np.float32),
     "an empty adapter": np.zeros(0, np.float32),
 }
+OWN_BUNDLE = {APP_SHA256: installed_sha256()}
+"""What the executor adds to a node's configuration (tests/client/test_bundle.py)."""
 
 
 def ask(own, worker, config, change, kind="train"):
@@ -371,7 +375,7 @@ def ask(own, worker, config, change, kind="train"):
             content["header"].pop(key, None)
             if value is not None:
                 content["header"][key] = value
-    context = Context(1, 7, {"config-path": str(own.file)}, RecordDict(), config.flat())
+    context = Context(1, 7, {"config-path": str(own.file), **OWN_BUNDLE}, RecordDict(), config.flat())
     return main.app(Message(content, 7, kind), context).content
 
 
@@ -417,7 +421,7 @@ def test_everything_that_leaves_is_on_the_record_and_a_record_that_fails_stops_i
 
 def test_a_dry_run_records_and_sends_a_code(organisation, monkeypatch):
     own, _, config = organisation
-    context = {"config-path": str(own.file), "dry-run": True}
+    context = {"config-path": str(own.file), "dry-run": True, **OWN_BUNDLE}
     monkeypatch.setattr(Context, "node_config", context, raising=False)
     identify_process()
     message = Message(wire.pack({"config-sha256": config.sha256}), 7, "query.join")

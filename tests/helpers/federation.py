@@ -7,11 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from fedgrpo.common.adapter.adapter import Adapter
 from fedgrpo.common.adapter.compression import rounded
 from fedgrpo.common.adapter.methods import METHODS
 from fedgrpo.common.adapter.schema import AdapterSchema, Module, trained_part
+from fedgrpo.common.audit.shown import AUDIT, take_lines
 from fedgrpo.common.messages import wire
-from fedgrpo.common.messages.messages import run_schema
+from fedgrpo.common.messages.messages import TrainTask, run_schema
 from fedgrpo.common.messages.metric_names import TRAIN_METRICS, reward_metrics
 from fedgrpo.common.seeds import derived_seed
 from fedgrpo.common.settings.run_config import RunConfig
@@ -23,6 +25,8 @@ from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 ECHO = ("federation", "round", "attempt", "nonce", "schema-sha256", "config-sha256")
+Sign = Callable[[int, TrainTask | None, str, bytes], RecordDict | None]
+"""(client number, task, lines of the round log, bytes of the delta) -> what goes beside, or instead of, the reply."""
 Behaviour = Callable[[int, wire.Header, RecordDict], RecordDict]
 """(client number, task header, honest reply) -> the reply it sends instead. May raise or sleep."""
 
@@ -60,7 +64,11 @@ def metrics(effective: float = 3.0, groups: int = 4) -> dict[str, float]:
     return {**found, "groups/effective": effective, "groups/zero-variance-share": 1 - effective / groups}
 
 
-def client_app(config: RunConfig, behave: Behaviour = honest) -> ClientApp:
+def unsigned(number: int, task: TrainTask | None, lines: str, array: bytes) -> RecordDict | None:
+    return None
+
+
+def client_app(config: RunConfig, behave: Behaviour = honest, sign: Sign = unsigned) -> ClientApp:
     """Clients whose delta is a random vector that depends on name, round and where they stand in their shard."""
     app = ClientApp()
 
@@ -88,9 +96,15 @@ def client_app(config: RunConfig, behave: Behaviour = honest) -> ClientApp:
         )
         return Message(behave(number, {"kind": "join"}, content), reply_to=message)
 
+    @app.query("audit")
+    def audit(message: Message, context: Context) -> Message:
+        number, lines = int(context.node_config["partition-id"]), take_lines(message.content)
+        return Message(sign(number, None, lines, b"") or wire.pack({}), reply_to=message)
+
     @app.train()
     def train(message: Message, context: Context) -> Message:
-        number, header = int(context.node_config["partition-id"]), wire.header_of(message.content)
+        number, lines = int(context.node_config["partition-id"]), take_lines(message.content)
+        header = wire.header_of(message.content)
         own = schema_of(number)
         seed = derived_seed(config.federation.seed, number, int(header["round"]), int(header["position"]))
         delta = np.random.default_rng(seed).normal(size=own.size).astype(np.float32)
@@ -99,7 +113,13 @@ def client_app(config: RunConfig, behave: Behaviour = honest) -> ClientApp:
         array = wire.packed(sent, config.compression.up)
         reply = wire.pack({**{k: header[k] for k in ECHO}, "num-steps": 1, "num-examples": 4}, array=array)
         wire.with_metrics(reply, metrics())
-        return Message(behave(number, {**header, "kind": "train"}, reply), reply_to=message)
+        beside = {"adapter": Adapter(own, wire.vector_of(message.content, own.size, config.compression.down))}
+        task = wire.message_of(TrainTask, message.content, **beside)
+        reply = behave(number, {**header, "kind": "train"}, reply)
+        signed = sign(number, task, lines, array[wire.VECTOR].data) if lines else None
+        if signed is not None and AUDIT in signed:
+            reply[AUDIT] = signed[AUDIT]
+        return Message(reply if signed is None or AUDIT in signed else signed, reply_to=message)
 
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
@@ -124,8 +144,8 @@ def grid(config: RunConfig, app: ClientApp) -> LocalGrid:
     return LocalGrid({node: LocalWorker(app, {node: own}, config.flat()) for node, own in nodes.items()})
 
 
-def play(config: RunConfig, behave: Behaviour = honest) -> Run:
-    net = grid(config, client_app(config, behave))
+def play(config: RunConfig, behave: Behaviour = honest, sign: Sign = unsigned) -> Run:
+    net = grid(config, client_app(config, behave, sign))
     try:
         run_federation(net, config)
     finally:

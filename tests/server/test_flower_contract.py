@@ -1,13 +1,31 @@
-"""The private names of Flower that the in-process grid and the byte count rely on."""
+"""The private names of Flower that the in-process grid, the byte count and the executor rely on."""
+
+import hashlib
+from dataclasses import replace
+from importlib.metadata import entry_points
 
 import numpy as np
 import pytest
 from fedgrpo.common.errors import ProtocolError
-from fedgrpo.common.flower_private import get_all_nested_objects, identify_process, set_message_id
+from fedgrpo.common.flower_private import (
+    Run,
+    executor_programs,
+    get_all_nested_objects,
+    identify_process,
+    run_client_app,
+    run_supernode,
+    set_message_id,
+)
 from fedgrpo.common.messages import wire
-from fedgrpo.server.operator.server_folder import Gateway
+from fedgrpo.common.settings.bundle import installed_bundle
+from fedgrpo.common.settings.run_config import RunConfig
+from fedgrpo.server.operator.server_folder import Gateway, write_app
 from fedgrpo.simulations.engine.grid import SerializedMessage
 from flwr.app import Message
+from flwr.cli.build import build_fab_from_disk
+from flwr.supernode import cli
+from flwr.supernode import start_client_internal as worker
+from flwr.supernode.runtime import run_clientapp
 
 
 def message(vector):
@@ -53,3 +71,38 @@ def test_no_request_of_a_real_adapter_reaches_the_gateways_least_cap():
     least = 6  # MB: what gateway.max-body-mb may be at least
     assert Gateway(hosts=("fed.example.org",), max_body_mb=least)
     assert 5e6 < largest < least * 1e6
+
+
+def test_flower_builds_the_bundle_that_an_organisation_expects(tmp_path):
+    assert build_fab_from_disk(write_app(tmp_path / "app")) == installed_bundle()
+
+
+def test_every_program_that_flower_starts_for_a_task_is_known():
+    installed = {entry.name for entry in entry_points(group="console_scripts") if entry.value.startswith("flwr.")}
+    assert {name for name in installed if name.startswith("flwr-")} == set(executor_programs())
+    assert "flower-superexec" in installed
+
+
+@pytest.mark.parametrize("name", ["pull_task_input", "install_from_fab", "get_load_client_app_fn"])
+def test_an_executor_without_one_of_the_replaced_names_asks_for_nothing(name, monkeypatch):
+    monkeypatch.delattr(run_clientapp, name)
+    monkeypatch.setattr(run_clientapp, "run_clientapp", lambda **_: pytest.fail("it was started"))
+    with pytest.raises(AttributeError, match=name):
+        run_client_app(["--token", "t", "--insecure"], lambda *_: pytest.fail("it was asked"))
+
+
+def test_a_supernode_opens_the_bundles_that_are_accepted_and_no_others(monkeypatch):
+    monkeypatch.setattr(cli, "flower_supernode", lambda: None)
+    monkeypatch.setattr(worker, "get_fused_config_from_fab", worker.get_fused_config_from_fab)
+    monkeypatch.setattr("sys.argv", [])
+    run_supernode([], lambda bundle: bundle == installed_bundle())
+    settings_of = worker.get_fused_config_from_fab
+    overrides = {"grpo.beta": 0.5}
+
+    def run_of(bundle):
+        return replace(Run.create_empty(1), fab_hash=hashlib.sha256(bundle).hexdigest(), override_config=overrides)
+
+    assert settings_of(installed_bundle(), run_of(installed_bundle())) == {**RunConfig().flat(), **overrides}
+    assert settings_of(b"no zip file", run_of(b"no zip file")) == overrides
+    with pytest.raises(ValueError, match="not the one that it names"):
+        settings_of(b"another", run_of(installed_bundle()))

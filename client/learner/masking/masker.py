@@ -24,9 +24,9 @@ from ....common.secagg.statements import (
     Context,
     agreement,
     differences,
+    from_hex,
     roster_hash,
     signed,
-    threshold_of,
     unsigned,
 )
 from .session import Session, Sessions
@@ -114,14 +114,14 @@ class Masker:
             if session.bundles != bundles:
                 raise ProtocolError("secagg.roster", "this sum has another roster: it cannot be changed")
             return session.boxes
-        self._check_enough(len(bundles), len(bundles))
+        self._check_enough(len(bundles))
         if bundles.get(self.name) != session.bundle:
             raise ProtocolError("secagg.own-bundle", "this client's own bundle is missing, or was altered")
         read = {name: self._checked(session.context, name, text) for name, text in sorted(bundles.items())}
         keys = [key for bundle in read.values() for key in (bundle.mask_key, bundle.box_key)]
         if len(set(keys)) != len(keys):
             raise ProtocolError("secagg.key", "two bundles hold the same key")
-        roster, threshold = roster_hash(bundles), threshold_of(len(bundles))
+        roster, threshold = roster_hash(bundles), self.manifest.threshold
         seeds = shamir.split(bytes.fromhex(session.seed), threshold, len(read))
         mask_keys = shamir.split(bytes.fromhex(session.mask_key), threshold, len(read))
         session.bundles = dict(bundles)
@@ -138,14 +138,14 @@ class Masker:
         """Open the others' boxes, and return this member's vector under all masks."""
         members = tuple(sorted({*received, self.name}))
         roster = roster_hash(session.bundles)
-        self._check_part("secagg.members", members, session.bundles, len(session.bundles))
+        self._check_part("secagg.members", members, session.bundles)
         if self.name in received:
             raise ProtocolError("secagg.members", "a box of this client's own came back")
         read = {name: Bundle.read(unsigned(session.bundles[name])[0]) for name in members}
         if not session.masked:
             for name, box in received.items():
                 key = self._box_key(session, roster, read[name], name, self.name)
-                content = boxes.opened(key, _bytes_of(box), _about(roster, name, self.name))
+                content = boxes.opened(key, from_hex(box), _about(roster, name, self.name))
                 if len(content) != 2 * shamir.SHARE_BYTES:
                     raise ProtocolError("secagg.box", f"{name}'s box does not hold two shares")
                 session.shares[name] = content.hex()
@@ -157,14 +157,15 @@ class Masker:
         add_mask(vector, boxes.derived(bytes.fromhex(session.seed), roster, boxes.SELF), cipher)
         for name in received:
             public = bytes.fromhex(read[name].mask_key)
-            key = boxes.agreed(bytes.fromhex(session.mask_key), public, roster, boxes.MASK)
+            info = boxes.mask_info(self.name, name)
+            key = boxes.agreed(bytes.fromhex(session.mask_key), public, roster, info)
             add_mask(vector, key, cipher, subtract=self.name > name)
         return vector
 
     def _agree(self, session: Session, survivors: Items) -> Items:
         """Sign the set of members whose vectors arrived; once only."""
         names = tuple(sorted(survivors))
-        self._check_part("secagg.survivors", names, session.masked, len(session.bundles))
+        self._check_part("secagg.survivors", names, session.masked)
         if session.survivors and session.survivors != names:
             raise ProtocolError("secagg.survivors", "this client has agreed to another set of survivors")
         statement = agreement(session.context, roster_hash(session.bundles), session.masked, names)
@@ -179,10 +180,10 @@ class Masker:
             raise ProtocolError("secagg.survivors", "this client has not agreed to a set of survivors")
         roster, survivors = roster_hash(session.bundles), set(session.survivors)
         statement = agreement(session.context, roster, session.masked, session.survivors)
-        if len(signatures) < threshold_of(len(session.bundles)):
+        if len(signatures) < self.manifest.threshold:
             raise ProtocolError("secagg.signatures", f"{len(signatures)} signatures are fewer than the threshold")
         for name, signature in signatures.items():
-            sound = name in survivors and verify(self.manifest.key_of(name), _bytes_of(signature), statement)
+            sound = name in survivors and verify(self.manifest.key_of(name), from_hex(signature), statement)
             if not sound:
                 raise ProtocolError("secagg.signatures", f"{name}'s signature is not of this set of survivors")
         self.ledger.open(session.context, statement)
@@ -208,17 +209,21 @@ class Masker:
             raise ProtocolError("secagg.context", f"{name} was asked for something else: {', '.join(different)} differ")
         return bundle
 
-    def _check_part(self, code: str, names: tuple[str, ...], of: Iterable[str], roster: int) -> None:
+    def _check_part(self, code: str, names: tuple[str, ...], of: Iterable[str]) -> None:
         """Check that names are some of others, that this member is among them, and that they are enough."""
         if not set(names) <= set(of):
             raise ProtocolError(code, "these are not all members of this sum, or an earlier step is missing")
         if self.name not in names:
             raise ProtocolError(code, "this client is not among them")
-        self._check_enough(len(names), roster)
+        self._check_enough(len(names))
 
-    def _check_enough(self, members: int, roster: int) -> None:
-        """Check that a sum has as many members as this organisation and the manifest want, and as can open it."""
-        least = max(self.min_members, self.manifest.min_members, threshold_of(roster))
+    def _check_enough(self, members: int) -> None:
+        """Check that a sum has as many members as this organisation and the manifest want, and as can open it.
+
+        The threshold counts the manifest's members, not those of the sum: the server chooses the latter, and could
+        choose one organisation and its own accomplices.
+        """
+        least = max(self.min_members, self.manifest.min_members, self.manifest.threshold)
         if members < least:
             raise ProtocolError("secagg.members", f"a sum of {members} members is refused: it needs at least {least}")
 
@@ -229,10 +234,3 @@ class Masker:
 
 def _about(roster: bytes, sender: str, receiver: str) -> bytes:
     return b"\0".join([roster.hex().encode(), sender.encode(), receiver.encode()])
-
-
-def _bytes_of(text: str) -> bytes:
-    try:
-        return bytes.fromhex(text)
-    except ValueError as error:
-        raise ProtocolError("secagg.encoding", "an item is not hexadecimal") from error

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ....common import __version__
-from ....common.adapter.adapter import l2_norm
 from ....common.adapter.methods import METHODS
 from ....common.adapter.schema import Vector, trained_part, whole_vector
 from ....common.aggregation.weights import WEIGHTS, ClientReport
@@ -44,6 +44,12 @@ from ..training.error_feedback import Residuals
 from .masker import Masker
 
 MOST_MEMBERS = 1000
+Note = Callable[[tuple[str, int, int, str], bytes, str], None]
+"""((run, round, attempt, hash of the adapter), the vector's bytes, `summed` or `masked`)."""
+
+
+def nothing_noted(place: tuple[str, int, int, str], data: bytes, form: str) -> None:
+    """Keep no receipt."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +63,10 @@ class SummingLearner:
     """What coding took from updates, where `compression.up` is `int8`."""
     masker: Masker | None = None
     """None where the parts are not masked (privacy.mode is `sum`)."""
+    note: Note = nothing_noted
+    """Told of every vector of a training before it leaves, for the organisation's receipts."""
     app: str = ""
-    """SHA-256 of the Flower bundle that this organisation accepts; empty where there is none."""
+    """SHA-256 of the app bundle that the run came with, which this organisation accepts; empty in a simulation."""
 
     def capabilities(self) -> Capabilities:
         """Return the capabilities of the inner learner; where masks hide sizes and rewards, without those."""
@@ -88,6 +96,9 @@ class SummingLearner:
         else:
             vector, numbers = self._counted(task)
         if self.masker is None:
+            if isinstance(task, TrainTask):
+                place = task.federation, task.round, task.attempt, task.adapter.sha256
+                self.note(place, vector.tobytes(), "summed")
             return SumPart(words=vector)
         return SumPart(words=NO_WORDS, bundle=self.masker.begin(self._context(task, numbers), vector))
 
@@ -95,7 +106,11 @@ class SummingLearner:
         """Take the next step of a sum that has begun."""
         if self.masker is None:
             raise ProtocolError("secagg.step", "nothing is masked in this run")
-        return self.masker.step(request)
+        reply, context = self.masker.step(request), self.masker.sessions.get(request.session).context
+        if reply.words.size and context.kind == "train":
+            place = context.federation, context.round, context.attempt, context.adapter
+            self.note(place, reply.words.tobytes(), "masked")
+        return reply
 
     def _trained(self, task: TrainTask) -> tuple[Words, tuple[str, ...]]:
         """Return (the coded update and the numbers beside it, their names)."""
@@ -114,6 +129,8 @@ class SummingLearner:
         return layout.words(whole, {**update.metrics, **beside}), layout.numbers
 
     def _counted(self, task: EvaluateTask) -> tuple[Words, tuple[str, ...]]:
+        if task.against:  # asked of one member alone, the counts of the comparison would be that member's alone
+            raise ProtocolError("secagg.against", "answers are not compared with another adapter's where sums are seen")
         total = self.inner.evaluate(task).total
         layout = Layout(coordinates=0, numbers=EVALUATION_NUMBERS, grid=grid_of(self.config, task.members))
         counts = {name: float(getattr(total, name)) for name in EVALUATION_NUMBERS}
@@ -133,7 +150,7 @@ class SummingLearner:
         factors = METHODS[self.config.aggregation.method].trains_in(task.round)
         residual = self.residuals.load(task) if feedback else np.zeros_like(delta)
         target = trained_part(schema, delta, factors).astype(np.float64) * weight
-        norm, limit = l2_norm(target.astype(np.float32)), self.config.privacy.clip_norm
+        norm, limit = float(np.linalg.norm(target)), self.config.privacy.clip_norm  # in float64: the grid ends there
         clipped = norm > limit
         target = (target * (limit / norm) if clipped else target) + trained_part(schema, residual, factors)
         whole, beyond = layout.grid.coded(target, None if feedback else self._generator(task))

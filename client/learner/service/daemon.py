@@ -23,13 +23,13 @@ from ....common.errors import ConfigError
 from ....common.foreign import safe_logger
 from ....common.messages.frames import Frame
 from ....common.storage.atomic import make_private_folder
+from ...organisation.credentials import read_credentials
 from ...organisation.settings import OrganisationFile
-from ..privacy.spent import FILE as SPENT_FILE
-from ..privacy.spent import Spent
 from .http_api import HandlesJobs, Interface
 from .job_handler import JobHandler
 from .jobs import Job, JobQueue
 from .ledger import FILE, Ledger
+from .log_keeper import LogKeeper
 
 LOGGER = safe_logger("fedgrpo.learner")
 MAX_WAIT_S = 30.0
@@ -48,8 +48,8 @@ def serve(organisation: OrganisationFile) -> None:
     """
     prepare_folder(organisation)
     with orderly_end(), _only_one(organisation.folder):
-        spent = Spent(organisation.folder / SPENT_FILE, organisation.policy.max_epsilon)
-        learner = JobHandler(organisation, Ledger(organisation.folder / FILE, organisation.policy), spent)
+        ledger = Ledger(organisation.folder / FILE, organisation.policy)
+        learner = JobHandler(organisation, ledger, keeper_of(organisation))
         try:
             serve_jobs(organisation, learner)
         finally:
@@ -84,6 +84,16 @@ def serve_jobs(organisation: OrganisationFile, learner: HandlesJobs, stop: threa
             queue.end(END_S)
     if loading.error is not None:
         raise loading.error
+
+
+def keeper_of(organisation: OrganisationFile) -> LogKeeper | None:
+    """Return who checks and signs the round log; None where the organisation pins no manifest.
+
+    Raises:
+        ConfigError: manifest, fingerprint and key do not belong together.
+    """
+    credentials = read_credentials(organisation)
+    return LogKeeper(credentials, organisation.folder, organisation.settings.backend) if credentials else None
 
 
 def _end_when(stop: threading.Event, server: uvicorn.Server) -> None:

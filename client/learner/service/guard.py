@@ -14,6 +14,7 @@ from ...organisation.settings import OrganisationFile
 from .. import Learner
 from ..training.error_feedback import CompressingLearner, Residuals
 from .ledger import Ledger
+from .log_keeper import LogKeeper
 
 MAX_POSITION = 1 << 53
 
@@ -25,15 +26,23 @@ class GuardedLearner:
     """
 
     def __init__(
-        self, make: Callable[[], Learner], organisation: OrganisationFile, config: RunConfig, ledger: Ledger
+        self,
+        make: Callable[[], Learner],
+        organisation: OrganisationFile,
+        config: RunConfig,
+        ledger: Ledger,
+        keeper: LogKeeper | None = None,
     ) -> None:
         """Create the actual learner, if the organisation allows this run.
+
+        Args:
+            keeper: checks tasks against the round log; None where no manifest is pinned.
 
         Raises:
             PolicyError: the policy does not allow it.
         """
         policy.check_run(organisation, config)
-        self._organisation, self._config, self._ledger = organisation, config, ledger
+        self._organisation, self._config, self.ledger, self._keeper = organisation, config, ledger, keeper
         self._block = policy.block_size(organisation.policy, config)
         self.residuals = Residuals(organisation.folder / "rests")
         self._learner = CompressingLearner(make(), config, self.residuals, organisation.policy.max_delta_norm)
@@ -69,10 +78,14 @@ class GuardedLearner:
         if not 0 <= task.counted_round < task.round or not 0 <= task.counted_attempt <= policy.MAX_ATTEMPTS:
             raise ProtocolError("header", f"round {task.counted_round} cannot have counted before round {task.round}")
         policy.check_round(self._config, task.round, task.attempt)
-        self._ledger.begin_training(task, self._config)
+        if self._keeper:
+            self._keeper.check(task, self._config)
+        self.ledger.begin_training(task, self._config)
         update = self._learner.train(task)
         policy.check_groups(self._organisation.policy, update.num_examples)
-        self._ledger.used(update.num_examples)
+        self.ledger.used(update.num_examples)
+        if self._keeper and self._config.privacy.mode == "none":  # a part of a sum is noted where it is made
+            self._keeper.receipt(task, update, self._learner.capabilities().schema, self._config)
         leaving = self.capabilities().metrics
         return replace(update, metrics={name: update.metrics[name] for name in leaving})
 
@@ -83,7 +96,7 @@ class GuardedLearner:
         policy.check_round(self._config, max(1, task.round), max(1, task.attempt))
         if task.temperature not in (0.0, self._config.evaluation.temperature):
             raise ProtocolError("header", f"temperature {task.temperature} does not belong to this run")
-        self._ledger.begin_evaluation(task, self._config)
+        self.ledger.begin_evaluation(task, self._config)
         return policy.evaluation_that_leaves(self._organisation.policy, self._learner.evaluate(task))
 
 

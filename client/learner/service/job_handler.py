@@ -20,6 +20,7 @@ from ....common.messages.messages import Capabilities, EvaluateTask, SecaggReque
 from ....common.settings.run_config import RunConfig
 from ....common.settings.scope import IN_WORDS, for_organisation, ignored_settings
 from ...organisation import policy
+from ...organisation.bundle import told_bundle
 from ...organisation.settings import OrganisationFile
 from .. import Learner
 from ..data.problems import Problem
@@ -27,14 +28,13 @@ from ..data.tables import fingerprint, read_organisation_data
 from ..masking.summing import SummingLearner
 from ..models.backend_check import check_backend
 from ..models.load import load_model
-from ..privacy.spent import FILE as SPENT_FILE
-from ..privacy.spent import Spent
 from ..rewards import try_rewards
 from .guard import GuardedLearner
 from .job_watcher import JobWatcher
 from .jobs import Job
 from .ledger import Ledger
-from .load_organisation import organisation_model, organisation_rewards, organisation_tools
+from .load_organisation import organisation_model, organisation_rewards, organisation_tools, sent_settings
+from .log_keeper import LogKeeper, signed_log
 from .own_sums import summing_learner
 from .tracking import OrganisationTracking
 
@@ -49,20 +49,19 @@ class JobHandler:
     """Handles the jobs that arrive over the socket."""
 
     def __init__(
-        self, organisation: OrganisationFile, ledger: Ledger | None = None, spent: Spent | None = None
+        self, organisation: OrganisationFile, ledger: Ledger | None = None, keeper: LogKeeper | None = None
     ) -> None:
         """Read data and rewards, so that errors in them are found at the start.
 
         Args:
             ledger: what has been answered; None for a rehearsal, which nobody outside hears of.
-            spent: the privacy budget; None for a rehearsal.
+            keeper: what has been seen of the round log; None for a rehearsal, and where no manifest is pinned.
 
         Raises:
             ConfigError, DataError, RewardError: the organisation's file, a data row or a reward is wrong.
         """
         self.organisation = organisation
-        self.ledger = ledger or Ledger(None, organisation.policy)
-        self.spent = spent or Spent(None)
+        self.ledger, self.keeper = ledger or Ledger(None, organisation.policy), keeper
         check_backend(organisation.settings.backend)
         self.tracking = OrganisationTracking(organisation)
         self.train, self.held_out = read_organisation_data(organisation)
@@ -94,10 +93,12 @@ class JobHandler:
             raise ConfigError(
                 f"The policy in {self.organisation.file} has changed since the learner started. Start it again."
             )
+        if kind == "audit":
+            return signed_log(self.keeper, frame)
         config = self._run_of(frame)
         LOGGER.info("%s, round %s", kind, frame.fields.get("round", "-"))
         try:
-            return self._done(kind, frame, self.learner(config))
+            return self._done(kind, frame, self.learner(config, told_bundle(self.organisation.policy, frame.fields)))
         except SamplerError:
             self._set_aside()  # the next job starts the sampler anew
             raise
@@ -108,10 +109,7 @@ class JobHandler:
 
     def _run_of(self, frame: Frame) -> RunConfig:
         """Return the run's settings as this organisation applies them; says once what it ignores."""
-        try:
-            sent = RunConfig().with_values(_settings(frame))
-        except ConfigError as error:
-            raise ProtocolError("config", f"the run's settings are not possible: {error}") from error
+        sent = sent_settings(frame)
         config = for_organisation(sent, self.organisation.settings.backend)
         if config.sha256 not in self._learners and (ignored := ignored_settings(sent)):
             LOGGER.info("ignored, as everything in %s: %s", IN_WORDS, ", ".join(ignored))
@@ -171,13 +169,16 @@ class JobHandler:
             self.ready = True
         return self._base
 
-    def learner(self, config: RunConfig) -> GuardedLearner:
-        """Return the learner for a run's settings. Only one run is current; the next one takes over its base model."""
-        if config.sha256 not in self._learners:
+    def learner(self, config: RunConfig, app_sha256: str = "") -> GuardedLearner:
+        """Return the learner for a run's settings and app bundle. Only one run is current; the next one takes over its
+        base model."""
+        if config.sha256 not in self._learners or (self._summing and self._summing.app != app_sha256):
             policy.check_run(self.organisation, config)
             self._set_aside()
-            guarded = GuardedLearner(lambda: self._local_learner(config), self.organisation, config, self.ledger)
-            self._summing = summing_learner(guarded, self.organisation, config, self.ledger)
+            guarded = GuardedLearner(
+                lambda: self._local_learner(config), self.organisation, config, self.ledger, self.keeper
+            )
+            self._summing = summing_learner(guarded, self.organisation, config, self.keeper, app_sha256=app_sha256)
             self._learners = {config.sha256: guarded}
         return self._learners[config.sha256]
 
@@ -186,10 +187,9 @@ class JobHandler:
         assert self._unguarded is not None
         return self._unguarded.capabilities()
 
-    def price(self) -> str:
+    def price(self, ledger: Ledger) -> str:
         """Return what the current run costs in privacy, over what is spent; empty if it is not private."""
-        assert self._unguarded is not None
-        return self._unguarded.price(Spent(self.organisation.folder / SPENT_FILE))
+        return self._unguarded.price(ledger.spent) if self._unguarded else ""
 
     def sample_groups(self, count: int) -> list[tuple[Problem, list[tuple[str, Any]]]]:
         """Return a group of completions, (text, Sampled), for each of the first prompts, sampled as in training.
@@ -241,17 +241,10 @@ class JobHandler:
             rewards=self.rewards,
             system_prompt=self.organisation.settings.prompt.system,
             block=policy.block_size(self.organisation.policy, config),
-            spent=self.spent,
+            spent=self.ledger.spent,
             unit=self.organisation.settings.data.unit_id or "prompt",
         )
         hardware = self._model.measure(self.train[0], self.organisation.settings.prompt.system)
         watcher = JobWatcher(lambda: self._job, config, self.tracking)
         self._unguarded = LocalLearner(self._model, data, watcher, hardware)
         return self._unguarded
-
-
-def _settings(frame: Frame) -> dict[str, Any]:
-    values = frame.fields.get("config")
-    if not isinstance(values, dict):
-        raise ProtocolError("header", "the request has no settings")
-    return values

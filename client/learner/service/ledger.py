@@ -10,46 +10,21 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
-from ....common.errors import ConfigError, PolicyError, RunError
+from ....common.errors import PolicyError
 from ....common.messages import frames
 from ....common.messages.messages import EvaluateTask, TrainTask
 from ....common.secagg.statements import Context
 from ....common.settings.run_config import RunConfig
-from ....common.storage.jsonl import append_line, read_lines
+from ....common.storage.jsonl import append_line
 from ...organisation.policy_settings import Policy
+from ..privacy.spent import FILE as SPENT_FILE
+from ..privacy.spent import Spent
+from .ledger_lines import Line, added_up, in_words, read_ledger, signing
 
 FILE = "ledger.jsonl"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
-    """One task, as it was begun, or as it was answered."""
-
-    kind: str
-    """`train` or `evaluate`; `agree` and `open` for what was signed in a sum, and what shares were given away for."""
-    federation: str
-    round: int
-    attempt: int
-    asked: str = ""
-    """Of an evaluation: decoding and role, since an attempt may have one of each. Of a sum: what is added up."""
-    settings: str
-    """SHA-256 of the run's settings."""
-    request: str
-    """SHA-256 of the task, adapter included; of a sum, of the statement that names the survivors."""
-    position: int = 0
-    """Where in the shard the training began to read."""
-    prompts: int = 0
-    """Prompts of a training: planned when it begins, used when it is answered."""
-    answered: bool = False
-
-    @property
-    def key(self) -> tuple[str, str, int, int, str]:
-        """What is answered once."""
-        return self.kind, self.federation, self.round, self.attempt, self.asked
 
 
 class Ledger:
@@ -66,7 +41,9 @@ class Ledger:
         self._last: dict[tuple[str, str], Line] = {}
         """The line of each federation's last training and evaluation."""
         self._open: Line | None = None
-        for line in _read(path) if path else []:
+        self.spent = Spent(path.with_name(SPENT_FILE) if path else None, policy.max_epsilon)
+        """The privacy budget."""
+        for line in read_ledger(path) if path else []:
             self._note(line)
 
     def counts(self) -> Counter[str]:
@@ -90,6 +67,8 @@ class Ledger:
             position=task.position,
             prompts=config.prompts_per_round,
         )
+        if config.dp.on:
+            self._check_noise()
         last = self._last.get(("train", task.federation))
         if line.key not in self._lines and last is not None:
             end = last.position + (last.prompts if last.answered else 0)
@@ -100,6 +79,18 @@ class Ledger:
                     f"from {last.position} to {end}: a shard is read forwards, by whole rounds.",
                 )
         self._begin(line, "max-trainings", self._policy.max_trainings)
+
+    def _check_noise(self) -> None:
+        """Refuse a private training after some without noise, of which no epsilon can be said."""
+        private = {(charge.federation, charge.round, charge.attempt) for charge in self.spent.charges}
+        answered = [line for line in self._lines.values() if line.kind == "train" and line.answered]
+        open_ones = [line for line in answered if (line.federation, line.round, line.attempt) not in private]
+        if open_ones:
+            raise PolicyError(
+                "policy.dp.max-epsilon",
+                f"{len(open_ones)} trainings have been answered without noise, the last of {open_ones[-1].federation}: "
+                "what they told has no epsilon. For other people's data give the learner another learner.folder.",
+            )
 
     def begin_evaluation(self, task: EvaluateTask, config: RunConfig) -> None:
         """Write down that the held-out problems are answered.
@@ -135,14 +126,14 @@ class Ledger:
             PolicyError: it may not be.
             OSError: it cannot be written down.
         """
-        line, earlier = _signing("agree", context, statement), self._of_round(context)
+        line, earlier = signing("agree", context, statement), self._of_round(context)
         known = self._lines.get(line.key)
         if known is not None and known.request != line.request:
-            raise PolicyError("ledger.survivors", f"{_sum(context)}: another set of survivors was signed.")
+            raise PolicyError("ledger.survivors", f"{in_words(context)}: another set of survivors was signed.")
         if any(other.kind == "open" and other.attempt != line.attempt for other in earlier):
-            raise PolicyError("ledger.opened", f"{_sum(context)}: another attempt at this round was opened.")
+            raise PolicyError("ledger.opened", f"{in_words(context)}: another attempt at this round was opened.")
         if any(other.attempt > line.attempt for other in earlier):
-            raise PolicyError("ledger.attempt", f"{_sum(context)}: a later attempt was signed.")
+            raise PolicyError("ledger.attempt", f"{in_words(context)}: a later attempt was signed.")
         if known is None:
             self._write(line)
 
@@ -152,18 +143,18 @@ class Ledger:
         Raises:
             PolicyError, OSError: as of `agree`.
         """
-        line, earlier = _signing("open", context, statement), self._of_round(context)
-        agreed = self._lines.get(_signing("agree", context, statement).key)
+        line, earlier = signing("open", context, statement), self._of_round(context)
+        agreed = self._lines.get(signing("agree", context, statement).key)
         if agreed is None or agreed.request != line.request or any(o.attempt > line.attempt for o in earlier):
-            raise PolicyError("ledger.survivors", f"{_sum(context)}: this set was not the last one signed.")
+            raise PolicyError("ledger.survivors", f"{in_words(context)}: this set was not the last one signed.")
         if any(other.kind == "open" and other.attempt != line.attempt for other in earlier):
-            raise PolicyError("ledger.opened", f"{_sum(context)}: another attempt at this round was opened.")
+            raise PolicyError("ledger.opened", f"{in_words(context)}: another attempt at this round was opened.")
         if line.key not in self._lines:
             self._write(line)
 
     def _of_round(self, context: Context) -> list[Line]:
         """Return what was signed and opened of a round, in all its attempts."""
-        place = (context.federation, context.round, _added_up(context))
+        place = (context.federation, context.round, added_up(context))
         lines = (line for line in self._lines.values() if line.kind in ("agree", "open"))
         return [line for line in lines if (line.federation, line.round, line.asked) == place]
 
@@ -218,41 +209,5 @@ class Ledger:
         self._last[line.kind, line.federation] = line
 
 
-def _signing(kind: str, context: Context, statement: bytes) -> Line:
-    return Line(
-        kind=kind,
-        federation=context.federation,
-        round=context.round,
-        attempt=context.attempt,
-        asked=_added_up(context),
-        settings=context.config,
-        request=hashlib.sha256(statement).hexdigest(),
-        answered=True,
-    )
-
-
-def _added_up(context: Context) -> str:
-    """Return what a sum is of: a round has one of its updates, and one of each evaluation."""
-    return f"sum of {context.kind} {context.asked}".rstrip()
-
-
-def _sum(context: Context) -> str:
-    return f"The {_added_up(context)} of {context.federation}'s round {context.round}, attempt {context.attempt}"
-
-
 def _request(task: TrainTask | EvaluateTask, config: RunConfig) -> str:
     return hashlib.sha256(config.sha256.encode() + frames.frame_of(task).pack()).hexdigest()
-
-
-def _read(path: Path) -> list[Line]:
-    try:
-        return [_line(entry) for entry in read_lines(path)]
-    except (OSError, RunError, TypeError) as error:
-        raise ConfigError(
-            f"The ledger {path} cannot be read: {error} It says which tasks this organisation has answered. Restore it "
-            "from a backup; if you move it away, tasks that were answered may be answered again."
-        ) from error
-
-
-def _line(entry: dict[str, Any]) -> Line:
-    return Line(**entry)

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
+from ....common.errors import ConfigError, ProtocolError
+from ....common.messages.frames import Frame
+from ....common.settings.run_config import RunConfig
 from ...organisation.settings import OrganisationFile
 from ..models.model_files import model_folder
 from ..rewards import Reward, load_rewards
@@ -29,3 +33,18 @@ def organisation_model(organisation: OrganisationFile) -> Path:
     if own.folder:
         return model_folder(str(organisation.path(own.folder)))
     return model_folder(own.name, own.revision, organisation.settings.backend.source)
+
+
+def sent_settings(frame: Frame) -> RunConfig:
+    """Return the run's settings in a request, as the server sent them.
+
+    Raises:
+        ProtocolError: there are none, or they are not possible.
+    """
+    values = frame.fields.get("config")
+    if not isinstance(values, dict):
+        raise ProtocolError("header", "the request has no settings")
+    try:
+        return RunConfig().with_values(cast("dict[str, object]", values))
+    except ConfigError as error:
+        raise ProtocolError("config", f"the run's settings are not possible: {error}") from error

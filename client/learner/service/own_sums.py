@@ -8,15 +8,23 @@ from ...organisation.credentials import Credentials, read_credentials
 from ...organisation.settings import OrganisationFile
 from ..masking.masker import Masker
 from ..masking.session import Sessions
-from ..masking.summing import SummingLearner
+from ..masking.summing import SummingLearner, nothing_noted
 from .guard import GuardedLearner
-from .ledger import Ledger
+from .log_keeper import LogKeeper
 
 
 def summing_learner(
-    guarded: GuardedLearner, organisation: OrganisationFile, config: RunConfig, ledger: Ledger
+    guarded: GuardedLearner,
+    organisation: OrganisationFile,
+    config: RunConfig,
+    keeper: LogKeeper | None = None,
+    *,
+    app_sha256: str = "",
 ) -> SummingLearner | None:
     """Return the learner that makes parts of sums; None for a run whose updates are sent alone.
+
+    Args:
+        keeper: writes the organisation's receipts; None where no manifest is pinned.
 
     Raises:
         PolicyError: the run masks, and this organisation has no manifest and identity that belong together.
@@ -31,10 +39,13 @@ def summing_learner(
             identity=credentials.identity,
             manifest=credentials.manifest,
             sessions=Sessions(organisation.folder / "sums"),
-            ledger=ledger,
+            ledger=guarded.ledger,
             min_members=organisation.policy.min_members,
         )
-    return SummingLearner(inner=guarded, config=config, residuals=guarded.residuals, masker=masker)
+    note = keeper.note if keeper else nothing_noted
+    return SummingLearner(
+        inner=guarded, config=config, residuals=guarded.residuals, masker=masker, note=note, app=app_sha256
+    )
 
 
 def _credentials(organisation: OrganisationFile) -> Credentials:

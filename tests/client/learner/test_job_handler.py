@@ -16,6 +16,7 @@ from fedgrpo.common.errors import ConfigError, PolicyError, ProtocolError
 from fedgrpo.common.messages import frames
 from fedgrpo.common.messages.frames import Frame
 from fedgrpo.common.messages.messages import Capabilities, EvaluateTask, Evaluation, TrainTask
+from fedgrpo.common.settings.bundle import installed_sha256
 from fedgrpo.common.settings.run_config import RunConfig
 from fedgrpo.common.trackers import libraries, names
 from fedgrpo.simulations.builtin import world
@@ -86,6 +87,12 @@ def test_a_refused_run_leaves_the_one_that_is_set_up_alone(learner):
         ask(learner, "capabilities", CONFIG.with_values({"adapter.rank": 9}))
     train(learner, CONFIG)
     assert learner.base("float32").model is held
+
+
+def test_a_run_that_came_with_another_app_bundle_is_refused(learner):
+    with pytest.raises(PolicyError, match="fedgrpo server bundle"):
+        ask(learner, "capabilities", CONFIG, Frame({"app": "0" * 64}))
+    ask(learner, "capabilities", CONFIG, Frame({"app": installed_sha256()}))
 
 
 def test_what_the_machine_can_do_is_measured(learner):
