@@ -5,7 +5,7 @@ They are written by the learner before anything leaves. The egress record, which
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -13,9 +13,12 @@ from typing import Any, cast
 from ..errors import ConfigError, RunError
 from ..storage.atomic import PRIVATE
 from ..storage.jsonl import append_line, read_lines
+from .record import canonical
 
 FOLDER, FILE = "audit", "receipts.jsonl"
 """In the learner's folder. The copy of a run's log is beside the receipts, as RUN.jsonl."""
+PRIVACY = "privacy/"
+"""Begins the names of metrics that say what was spent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,11 +43,23 @@ class Receipt:
     """Of the last record of the round log that this organisation had signed."""
     head: str
     """The hash that it signed."""
+    privacy: str = ""
+    """What this organisation said of the differential privacy that it has spent: JSON, as in the record."""
 
     @property
     def attempt_at(self) -> tuple[str, int, int]:
         """Return what the receipt is for: run, round and attempt."""
         return self.run, self.round, self.attempt
+
+
+def privacy_statement(metrics: Mapping[str, float]) -> str:
+    """Return what a member says of the differential privacy that it has spent, of the metrics that it reports.
+
+    >>> privacy_statement({"reward/mean": 0.5, "privacy/epsilon": 2.0}), privacy_statement({})
+    ('{"epsilon":2.0}', '')
+    """
+    spent = {name.removeprefix(PRIVACY): value for name, value in metrics.items() if name.startswith(PRIVACY)}
+    return canonical(spent).decode() if spent else ""
 
 
 def write_receipt(folder: Path, receipt: Receipt) -> None:

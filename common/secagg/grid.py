@@ -17,6 +17,8 @@ from ..messages.messages import Words
 from ..settings.run_config import RunConfig
 
 INT8_LEVELS = 127
+CHUNK = 1 << 15
+"""Values that are coded at a time: few enough for a processor's cache."""
 MIN_RESOLUTION = 1e-3
 """A step must be finer than this share of what a coordinate may be, or rounding drowns the update."""
 Whole = npt.NDArray[np.int64]
@@ -58,12 +60,18 @@ class Grid:
         Raises:
             ProtocolError: a value is not finite.
         """
-        scaled = values.astype(np.float64) / self.step
-        if not np.isfinite(scaled).all():
-            raise ProtocolError("secagg.not-finite", "the update holds NaN or infinity, which no whole number is")
-        whole = np.rint(scaled) if generator is None else np.floor(scaled + generator.random(scaled.shape))
-        beyond = int(np.count_nonzero(np.abs(whole) > self.levels))
-        return np.clip(whole, -self.levels, self.levels).astype(np.int64), beyond
+        whole, beyond = np.empty(values.size, np.int64), 0
+        for start in range(0, values.size, CHUNK):
+            scaled = values[start : start + CHUNK].astype(np.float64) / self.step
+            part = np.rint(scaled) if generator is None else np.floor(scaled + generator.random(scaled.shape))
+            least, most = float(part.min()), float(part.max())
+            if not math.isfinite(least) or not math.isfinite(most):
+                raise ProtocolError("secagg.not-finite", "the update holds NaN or infinity, which no whole number is")
+            if max(most, -least) > self.levels:
+                beyond += int(np.count_nonzero(np.abs(part) > self.levels))
+                part = np.clip(part, -self.levels, self.levels)
+            whole[start : start + CHUNK] = part
+        return whole, beyond
 
     def values(self, whole: Whole) -> npt.NDArray[np.float64]:
         """Return what whole numbers are worth."""
@@ -71,7 +79,7 @@ class Grid:
 
     def words(self, whole: Whole) -> Words:
         """Return whole numbers modulo 2^bits."""
-        return (whole & ((1 << self.bits) - 1)).astype(self.dtype)
+        return whole.astype(self.dtype)  # an integer's low bits, which is its value modulo 2^bits
 
     def signed(self, words: Words, members: int, levels: int = 0) -> Whole:
         """Return the sum of some members' numbers from what it is modulo 2^bits.

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from flwr.app import RecordDict
 
+from ...common.audit.receipts import privacy_statement
 from ...common.audit.record import Contribution, Line, Record
 from ...common.audit.shown import take_signature, with_lines
 from ...common.errors import ConfigError, ProtocolError, RunError
@@ -139,6 +140,7 @@ def prepared(log: RoundLog | None, this: Attempt, event: str, adapter: str, reas
         members=members,
         agreement=this.agreement if members else {},
         agreed=this.agreed if members else {},
+        privacy={name: said for name in members if (said := _privacy(this, name))},
         reason=reason,
     )
     return log.prepare(outcome)
@@ -148,6 +150,11 @@ def settle(log: RoundLog | None, line: Line | None) -> None:
     """Append a record that was prepared, once the journal has its attempt."""
     if log is not None and line is not None:
         log.append(line)
+
+
+def _privacy(this: Attempt, name: str) -> str:
+    """Return what a member said of the privacy that it has spent; empty where only the sum of metrics is seen."""
+    return privacy_statement(this.updates[name].metrics) if name in this.updates else ""
 
 
 def _contributions(this: Attempt, form: str) -> dict[str, Contribution]:

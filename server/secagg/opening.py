@@ -11,7 +11,7 @@ from functools import lru_cache
 from ...common.errors import ProtocolError
 from ...common.messages.messages import Words
 from ...common.secagg import boxes, shamir
-from ...common.secagg.masks import add_mask
+from ...common.secagg.masks import add_masks
 from ...common.secagg.statements import Bundle, roster_hash, unsigned
 
 MOST_TRIES = 200
@@ -49,13 +49,13 @@ def remove_masks(total: Words, roster: Roster, shares: Mapping[str, Mapping[str,
     read, salt = roster.read, roster_hash(roster.bundles)
     places = {name: place for place, name in enumerate(read, start=1)}
     secrets = {name: _secret(read[name], name in roster.survivors, places, shares, roster) for name in roster.masked}
-    for name in roster.survivors:
-        add_mask(total, boxes.derived(secrets[name], salt, boxes.SELF), cipher, subtract=True)
+    masks = [(boxes.derived(secrets[name], salt, boxes.SELF), True) for name in roster.survivors]
     for gone in sorted(set(roster.masked) - set(roster.survivors)):
         for name in roster.survivors:
             info = boxes.mask_info(gone, name)
             key = boxes.agreed(secrets[gone], bytes.fromhex(read[name].mask_key), salt, info)
-            add_mask(total, key, cipher, subtract=name < gone)  # a survivor adds where its name comes first
+            masks.append((key, name < gone))  # a survivor adds where its name comes first
+    add_masks(total, masks, cipher)
 
 
 def _secret(

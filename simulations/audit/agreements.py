@@ -8,7 +8,7 @@ from typing import Any
 from ...common.audit.record import Record
 from ...common.identity.keys import verify
 from ...common.identity.manifest import Manifest
-from ...common.secagg.statements import Context, agreement, threshold_of
+from ...common.secagg.statements import Context, agreement
 
 
 def agreement_complaints(record: Record, manifest: Manifest) -> Iterator[str]:
@@ -26,7 +26,7 @@ def agreement_complaints(record: Record, manifest: Manifest) -> Iterator[str]:
     signed = {name for name, signature in record.agreement.items() if _is_sound(manifest, name, signature, statement)}
     for name in sorted(record.agreement.keys() - signed):
         yield f"{name} has not signed this set of members"
-    needed = threshold_of(len(manifest.members))
+    needed = manifest.threshold
     if len(signed) < needed:
         yield f"{len(signed)} members signed who is in the sum, {needed} are needed"
 

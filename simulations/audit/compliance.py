@@ -7,14 +7,14 @@ import json
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ...common import __version__
 from ...common.errors import ConfigError
 from ...common.foreign import printable
 from ...common.identity import public_key
 from ...common.storage.atomic import write_atomic
-from .verify import Evidence, Verified, spent
+from .verify import Evidence, Verified
 
 TEMPLATE = Path(__file__).parent / "record.html.jinja"
 SHOWN_ROUNDS = 8
@@ -159,10 +159,18 @@ def _members(evidence: Evidence) -> list[dict[str, Any]]:
 
 
 def _privacy(evidence: Evidence) -> dict[str, Any] | None:
-    """Return this organisation's last statement of the differential privacy that it has spent; None without one."""
+    """Return this organisation's last statement of the differential privacy that it has spent; None without one.
+
+    What it noted when it gave something comes before what the log says of it.
+    """
     me = evidence.organisation.name
-    own = [told for record in evidence.committed for name, told in spent(record) if name == me]
-    return own[-1] if own else None
+    logged = [record.privacy[me] for record in evidence.committed if me in record.privacy]
+    noted = [receipt.privacy for receipt in evidence.receipts if receipt.privacy]
+    try:
+        told = json.loads((noted or logged or [""])[-1] or "null")
+    except ValueError:
+        return None
+    return cast("dict[str, Any]", told) if isinstance(told, dict) else None
 
 
 def _policy(evidence: Evidence) -> dict[str, Any]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -256,14 +255,3 @@ def _check(name: str, wrong: list[str], right: str) -> Check:
         return Check(name, "ok", right)
     more = f" (and {len(wrong) - SHOWN} more)" if len(wrong) > SHOWN else ""
     return Check(name, "bad", "; ".join(wrong[:SHOWN]) + more)
-
-
-def spent(record: Record) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (member, what it says of the differential privacy that it has spent)."""
-    for name, text in record.privacy.items():
-        try:
-            told = json.loads(text)
-        except ValueError:
-            continue
-        if isinstance(told, dict):
-            yield name, told

@@ -188,6 +188,18 @@ def test_an_update_that_is_not_ours_is_refused(fed, server, keeper):
     assert "in round 2 that it did not send" in refused("contribution", keeper.sign, server.all(2))
 
 
+def test_privacy_that_was_not_stated_is_refused(fed, server, keeper):
+    keeper.sign(server.all())
+    keeper.note(place_of(server.task()), b"mine", "clear", 4, privacy='{"epsilon":2.0}')
+    (receipt,) = read_receipts(fed.folder / NAME / "audit" / "receipts.jsonl")
+    mine = {NAME: Contribution(sha256=receipt.sha256, bytes=4, form="clear")}
+    line = server.commit(mine, privacy={NAME: '{"epsilon":1.0}'})
+    text = server.all(0, 1) + line.data.decode() + "\n"
+    assert "of the privacy that it has spent, which it did not make" in refused("privacy", keeper.sign, text)
+    honest = Line.signed(replace(line.record, privacy={NAME: '{"epsilon":2.0}'}), fed.server)
+    keeper.sign(server.all(0, 1) + honest.data.decode() + "\n")
+
+
 def test_a_task_must_follow_from_the_log(fed, server, keeper):
     refused("missing", keeper.check, server.task(), settings_of(fed))
     keeper.sign(server.all())

@@ -141,7 +141,8 @@ def federation(tmp_path):
     file.parent.mkdir()
     rows = [{"question": f"What is {k} + {k + 1}?", "answer": str(2 * k + 1)} for k in range(1, 120)]
     (file.parent / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    fedgrpo("client", "init", file, "--name", "clinic", "--data", "train.jsonl", "--superlink", f"127.0.0.1:{gateway}")
+    connection = ("--data", "train.jsonl", "--superlink", f"127.0.0.1:{gateway}")
+    fedgrpo("client", "init", file, "--privacy", "none", "--name", "clinic", *connection)
     text = file.read_text().replace("min-members = 2 ", "min-members = 1 ")
     file.write_text(text.replace('"ca.crt"', json.dumps(str(tmp_path / "server" / "keys" / "ca.crt"))))
     with running("server", "up", tmp_path / "server", log=tmp_path / "server.log"):

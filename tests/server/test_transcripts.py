@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from fedgrpo.client.learner.masking import masker
 from fedgrpo.common.secagg import boxes, shamir
-from fedgrpo.common.secagg.masks import add_mask
+from fedgrpo.common.secagg.masks import add_mask, add_masks
 from fedgrpo.common.secagg.statements import Bundle, roster_hash, unsigned
 from masked_federation import Federation, Sum
 
@@ -43,9 +43,11 @@ class View:
         self.bundles = {name: Bundle.read(unsigned(text)[0]) for name, text in self.sum.bundles.items()}
         self.roster = roster_hash(self.sum.bundles)
         skipped = {"pair": {self.pair_key()}, "self": {self.self_key(ONE), self.self_key(OTHER)}, "": set()}[left_out]
-        monkeypatch.setattr(
-            masker, "add_mask", lambda v, key, *rest, **how: key in skipped or add_mask(v, key, *rest, **how)
-        )
+
+        def add(vector, keys, cipher):
+            add_masks(vector, [(key, subtract) for key, subtract in keys if key not in skipped], cipher)
+
+        monkeypatch.setattr(masker, "add_masks", add)
         self.sum.mask(lost=self.federation.names[3:] if self.survive else ())
         self.seen = dict(self.sum.words)
         if not self.survive:

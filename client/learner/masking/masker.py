@@ -18,7 +18,7 @@ from ....common.identity.keys import Identity, verify
 from ....common.identity.manifest import Manifest
 from ....common.messages.messages import NO_WORDS, SecaggReply, SecaggRequest, Words
 from ....common.secagg import boxes, shamir
-from ....common.secagg.masks import add_mask
+from ....common.secagg.masks import add_masks
 from ....common.secagg.statements import (
     Bundle,
     Context,
@@ -154,12 +154,11 @@ class Masker:
         elif session.masked != members:
             raise ProtocolError("secagg.members", "this vector is masked for other members already")
         vector, cipher = self.sessions.vector(session), self.manifest.cipher
-        add_mask(vector, boxes.derived(bytes.fromhex(session.seed), roster, boxes.SELF), cipher)
+        masks = [(boxes.derived(bytes.fromhex(session.seed), roster, boxes.SELF), False)]
         for name in received:
-            public = bytes.fromhex(read[name].mask_key)
-            info = boxes.mask_info(self.name, name)
-            key = boxes.agreed(bytes.fromhex(session.mask_key), public, roster, info)
-            add_mask(vector, key, cipher, subtract=self.name > name)
+            public, info = bytes.fromhex(read[name].mask_key), boxes.mask_info(self.name, name)
+            masks.append((boxes.agreed(bytes.fromhex(session.mask_key), public, roster, info), self.name > name))
+        add_masks(vector, masks, cipher)
         return vector
 
     def _agree(self, session: Session, survivors: Items) -> Items:

@@ -84,10 +84,11 @@ class GuardedLearner:
         update = self._learner.train(task)
         policy.check_groups(self._organisation.policy, update.num_examples)
         self.ledger.used(update.num_examples)
+        leaving = self.capabilities().metrics
+        update = replace(update, metrics={name: update.metrics[name] for name in leaving})
         if self._keeper and self._config.privacy.mode == "none":  # a part of a sum is noted where it is made
             self._keeper.receipt(task, update, self._learner.capabilities().schema, self._config)
-        leaving = self.capabilities().metrics
-        return replace(update, metrics={name: update.metrics[name] for name in leaving})
+        return update
 
     def evaluate(self, task: EvaluateTask) -> Evaluation:
         """Count answers, and return the counts that may leave."""

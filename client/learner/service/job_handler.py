@@ -29,6 +29,7 @@ from ..masking.summing import SummingLearner
 from ..models.backend_check import check_backend
 from ..models.load import load_model
 from ..rewards import try_rewards
+from .base_groups import base_groups
 from .guard import GuardedLearner
 from .job_watcher import JobWatcher
 from .jobs import Job
@@ -192,31 +193,9 @@ class JobHandler:
         return self._unguarded.price(ledger.spent) if self._unguarded else ""
 
     def sample_groups(self, count: int) -> list[tuple[Problem, list[tuple[str, Any]]]]:
-        """Return a group of completions, (text, Sampled), for each of the first prompts, sampled as in training.
-
-        The adapter is fresh, so these are the base model's. One prompt at a time, to need no more memory than a step.
-        """
-        from ..models.chat_template import texts
-        from ..samplers import Sampling
-        from ..training.evaluate import prompt_texts
-
+        """Return `base_groups` of the first prompts, with the current run's settings."""
         assert self._model is not None
-        problems = self.train[:count]
-        sampler, tokenizer, grpo = self._model.trainer.sampler, self._model.tokenizer, self._model.config.grpo
-        groups: list[tuple[Problem, list[tuple[str, Any]]]] = []
-        for seed, prompt in enumerate(prompt_texts(tokenizer, problems, self.organisation.settings.prompt.system)):
-            ids = tokenizer([prompt], add_special_tokens=False)["input_ids"]
-            sampling = Sampling(
-                max_tokens=grpo.max_completion_length,
-                temperature=grpo.temperature,
-                seed=seed,
-                top_p=grpo.top_p,
-                top_k=grpo.top_k,
-            )
-            (group,) = sampler.sample(ids, sampling, count=grpo.num_generations)
-            completed = texts(tokenizer, [one.tokens for one in group])
-            groups.append((problems[seed], list(zip(completed, group, strict=True))))
-        return groups
+        return base_groups(self._model, self.train[:count], self.organisation.settings.prompt.system)
 
     def _set_aside(self) -> None:
         """Remove the adapter of an earlier run from the base model."""

@@ -15,7 +15,7 @@ from ....common.adapter import compression
 from ....common.adapter.methods import METHODS
 from ....common.adapter.schema import AdapterSchema, trained_part
 from ....common.audit.chain import Chain, link_complaints, read_chain, read_log, split_log
-from ....common.audit.receipts import FILE, FOLDER, Receipt, read_receipts, write_receipt
+from ....common.audit.receipts import FILE, FOLDER, Receipt, privacy_statement, read_receipts, write_receipt
 from ....common.audit.record import Line, head_statement
 from ....common.bounds import NAME
 from ....common.errors import ConfigError, PolicyError
@@ -109,14 +109,18 @@ class LogKeeper:
         """Write down what leaves in the clear for a round, before it does."""
         part = trained_part(schema, update.delta, METHODS[config.aggregation.method].trains_in(task.round))
         place = task.federation, task.round, task.attempt, task.adapter.sha256
-        self.note(place, compression.packed(part, config.compression.up), "clear", update.num_examples)
+        said = privacy_statement(update.metrics)
+        self.note(place, compression.packed(part, config.compression.up), "clear", update.num_examples, privacy=said)
 
-    def note(self, place: tuple[str, int, int, str], data: bytes, form: str, examples: int = 0) -> None:
+    def note(
+        self, place: tuple[str, int, int, str], data: bytes, form: str, examples: int = 0, *, privacy: str = ""
+    ) -> None:
         """Write down what leaves for a round, as bytes, before it does.
 
         Args:
             place: run, round, attempt, and hash of the adapter that was trained from.
             examples: prompts trained on; 0 where that stays here.
+            privacy: what this organisation says of the privacy that it has spent.
         """
         run, round_number, attempt, adapter = place
         last = self._log(run)[-1]
@@ -135,6 +139,7 @@ class LogKeeper:
                 adapter=adapter,
                 index=last.record.index,
                 head=last.head,
+                privacy=privacy,
             ),
         )
 
@@ -162,11 +167,18 @@ class LogKeeper:
         if mine is None:
             return
         place = record.run, record.round, record.attempt
-        receipts = read_receipts(self.folder / FOLDER / FILE)
-        if mine.sha256 not in {each.sha256 for each in receipts if each.attempt_at == place}:
+        receipts = [each for each in read_receipts(self.folder / FOLDER / FILE) if each.attempt_at == place]
+        said = record.privacy.get(self.credentials.name, "")
+        if mine.sha256 not in {each.sha256 for each in receipts}:
             raise PolicyError(
                 "audit.contribution",
                 f"The round log counts an update of this organisation in round {record.round} that it did not send.",
+            )
+        if said and said not in {each.privacy for each in receipts}:
+            raise PolicyError(
+                "audit.privacy",
+                f"The round log has a statement of this organisation in round {record.round}, of the privacy that it "
+                f"has spent, which it did not make: {said}",
             )
 
     def _log(self, run: str) -> list[Line]:

@@ -194,6 +194,22 @@ def test_a_mask_of_any_length_is_the_beginning_of_one_stream(cipher, dtype):
         assert np.array_equal(vector, np.arange(size).astype(dtype) + mask)
 
 
+@pytest.mark.parametrize("cipher", masks.CIPHERS)
+@pytest.mark.parametrize("dtype", ["<u4", "<u2"])
+def test_masks_are_the_same_however_many_threads_add_them(cipher, dtype, monkeypatch):
+    keys = [(bytes([k]) * 32, bool(k % 2)) for k in range(3)]
+    for size in (1, 5 * masks.CHUNK // np.dtype(dtype).itemsize + 77):
+        found = []
+        for threads in (1, 2, 3, 7):
+            monkeypatch.setattr(masks, "THREADS", threads)
+            monkeypatch.setattr(masks, "CHUNKS_PER_THREAD", 1)
+            vector = np.zeros(size, dtype)
+            masks.add_masks(vector, keys, cipher)
+            found.append(vector)
+        stream = [np.frombuffer(masks.CIPHERS[cipher](k).update(bytes(found[0].nbytes)), dtype) for k, _ in keys]
+        assert all(np.array_equal(vector, stream[0] - stream[1] + stream[2]) for vector in found)
+
+
 def test_any_three_of_five_shares_of_33_modulo_2147483659_give_it_and_two_do_not():
     values = shamir.points(SECRET, 3, range(1, 6), PRIME)
     for places in combinations(range(1, 6), 3):
