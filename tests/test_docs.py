@@ -9,7 +9,7 @@ import pytest
 from checkout import ROOT
 from fedgrpo.client.learner.rewards import BUILT_IN, SETS
 from fedgrpo.common.cli import main as cli
-from fedgrpo.common.messages.metric_names import TRAIN_METRICS
+from fedgrpo.common.messages.metric_names import PRIVATE_METRICS, TRAIN_METRICS
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 IDS = [str(page.relative_to(ROOT)) for page in PAGES]
@@ -114,7 +114,7 @@ def test_architecture_names_every_module_and_no_other():
 def test_the_run_folders_page_has_every_metric_that_clients_report():
     text = (ROOT / "docs" / "run-folder.md").read_text()
     rows = re.findall(r"^\| `(\w+/)` \| ([^|]+) \|", text, re.MULTILINE)
-    assert [area + name for area, names in rows for name in CODE.findall(names)] == [*TRAIN_METRICS]
+    assert [area + name for area, names in rows for name in CODE.findall(names)] == [*TRAIN_METRICS, *PRIVATE_METRICS]
 
 
 def test_the_page_of_rewards_has_a_row_for_each_built_in_reward_and_each_set():

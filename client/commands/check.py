@@ -85,6 +85,7 @@ def guarded(organisation: OrganisationFile, config: RunConfig) -> Learner:
 
 def _try_all(found: Checked, scenario: RunConfig | None, samples: int) -> None:
     from ..learner.service.job_handler import JobHandler
+    from ..learner.service.ledger import FILE, Ledger
 
     organisation = found.organisation
     found.problems += connection_problems(organisation)
@@ -104,7 +105,7 @@ def _try_all(found: Checked, scenario: RunConfig | None, samples: int) -> None:
     learner = here.learner(config)
     can = here.unguarded_capabilities()
     found.steps.append(("read", _blocks(organisation, config, can)))
-    if price := here.price():
+    if price := here.price(Ledger(organisation.folder / FILE, organisation.policy)):
         found.steps.append(("privacy", price))
     found.steps.append(("machine", _machine(can.device, can.memory_bytes, can.tokens_per_second)))
     found.steps.append(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...common.adapter.methods import METHODS
+from ...common.analysis.privacy import highest_epsilon, privacy_in_words
 from ...common.analysis.scores import points, score
 from ...common.settings.run_config import RunConfig
 from ...server.run.journal import Void
@@ -48,6 +49,9 @@ SETTINGS = (
     "compression.down",
     "intake.max-delta-norm",
     "gate.enabled",
+    "dp.noise-multiplier",
+    "dp.clip-norm",
+    "dp.delta",
 )
 FEWEST = 2
 """A mean over fewer organisations would be one organisation's own figure."""
@@ -81,6 +85,7 @@ def run_facts(source: Source) -> dict[str, Any] | None:
         "method": config.aggregation.method,
         "paper": METHODS[config.aggregation.method].source,
         "weights": config.aggregation.weights,
+        "privacy": privacy_in_words(config, highest_epsilon(c.reported for r in rounds for c in r.clients.values())),
         "settings": [(name, config.flat()[name]) for name in SETTINGS],
     }
 

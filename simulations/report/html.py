@@ -15,7 +15,7 @@ from ...common.messages.metric_names import TRAIN_METRICS
 from ...common.storage.atomic import write_atomic
 from ...common.storage.jsonl import read_lines
 from ...server.run.reader import Run, accuracy
-from .summary import falls, notes
+from .summary import falls, notes, privacy_notes
 
 TEMPLATE = Path(__file__).parent / "report.html.jinja"
 SHARED_REWARDS = ("reward/mean", "reward/std")
@@ -37,7 +37,7 @@ def write_report(run: Run) -> Path:
         clients=_client_rows(run),
         samples=_samples(run),
         settings=run.config.flat(),
-        notes=notes(run.config),
+        notes=[*notes(run.config), *privacy_notes(run)],
         falls=falls(run),
         points=points,
     )

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ...common.analysis.contributions import LITTLE_SIGNAL
+from ...common.analysis.privacy import highest_epsilon, privacy_in_words
 from ...common.analysis.scores import fall_in_words, points, score
 from ...common.cli.options import plain
 from ...common.cli.tables import WholeTable
@@ -25,7 +26,7 @@ def print_summary(run: Run, report: Path, wall_s: float) -> None:
     console.print()
     _print_accuracy(console, run)
     console.print(WholeTable(_class_table(run)))
-    for note in notes(run.config):
+    for note in [*notes(run.config), *privacy_notes(run)]:
         console.print(note, style="dim")
     console.print(WholeTable(_ledger_table(run)))
     for contribution in run.contributions():
@@ -88,6 +89,12 @@ def notes(config: RunConfig) -> list[str]:
     if config.model.name not in COLD_STARTS:
         return []
     return [COLD_STARTS[config.model.name] if config.simulation.dataset == "builtin" else STAND_IN]
+
+
+def privacy_notes(run: Run) -> list[str]:
+    """Return what the run has cost in privacy, in a sentence; empty for a run without differential privacy."""
+    reported = [client.reported for line in run.rounds for client in line.clients.values()]
+    return [text] if (text := privacy_in_words(run.config, highest_epsilon(reported))) else []
 
 
 COLD_START = (

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from federation import schema, settings
 from fedgrpo.client.learner.data.problems import Problem, in_blocks, reading_order
+from fedgrpo.client.learner.privacy.spent import Charge, Spent
 from fedgrpo.client.learner.service.jobs import JobQueue
 from fedgrpo.client.learner.service.ledger import Ledger
 from fedgrpo.common.adapter.adapter import Adapter
@@ -215,3 +216,30 @@ def test_a_federation_that_is_asked_for_with_a_changed_policy_keeps_its_ledger(t
     changed = Ledger(path, replace(own, max_rank=4))
     refused("answered", train, changed, training(config), config)
     assert changed.counts() == {"train": 1}
+
+
+def test_a_private_training_after_one_without_noise_is_refused_until_the_folder_is_another(opened, tmp_path, config):
+    noise = {"dp.noise-multiplier": 1.0, "grpo.loss-type": "grpo", "aggregation.weights": "uniform"}
+    private = config.with_values(noise)
+    train(opened(), training(config), config)
+    with pytest.raises(PolicyError, match="1 trainings have been answered without noise, the last of fed-1"):
+        opened(policy__max_epsilon=8.0).begin_training(training(private, federation="fed-2"), private)
+    (tmp_path / "ledger.jsonl").unlink()
+    ledger = opened(policy__max_epsilon=8.0)
+    ledger.begin_training(training(private, federation="fed-2"), private)
+    charge = Charge(
+        federation="fed-2",
+        round=1,
+        attempt=1,
+        noise_multiplier=1.0,
+        clip_norm=1.0,
+        rate=0.1,
+        steps=1,
+        units=10,
+        unit="prompt",
+        data="",
+    )
+    ledger.spent.charge(charge, 1e-5)
+    ledger.close()
+    opened(policy__max_epsilon=8.0).begin_training(training(private, federation="fed-3"), private)
+    assert len(Spent(tmp_path / "privacy.jsonl").charges) == 1  # beside the ledger

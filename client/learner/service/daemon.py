@@ -25,8 +25,6 @@ from ....common.messages.frames import Frame
 from ....common.storage.atomic import make_private_folder
 from ...organisation.credentials import read_credentials
 from ...organisation.settings import OrganisationFile
-from ..privacy.spent import FILE as SPENT_FILE
-from ..privacy.spent import Spent
 from .http_api import HandlesJobs, Interface
 from .job_handler import JobHandler
 from .jobs import Job, JobQueue
@@ -51,8 +49,7 @@ def serve(organisation: OrganisationFile) -> None:
     prepare_folder(organisation)
     with orderly_end(), _only_one(organisation.folder):
         ledger = Ledger(organisation.folder / FILE, organisation.policy)
-        spent = Spent(organisation.folder / SPENT_FILE, organisation.policy.max_epsilon)
-        learner = JobHandler(organisation, ledger, keeper_of(organisation), spent)
+        learner = JobHandler(organisation, ledger, keeper_of(organisation))
         try:
             serve_jobs(organisation, learner)
         finally:

@@ -28,8 +28,6 @@ from ..data.tables import fingerprint, read_organisation_data
 from ..masking.summing import SummingLearner
 from ..models.backend_check import check_backend
 from ..models.load import load_model
-from ..privacy.spent import FILE as SPENT_FILE
-from ..privacy.spent import Spent
 from ..rewards import try_rewards
 from .base_groups import base_groups
 from .guard import GuardedLearner
@@ -52,25 +50,19 @@ class JobHandler:
     """Handles the jobs that arrive over the socket."""
 
     def __init__(
-        self,
-        organisation: OrganisationFile,
-        ledger: Ledger | None = None,
-        keeper: LogKeeper | None = None,
-        spent: Spent | None = None,
+        self, organisation: OrganisationFile, ledger: Ledger | None = None, keeper: LogKeeper | None = None
     ) -> None:
         """Read data and rewards, so that errors in them are found at the start.
 
         Args:
             ledger: what has been answered; None for a rehearsal, which nobody outside hears of.
             keeper: what has been seen of the round log; None for a rehearsal, and where no manifest is pinned.
-            spent: the privacy budget; None for a rehearsal.
 
         Raises:
             ConfigError, DataError, RewardError: the organisation's file, a data row or a reward is wrong.
         """
         self.organisation = organisation
         self.ledger, self.keeper = ledger or Ledger(None, organisation.policy), keeper
-        self.spent = spent or Spent(None)
         check_backend(organisation.settings.backend)
         self.tracking = OrganisationTracking(organisation)
         self.train, self.held_out = read_organisation_data(organisation)
@@ -196,10 +188,9 @@ class JobHandler:
         assert self._unguarded is not None
         return self._unguarded.capabilities()
 
-    def price(self) -> str:
+    def price(self, ledger: Ledger) -> str:
         """Return what the current run costs in privacy, over what is spent; empty if it is not private."""
-        assert self._unguarded is not None
-        return self._unguarded.price(Spent(self.organisation.folder / SPENT_FILE))
+        return self._unguarded.price(ledger.spent) if self._unguarded else ""
 
     def sample_groups(self, count: int) -> list[tuple[Problem, list[tuple[str, Any]]]]:
         """Return `base_groups` of the first prompts, with the current run's settings."""
@@ -229,7 +220,7 @@ class JobHandler:
             rewards=self.rewards,
             system_prompt=self.organisation.settings.prompt.system,
             block=policy.block_size(self.organisation.policy, config),
-            spent=self.spent,
+            spent=self.ledger.spent,
             unit=self.organisation.settings.data.unit_id or "prompt",
         )
         hardware = self._model.measure(self.train[0], self.organisation.settings.prompt.system)

@@ -20,6 +20,8 @@ from ....common.secagg.statements import Context
 from ....common.settings.run_config import RunConfig
 from ....common.storage.jsonl import append_line
 from ...organisation.policy_settings import Policy
+from ..privacy.spent import FILE as SPENT_FILE
+from ..privacy.spent import Spent
 from .ledger_lines import Line, added_up, in_words, read_ledger, signing
 
 FILE = "ledger.jsonl"
@@ -39,6 +41,8 @@ class Ledger:
         self._last: dict[tuple[str, str], Line] = {}
         """The line of each federation's last training and evaluation."""
         self._open: Line | None = None
+        self.spent = Spent(path.with_name(SPENT_FILE) if path else None, policy.max_epsilon)
+        """The privacy budget."""
         for line in read_ledger(path) if path else []:
             self._note(line)
 
@@ -63,6 +67,8 @@ class Ledger:
             position=task.position,
             prompts=config.prompts_per_round,
         )
+        if config.dp.on:
+            self._check_noise()
         last = self._last.get(("train", task.federation))
         if line.key not in self._lines and last is not None:
             end = last.position + (last.prompts if last.answered else 0)
@@ -73,6 +79,18 @@ class Ledger:
                     f"from {last.position} to {end}: a shard is read forwards, by whole rounds.",
                 )
         self._begin(line, "max-trainings", self._policy.max_trainings)
+
+    def _check_noise(self) -> None:
+        """Refuse a private training after some without noise, of which no epsilon can be said."""
+        private = {(charge.federation, charge.round, charge.attempt) for charge in self.spent.charges}
+        answered = [line for line in self._lines.values() if line.kind == "train" and line.answered]
+        open_ones = [line for line in answered if (line.federation, line.round, line.attempt) not in private]
+        if open_ones:
+            raise PolicyError(
+                "policy.dp.max-epsilon",
+                f"{len(open_ones)} trainings have been answered without noise, the last of {open_ones[-1].federation}: "
+                "what they told has no epsilon. For other people's data give the learner another learner.folder.",
+            )
 
     def begin_evaluation(self, task: EvaluateTask, config: RunConfig) -> None:
         """Write down that the held-out problems are answered.
