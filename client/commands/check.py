@@ -7,11 +7,6 @@ from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
-from ...common.cli.options import plain, plain_lines
-from ...common.cli.tables import WholeTable
 from ...common.errors import ConfigError, FedGRPOError
 from ...common.messages.messages import Capabilities
 from ...common.settings.run_config import RunConfig
@@ -24,7 +19,6 @@ from ..organisation.settings import OrganisationFile
 from .dry_run import Leaving, allowed_run, dry_run
 from .learning_signal import SampledGroup, described, signal_warnings
 from .preflight import connection_problems
-from .status_view import fields_table
 
 WITHOUT_FLOWER = (
     "not tried: flwr is not installed beside this learner. The node records what it sends: fedgrpo client egress"
@@ -228,28 +222,3 @@ def _scored(found: Checked, here: Any, problem: Any, group: list[tuple[str, Any]
     found.samples.append(Sample(problem.question, group[0][0], {name: values[0] for name, values in paid.items()}))
     totals = [sum(r.weight * (paid[r.name][i] or 0.0) for r in here.rewards) for i in range(size)]
     return SampledGroup(totals, truncated)
-
-
-def show(found: Checked) -> None:
-    """Print what was found."""
-    console = Console(highlight=False)
-    steps = Table("tried", "found", box=None, pad_edge=False)
-    for name, what in found.steps:
-        steps.add_row(name, plain(what))
-    console.print(WholeTable(steps))
-    for sample in found.samples:
-        console.rule("a prompt of yours, and what the model makes of it now", style="dim")
-        console.print(plain_lines(sample.question), style="dim")
-        console.print(plain_lines(sample.completion.strip() or "(nothing)"))
-        paid = (f"{name} {'–' if r is None else format(r, 'g')}" for name, r in sample.rewards.items())
-        console.print(plain("  ".join(paid)))
-    for kind, fields in found.leaving:
-        console.rule(f"would leave in answer to {kind}", style="dim")
-        console.print(WholeTable(fields_table(fields)))
-    for warning in found.warnings:
-        console.print("[yellow]Warning:[/yellow]", plain(warning))
-    if found.problems:
-        for problem in found.problems:
-            console.print("[red]Not ready:[/red]", *map(plain, problem.splitlines()), sep="\n")
-    else:
-        console.print(f"Ready. Nothing was sent. Join: fedgrpo client up {found.organisation.file}")

@@ -116,13 +116,14 @@ def check(
       fedgrpo client check clinic.toml --scenario run.toml      against the run the operator announced
     """
     from . import check as checks
+    from .check_view import show
 
     organisation = OrganisationFile.read(file)
     found = checks.check(organisation, load_scenario(scenario) if scenario else None, samples)
     if output is Format.json:
         print(json.dumps(found.as_json()))
     else:
-        checks.show(found)
+        show(found)
     if found.problems:
         raise typer.Exit(1)
 

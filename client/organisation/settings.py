@@ -16,6 +16,7 @@ from ...common.settings import toml
 from ...common.settings.backend import Backend
 from ...common.trackers.names import Use, read_uses
 from .columns import check_columns
+from .membership import Membership
 from .model import Model
 from .policy_settings import Policy
 
@@ -152,16 +153,6 @@ class Flower:
     """This node's private key (`fedgrpo keys node`); its public half is registered by the operator."""
     egress_record: str = "egress.jsonl"
     """Return the record of everything that was sent. The account the SuperNode runs under writes it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Membership:
-    """This organisation's place in the federation: what secure aggregation and the audit need."""
-
-    manifest: str = ""
-    """The federation's manifest, which lists every organisation's identity key (`fedgrpo manifest`)."""
-    identity: str = ""
-    """This organisation's private Ed25519 key (`fedgrpo keys identity`). Its public half is in the manifest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

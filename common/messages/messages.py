@@ -17,7 +17,6 @@ from ..adapter.adapter import Adapter
 from ..adapter.methods import METHODS
 from ..adapter.schema import AdapterSchema, Module, Vector
 from ..settings.run_config import RunConfig
-from .metric_names import RoundWork
 
 Words = npt.NDArray[np.unsignedinteger[Any]]
 """A vector modulo 2^32 (little-endian uint32) or 2^16 (uint16): part of a sum, or masked."""
@@ -38,16 +37,6 @@ def run_schema(config: RunConfig, modules: tuple[Module, ...]) -> AdapterSchema:
         holds=holds,
         seed=config.federation.seed,
         tiny_size=config.adapter.tiny_size if "v" in holds else 0,
-    )
-
-
-def round_work(groups: int, config: RunConfig) -> RoundWork:
-    """Return what a client did in a round of so many groups, and the limits that the settings give it."""
-    return RoundWork(
-        groups=groups,
-        completions=groups * config.grpo.num_generations,
-        prompt_tokens=config.grpo.max_prompt_length,
-        completion_tokens=config.grpo.max_completion_length,
     )
 
 

@@ -27,9 +27,9 @@ from ...common.messages.messages import (
     Tally,
     TaskId,
     Update,
-    round_work,
 )
 from ...common.messages.metric_names import PRIVATE_METRICS, TRAIN_METRICS, RoundWork, range_of, reward_metrics
+from ...common.messages.round_work import round_work
 from ...common.settings.run_config import RunConfig
 
 HASH = re.compile(r"[0-9a-f]{1,64}")

@@ -29,9 +29,8 @@ class Joined:
     held_out: int = 0
 
     def __str__(self) -> str:
-        left_out = (
-            f" ({self.prompts_too_long} left out: too long, or not a whole block)" if self.prompts_too_long else ""
-        )
+        too_long = self.prompts_too_long
+        left_out = f" ({too_long} left out: too long, or not a whole block)" if too_long else ""
         held_out = f" and {self.held_out} held-out problems" if self.held_out else ""
         prompts = f" with {self.examples} prompts{left_out}{held_out}" if self.examples else ""
         return f"{self.organisation} joined{prompts}"
@@ -99,18 +98,16 @@ class UpdateTaken:
 
 @dataclass(frozen=True, slots=True)
 class SumGrew:
-    """A client's masked vector was added to a sum."""
+    """A client's masked vector was added to a sum, of kind `train` or `evaluate`."""
 
     round: int
     kind: str
-    """`train` or `evaluate`."""
     organisation: str
     members: int
     """In the sum so far."""
 
     def __str__(self) -> str:
-        what = "update is" if self.kind == "train" else "counts are"
-        return f"round {self.round}: the masked {what} in from {self.organisation}, {self.members} in the sum"
+        return f"round {self.round}: {self.organisation}'s masked vector ({self.kind}) is in, {self.members} in the sum"
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,11 +138,8 @@ class RoundCommitted:
     """Whether the adapter is another than before."""
 
     def __str__(self) -> str:
-        still = (
-            ""
-            if self.moved
-            else "; adapter unchanged: every group had zero reward variance, or every learning rate was 0 (warm-up)"
-        )
+        why = "every group had zero reward variance, or every learning rate was 0 (warm-up)"
+        still = "" if self.moved else f"; adapter unchanged: {why}"
         return (
             f"round {self.round} committed: {self.valid} of {self.asked} updates, {self.seconds:.1f} s, "
             f"up {self.bytes_up / 1e6:.2f} MB, down {self.bytes_down / 1e6:.2f} MB, "
@@ -194,11 +188,10 @@ class EvaluationStarted:
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """Held-out problems were answered with the adapter of `round` (0: before training)."""
+    """Held-out problems were answered, `sampled` or `greedy`, with the adapter of `round` (0: before training)."""
 
     round: int
     decoding: str
-    """`sampled` or `greedy`."""
     score: Score
 
     def __str__(self) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from fedgrpo.client.commands import check, status_view
+from fedgrpo.client.commands import check, check_view, status_view
 from fedgrpo.common.cli.tables import WholeTable
 from fedgrpo.server.operator.status_view import print_status
 from fedgrpo.server.run.status import RunStatus
@@ -109,7 +109,7 @@ def test_client_check_shows_steps_and_fields_whole_in_a_narrow_terminal(printed)
         steps=[("model", f"Qwen/Qwen2.5-0.5B-Instruct in {PATH}")],
         leaving=[("train", FIELDS)],
     )
-    text = printed(check.show, found)
+    text = printed(check_view.show, found)
     assert "57,58,59]" in text
     assert "589824" in text
     assert "20260101-120000" in text

@@ -23,9 +23,9 @@ from ....common.messages.messages import (
     TrainTask,
     Update,
     Words,
-    round_work,
 )
 from ....common.messages.metric_names import TRAIN_METRICS
+from ....common.messages.round_work import round_work
 from ....common.secagg.grid import Whole, grid_of
 from ....common.secagg.layout import (
     BEYOND,

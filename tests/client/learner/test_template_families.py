@@ -6,7 +6,7 @@ from datetime import datetime
 import pytest
 import template_families
 import torch
-from fedgrpo.client.commands import check
+from fedgrpo.client.commands import check, check_view
 from fedgrpo.client.learner.data.judge import judge
 from fedgrpo.client.learner.models import chat_template
 from fedgrpo.client.learner.models.base_model import Base, load_tokenizer
@@ -133,7 +133,7 @@ def test_a_family_passes_client_check(family, tmp_path):
     assert [problem for problem in found.problems if "flower." not in problem] == []
     assert "policy" in dict(found.steps)
     noted(name, [warning for warning in found.warnings if warning.startswith("The model's")])
-    check.show(found)
+    check_view.show(found)
 
 
 def test_a_family_is_taught(family, run, tmp_path):
