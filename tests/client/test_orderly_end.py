@@ -22,7 +22,7 @@ class Learner:
     ready, identity, task_bytes = True, "one", 0
     tracking = SimpleNamespace(close=lambda: print("trackers closed", flush=True))
 
-    def __init__(self, organisation, ledger):
+    def __init__(self, organisation, ledger, keeper=None):
         self.organisation = organisation
 
     def do(self, job):

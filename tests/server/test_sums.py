@@ -36,9 +36,12 @@ def rounds_of(run):
     return [line for line in read_metrics(run.files.metrics) if isinstance(line, RoundMetrics)]
 
 
+ALSO = [("rolora", "fp32"), ("xs", "fp32"), ("tiny", "int8"), ("naive", "fp32")]
+
+
 @pytest.mark.parametrize(
     ("method", "up"),
-    [("ffa", "fp32"), ("ffa", "int8"), ("rolora", "fp32"), ("xs", "fp32"), ("tiny", "int8"), ("naive", "fp32")],
+    [("ffa", "fp32"), ("ffa", "int8"), *(pytest.param(*each, marks=pytest.mark.e2e) for each in ALSO)],
 )
 def test_a_masked_sum_makes_the_adapter_of_the_plain_sum_bit_for_bit(tmp_path, method, up):
     values = {"aggregation.method": method, "compression.up": up, "grpo.learning-rate": 1.0}
@@ -73,6 +76,7 @@ def test_two_of_five_gone_at_random_steps_of_each_round_lose_nothing_of_the_othe
     assert adapters(masked) == adapters(plain)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("step", ["mask", "agree", "open"])
 def test_one_of_five_gone_in_a_late_step_does_not_void_the_round(tmp_path, step):
     run = World(config_of(tmp_path, "secagg"), lambda name, *place: name == NAMES[1] and place[-1] == step).play()
@@ -87,6 +91,7 @@ def calm(tmp_path_factory):
     return adapters(World(config_of(tmp_path_factory.mktemp("calm"), "secagg")).play())
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("step", STEPS[:-1])
 def test_below_the_threshold_the_attempt_is_void_and_the_next_one_commits(tmp_path, calm, step):
     def fails(name, number, attempt, at):
@@ -115,6 +120,7 @@ def test_a_sum_that_some_have_opened_is_not_given_up_but_asked_for_again(tmp_pat
     assert adapters(run) == calm
 
 
+@pytest.mark.e2e
 def test_a_member_that_agrees_late_helps_to_open(tmp_path, calm):
     """Four of five must open: one was gone when the others agreed, and one of those never opens."""
     trials = []
@@ -133,6 +139,7 @@ def test_a_member_that_agrees_late_helps_to_open(tmp_path, calm):
     assert adapters(run) == calm
 
 
+@pytest.mark.e2e
 def test_a_sum_that_cannot_be_opened_stops_the_run_which_goes_on_when_they_are_back(tmp_path, calm):
     config = config_of(tmp_path, "secagg", **{"federation.max-void-rounds": 2})
     world = World(config, lambda name, number, attempt, step: (number, step) == (2, "open") and name in NAMES[:3])

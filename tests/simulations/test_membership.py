@@ -210,6 +210,7 @@ def trained(tmp_path_factory):
     ).folder
 
 
+@pytest.mark.e2e
 def test_a_simulated_run_is_audited_and_the_files_hold_no_prompt(run, trained):
     words_given = ["audit", "membership", trained, "--samples", 1, "--limit", 40, "--format", "json"]
     status, out, _ = run(*words_given)
@@ -230,6 +231,7 @@ def test_a_simulated_run_is_audited_and_the_files_hold_no_prompt(run, trained):
         assert not any(canary["problem"]["question"] in text for canary in canaries)
 
 
+@pytest.mark.e2e
 def test_one_client_is_audited_by_its_own_prompts_in_words(run, trained):
     status, out, _ = run("audit", "membership", trained, "--client", 0, "--samples", 1, "--limit", 25)
     assert status == 0
@@ -252,6 +254,7 @@ name = "builtin"
 """
 
 
+@pytest.mark.e2e
 def test_an_organisation_audits_an_adapter_with_its_own_prompts(run, trained, tmp_path):
     numbers = itertools.product(range(9), repeat=2)
     rows = [{"question": f"Ada owns {i} maps and buys {j}. How many?", "answer": f"{i + j}"} for i, j in numbers]
@@ -271,6 +274,7 @@ def test_an_organisation_audits_an_adapter_with_its_own_prompts(run, trained, tm
     assert (tmp_path / "state").stat().st_mode & 0o077 == 0
 
 
+@pytest.mark.e2e
 def test_what_cannot_be_audited_is_refused_before_a_model_is_loaded(run, trained, tmp_path):
     adapter = trained / "adapters" / "0001"
     for name in ("adapter_config.json", "adapter_model.safetensors", "adapter_schema.json"):
