@@ -56,7 +56,8 @@ def test_a_command_that_needs_another_extra_says_which(tmp_path, words, without,
 def test_a_check_in_a_learner_without_flower_tries_all_but_the_messages(tmp_path):
     rows = ({"question": f"{n} + {n}?", "answer": str(2 * n)} for n in range(200))
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert fedgrpo_without([], "client", "init", "a.toml", "--data", "train.jsonl", cwd=tmp_path).returncode == 0
+    init = ("client", "init", "a.toml", "--data", "train.jsonl", "--privacy", "none")
+    assert fedgrpo_without([], *init, cwd=tmp_path).returncode == 0
     words = ("client", "check", "a.toml", "--samples", "1", "--format", "json")
     done = fedgrpo_without(["flwr"], *words, cwd=tmp_path)
     checked = json.loads(done.stdout.splitlines()[-1])

@@ -6,7 +6,7 @@ import pytest
 from fedgrpo.common.audit.record import Line
 from test_simulate import fedgrpo
 
-pytestmark = [pytest.mark.e2e, pytest.mark.deployment, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 def test_every_organisation_finds_the_log_of_masked_rounds_right(tmp_path):

@@ -13,7 +13,15 @@ SCRIPTS = sorted((ROOT / "benchmarks").glob("*.py"))
 NEEDS_VLLM = {"samplers"}
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
+LONG = {"golden", "faults", "real_model"}
+"""A minute and more each: `pytest -m slow tests/e2e/test_benchmarks.py`."""
+
+
+@pytest.mark.parametrize(
+    "script",
+    [pytest.param(path, marks=pytest.mark.slow) if path.stem in LONG else path for path in SCRIPTS],
+    ids=lambda script: script.stem,
+)
 def test_a_benchmark_runs_and_ends_with_its_figures(script, tmp_path):
     if script.stem in NEEDS_VLLM and "FEDGRPO_VLLM_PYTHON" not in os.environ:
         pytest.skip("needs FEDGRPO_VLLM_PYTHON, the Python of an environment with vLLM (docs/backends.md)")
