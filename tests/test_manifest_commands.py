@@ -5,25 +5,10 @@ import json
 import pytest
 from fedgrpo.client.organisation.credentials import read_credentials
 from fedgrpo.client.organisation.settings import OrganisationFile
-from fedgrpo.common.cli import main as cli
 from fedgrpo.common.errors import ConfigError
 from fedgrpo.common.identity.keys import Identity
 from fedgrpo.common.identity.manifest import Manifest
 from organisations import organisation_file
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    def call(*words):
-        monkeypatch.setattr("sys.argv", ["fedgrpo", *map(str, words)])
-        try:
-            cli.main()
-            status = 0
-        except SystemExit as ended:
-            status = ended.code or 0
-        return status, *capsys.readouterr()
-
-    return call
 
 
 def answer(run, *words):

@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 from audited import AuditedFederation
 from fedgrpo.common.audit.record import Line
-from fedgrpo.common.cli import main as cli
 from fedgrpo.common.errors import ConfigError
 from fedgrpo.common.identity.keys import Identity
 from fedgrpo.simulations.audit.agreements import agreement_complaints
@@ -290,20 +289,6 @@ def test_a_long_run_stays_on_the_page_and_is_whole_in_the_json(fed):
     assert text.count("with 3 others") == SHOWN_ROUNDS
     assert f"… {200 - SHOWN_ROUNDS} more, listed in the JSON" in text
     assert f"{200:064x}" in text
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    def call(*words):
-        monkeypatch.setattr("sys.argv", ["fedgrpo", *map(str, words)])
-        try:
-            cli.main()
-            status = 0
-        except SystemExit as ended:
-            status = ended.code or 0
-        return status, *capsys.readouterr()
-
-    return call
 
 
 def test_the_commands_end_with_1_where_something_is_wrong(run, fed):
