@@ -21,6 +21,7 @@ from flwr.serverapp import Grid, ServerApp
 from ..common.adapter.adapter import Adapter
 from ..common.adapter.compression import rounded
 from ..common.adapter.schema import AdapterSchema
+from ..common.analysis.organisation_privacy import noise_price
 from ..common.errors import ConfigError, FedGRPOError, RunError
 from ..common.identity.manifest import Manifest
 from ..common.messages import wire
@@ -37,7 +38,7 @@ from .federation.rounds import Rounds
 from .federation.sum_steps import SumSteps
 from .federation.summed_round import SummedExchange
 from .run.alarms import Alarms
-from .run.events import show_plain_lines
+from .run.events import LOGGER, show_plain_lines
 from .run.journal import Finished, Journal
 from .run.layout import RunFolder
 from .run.lock import BusyError, locked
@@ -96,13 +97,18 @@ def run_federation(grid: Grid, config: RunConfig) -> None:
         state = known or store.create(config, name, first_adapter(config, terms.schema), terms.base_model_sha256)
         begin(log, state, config, resumed=known is not None)
         calls = ClientCalls(grid, config.federation, stop.check, Audited(log, roster.nodes))
-        summed = summed_exchange(calls, roster, store, config)
+        summed = summed_exchange(calls, roster, store, config, terms.schema.size)
         rounds = Rounds(calls, config, store, roster, Evaluator(calls, config, store, roster, summed), summed, log)
         _play_all(rounds, state, config, store)
 
 
-def summed_exchange(calls: ClientCalls, roster: Roster, store: Store, config: RunConfig) -> SummedExchange | None:
+def summed_exchange(
+    calls: ClientCalls, roster: Roster, store: Store, config: RunConfig, size: int
+) -> SummedExchange | None:
     """Return what asks for sums where the server is to see sums only; None where updates are sent alone.
+
+    Args:
+        size: numbers of an update. What noise on the sum costs is said before the first round.
 
     Raises:
         ConfigError: the manifest is missing or damaged, or lists too many members for privacy.clip-norm.
@@ -116,7 +122,10 @@ def summed_exchange(calls: ClientCalls, roster: Roster, store: Store, config: Ru
         grid_of(config, len(manifest.members))
         check_cohort(config, manifest)
     steps = SumSteps(calls, roster, config.privacy.step_timeout_s)
-    return SummedExchange(steps, config, roster, store.files.sum, manifest)
+    summed = SummedExchange(steps, config, roster, store.files.sum, manifest)
+    if config.privacy.noise_multiplier:
+        LOGGER.warning("The noise %s.", noise_price(config, size, summed.members))
+    return summed
 
 
 def check_cohort(config: RunConfig, manifest: Manifest) -> None:

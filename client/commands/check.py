@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from typing import Any
 
+from ...common.analysis.organisation_privacy import noise_price
 from ...common.errors import ConfigError, FedGRPOError
 from ...common.messages.messages import Capabilities
 from ...common.settings.run_config import RunConfig
@@ -101,6 +102,8 @@ def _try_all(found: Checked, scenario: RunConfig | None, samples: int) -> None:
     found.steps.append(("read", _blocks(organisation, config, can)))
     if price := here.price(Ledger(organisation.folder / FILE, organisation.policy)):
         found.steps.append(("privacy", price))
+    if config.privacy.noise_multiplier:
+        found.steps.append(("organisation noise", _noise(organisation, config, can)))
     found.steps.append(("machine", _machine(can.device, can.memory_bytes, can.tokens_per_second)))
     found.steps.append(
         ("adapter", f"{can.schema.size:,} trained parameters, {can.schema.size * 4 / 1e6:.2f} MB a round")
@@ -183,6 +186,13 @@ def _blocks(organisation: OrganisationFile, config: RunConfig, can: Capabilities
         return f"{can.examples} prompts, by chance; {can.prompts_too_long} are too long"
     left_out = f"; {can.prompts_too_long} are too long or do not fill a block" if can.prompts_too_long else ""
     return f"{can.examples} prompts, in blocks of {block}{left_out}"
+
+
+def _noise(organisation: OrganisationFile, config: RunConfig, can: Capabilities) -> str:
+    """Return what the noise on the sum of all members' updates hides, and costs."""
+    credentials = read_credentials(organisation)
+    members = len(credentials.manifest.members) if credentials else config.federation.min_clients
+    return noise_price(config, can.schema.size, members)
 
 
 def _how_to_have_more(here: Any) -> str:

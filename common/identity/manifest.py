@@ -17,7 +17,7 @@ from ..foreign import quoted
 from ..storage.atomic import write_atomic
 from .encoding import encode
 from .manifest_file import VERSION, entry, heading, read_unfinished
-from .members import CIPHERS, FEWEST, MOST, Member, check_agreed, check_key, check_members, check_name
+from .members import CIPHERS, FEWEST, MOST, Member, check_agreed, check_key, check_members, check_name, threshold_of
 
 __all__ = ["Manifest", "Member"]
 CONTEXT = "fedgrpo manifest"
@@ -97,12 +97,8 @@ class Manifest:
 
     @property
     def threshold(self) -> int:
-        """Return how many members must agree on a sum, and open it: more than two thirds, t = floor(2 n / 3) + 1.
-
-        Any two sets of t members, of whatever cohorts, share more than n / 3 of them: at least one that is honest if
-        fewer than n / 3 are not, and an honest member opens one sum of a round (docs/decisions/017).
-        """
-        return 2 * len(self.members) // 3 + 1
+        """Return how many members must agree on a sum, and open it (`threshold_of`)."""
+        return threshold_of(len(self.members))
 
     def key_of(self, name: str) -> bytes:
         """Return a member's public key.

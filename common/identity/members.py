@@ -70,3 +70,12 @@ def check_agreed(base_model_sha256: object, cipher: object) -> None:
         )
     if cipher not in CIPHERS:
         raise ConfigError(f"cipher is {quoted(cipher)}, but must be one of: {', '.join(CIPHERS)}.")
+
+
+def threshold_of(members: int) -> int:
+    """Return how many of a manifest's members must agree on a sum: more than two thirds, t = floor(2 n / 3) + 1.
+
+    Any two sets of t members, of whatever cohorts, share more than n / 3 of them: at least one that is honest if fewer
+    than n / 3 are not, and an honest member opens one sum of a round (docs/decisions/017).
+    """
+    return 2 * members // 3 + 1

@@ -13,10 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ConfigError, ProtocolError
+from ..identity.members import threshold_of
 from ..messages.messages import Words
 from ..settings.run_config import RunConfig
 
 INT8_LEVELS = 127
+NOISE_TAIL = 12.0
+"""Standard deviations of noise that the grid has room for: a number is beyond it with probability 4e-33."""
 CHUNK = 1 << 15
 """Values that are coded at a time: few enough for a processor's cache."""
 MIN_RESOLUTION = 1e-3
@@ -101,6 +104,8 @@ def grid_of(config: RunConfig, members: int) -> Grid:
     `int8`: 16 bits, and 127 steps to the length that Adam goes in a round: learning rate times steps. What is beyond is
     counted, and error feedback adds it to the next update.
 
+    With noise there is room for that of each member, too.
+
     Raises:
         ConfigError: the members are too many for the clip.
     """
@@ -109,7 +114,7 @@ def grid_of(config: RunConfig, members: int) -> Grid:
         grid = Grid(step=2.0 ** math.ceil(math.log2(reach / INT8_LEVELS)), levels=INT8_LEVELS, bits=16)
         grid.check(members)
         return grid
-    clip = config.privacy.clip_norm
+    clip = config.privacy.clip_norm * noise_room(config.privacy.noise_multiplier, members)
     exponent = math.floor(math.log2(((1 << 31) - 1) / members / clip))
     if clip * 2.0**exponent < 1 / MIN_RESOLUTION:
         raise ConfigError(
@@ -121,6 +126,11 @@ def grid_of(config: RunConfig, members: int) -> Grid:
     grid = Grid(step=2.0**-exponent, levels=_levels(clip, exponent), bits=32)
     grid.check(members)
     return grid
+
+
+def noise_room(noise_multiplier: float, members: int) -> float:
+    """Return how much longer than the clip a number with noise can be: a member's share of it, NOISE_TAIL times."""
+    return 1 + NOISE_TAIL * noise_multiplier / math.sqrt(threshold_of(members)) if noise_multiplier else 1.0
 
 
 def _levels(clip: float, exponent: int) -> int:

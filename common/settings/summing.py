@@ -22,7 +22,14 @@ def check_summing(config: RunConfig) -> None:
         ConfigError: a setting contradicts it; names both, the reason and what to do.
     """
     if config.privacy.mode == "none":
+        if config.privacy.noise_multiplier:
+            raise ConfigError(
+                f"privacy.noise-multiplier is {config.privacy.noise_multiplier:g} and privacy.mode is none: the noise "
+                "of all members hides one, but each update would be seen with its own part of it. Use secagg."
+            )
         return
+    if config.privacy.noise_multiplier:
+        _check_noise(config)
     linear = ", ".join(name for name, method in METHODS.built_in.items() if method.linear)
     possible = ", ".join(name for name, weight in WEIGHTS.built_in.items() if weight.most)
     aggregation, mode = config.aggregation, f"privacy.mode is {config.privacy.mode}"
@@ -75,3 +82,18 @@ def check_summing(config: RunConfig) -> None:
     for contradiction, text in complaints:
         if contradiction:
             raise ConfigError(f"{text}.")
+
+
+def _check_noise(config: RunConfig) -> None:
+    """Check that nothing but the noisy sum of the updates leaves, and that the grid has room for the noise."""
+    why = f"privacy.noise-multiplier is {config.privacy.noise_multiplier:g}"
+    if config.aggregation.weights not in ("uniform", "examples"):
+        raise ConfigError(
+            f"aggregation.weights is {config.aggregation.weights} and {why}: weights are added up without noise, and "
+            "tell of an organisation what the noise hides. Use uniform or examples."
+        )
+    if config.compression.up != "fp32":
+        raise ConfigError(
+            f"compression.up is {config.compression.up} and {why}: its grid of few levels has no room for noise. "
+            "Use fp32."
+        )

@@ -10,11 +10,12 @@ from dp_accounting.pld import PLDAccountant
 from fedgrpo.client.learner.data.problems import Problem
 from fedgrpo.client.learner.privacy import accountant
 from fedgrpo.client.learner.privacy.accountant import HIGH, Mechanism, epsilon
-from fedgrpo.client.learner.privacy.organisation_noise import discrete_gaussians, noise_for_sum, noise_ratio
+from fedgrpo.client.learner.privacy.organisation_noise import discrete_gaussians, noise_for_sum
 from fedgrpo.client.learner.privacy.price import statement
 from fedgrpo.client.learner.privacy.randomness import below, standard_normals
 from fedgrpo.client.learner.privacy.sampling import poisson_batches, prompts_of, rate_of, units_of
 from fedgrpo.client.learner.privacy.spent import Charge, Spent
+from fedgrpo.common.analysis.organisation_privacy import gaussian_epsilon, noise_ratio
 from fedgrpo.common.analysis.privacy import highest_epsilon, privacy_in_words
 from fedgrpo.common.errors import ConfigError, PolicyError
 from fedgrpo.common.settings.run_config import RunConfig
@@ -65,6 +66,7 @@ def test_epsilon_without_sampling_is_the_closed_form(noise, steps):
         return norm.cdf(mu / 2 - eps / mu) - math.exp(eps) * norm.cdf(-mu / 2 - eps / mu) - 1e-5
 
     exact = brentq(excess, 0, 100)
+    assert gaussian_epsilon(noise, steps, 1e-5) == pytest.approx(exact, rel=1e-8)
     assert exact <= epsilon([(Mechanism(noise, 1.0), steps)], 1e-5) <= exact + 0.02
 
 
@@ -250,7 +252,7 @@ def test_noise_of_the_fewest_survivors_reaches_the_target_and_that_of_all_member
 
 
 def test_the_price_of_hiding_an_organisation_is_what_it_is():
-    assert noise_ratio(2.0, 100, 4) == 5.0
+    assert noise_ratio(2.0, 100, 4, threshold=4) == 5.0
 
 
 # --- what is said of it -----------------------------------------------------------------------------------------------

@@ -124,6 +124,8 @@ BEYOND = {
 SHOWN_AS = {"federation.clients-per-round": "federation.min-updates"}
 HARMLESS = {
     "privacy.mode": "an organisation with policy.privacy = secagg takes part in no other mode: OPENS",
+    "privacy.noise-multiplier": "noise on its update, which takes nothing from it but use",
+    "privacy.delta": "for which epsilon is stated",
     "privacy.clip-norm": "scales an update down, which max-delta-norm bounds; a coarse grid is refused",
     "privacy.step-timeout-s": "how long the server waits",
     "federation.seed": "below 2^32",

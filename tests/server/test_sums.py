@@ -2,8 +2,11 @@
 
 import random
 
+import numpy as np
 import pytest
 from federation import settings
+from fedgrpo.common.adapter.peft_files import read_peft
+from fedgrpo.common.analysis.organisation_privacy import noise_ratio
 from fedgrpo.common.errors import ConfigError, RunError
 from fedgrpo.common.messages import wire
 from fedgrpo.server.run.journal import Journal, Void
@@ -209,6 +212,22 @@ def test_an_update_that_is_longer_than_the_clip_counts_with_that_length(tmp_path
     assert 0 < line.update_norm <= 1.0  # five updates of length .5 at most, over weights of 1 at most
 
 
+def test_noise_hides_an_organisation_and_is_as_long_on_the_mean_as_is_said_before_the_run(tmp_path, caplog):
+    values = {"privacy.noise-multiplier": 3.0, "aggregation.weights": "uniform", "federation.rounds": 40}
+    config = config_of(tmp_path, "sum", **values)
+    quiet = World(config.with_values({"privacy.noise-multiplier": 0.0, "output.run": "quiet"}), length=1e-6).play()
+    caplog.set_level("WARNING", logger="fedgrpo.federation")
+    run = World(config, length=1e-6).play()
+    assert "noise on the mean update is" in caplog.text
+    noise = [line.update_norm / config.privacy.clip_norm for line in rounds_of(run)]
+    size = read_peft(run.files.adapter(1)).schema.size_of(("B",))
+    expected = noise_ratio(3.0, size, 5, 4)
+    assert np.mean(np.square(noise)) == pytest.approx(expected**2, rel=0.25)  # 40 rounds of `size` numbers: 4 sd
+    assert max(line.update_norm for line in rounds_of(quiet)) < 1e-4
+    assert rounds_of(run)[0].clients["(sum)"].reported == {}
+    assert not rounds_of(run)[0].clients["(sum)"].clipped
+
+
 @pytest.mark.parametrize(
     ("values", "reason"),
     [
@@ -223,6 +242,12 @@ def test_an_update_that_is_longer_than_the_clip_counts_with_that_length(tmp_path
         ({"compression.up": "int4"}, "only numbers of one grid can be added up"),
         ({"simulation.ranks": "2;1"}, "different lengths"),
         ({"federation.clients-per-round": 2}, "tells one member another's update"),
+        ({"privacy.noise-multiplier": 1.0}, "weights are added up without noise"),
+        (
+            {"privacy.noise-multiplier": 1.0, "aggregation.weights": "uniform", "compression.up": "int8"},
+            "no room for noise",
+        ),
+        ({"privacy.noise-multiplier": 1.0, "privacy.mode": "none"}, "each update would be seen with its own part"),
     ],
 )
 def test_what_contradicts_a_sum_is_refused_with_the_reason(tmp_path, values, reason):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -12,6 +13,7 @@ from ....common.adapter.methods import METHODS
 from ....common.adapter.schema import Vector, trained_part, whole_vector
 from ....common.aggregation.weights import WEIGHTS, ClientReport
 from ....common.errors import ProtocolError
+from ....common.identity.members import threshold_of
 from ....common.messages.messages import (
     NO_WORDS,
     Capabilities,
@@ -26,7 +28,7 @@ from ....common.messages.messages import (
 )
 from ....common.messages.metric_names import TRAIN_METRICS
 from ....common.messages.round_work import round_work
-from ....common.secagg.grid import Whole, grid_of
+from ....common.secagg.grid import Grid, Whole, grid_of
 from ....common.secagg.layout import (
     BEYOND,
     CLIPPED,
@@ -40,6 +42,7 @@ from ....common.seeds import derived_seed
 from ....common.settings.run_config import RunConfig
 from ....common.settings.scope import shared_sha256
 from .. import Learner
+from ..privacy.organisation_noise import noise_for_sum
 from ..training.error_feedback import Residuals
 from .masker import Masker
 
@@ -125,6 +128,8 @@ class SummingLearner:
         )
         weight = self._weight(update)
         whole, clipped, beyond = self._coded(task, update.delta, weight, layout)
+        if self.config.privacy.noise_multiplier:
+            whole, clipped, beyond = self._noisy(whole, task, layout.grid), False, 0  # counts would have no noise
         beside = {WEIGHT: weight, CLIPPED: float(clipped), BEYOND: float(beyond)}
         return layout.words(whole, {**update.metrics, **beside}), layout.numbers
 
@@ -159,6 +164,20 @@ class SummingLearner:
             untrained = residual - whole_vector(schema, trained_part(schema, residual, factors), factors)
             self.residuals.keep(task, (lost + untrained).astype(np.float32))
         return whole, clipped, beyond
+
+    def _noisy(self, whole: Whole, task: TrainTask, grid: Grid) -> Whole:
+        """Return a coded update with this member's share of the noise.
+
+        An update is at most clip-norm / step long, and rounding adds less than a step to each number.
+        """
+        if task.summed_metrics:
+            raise ProtocolError("secagg.metrics", "metrics are added up without noise, and may not leave with it")
+        longest = self.config.privacy.clip_norm / grid.step + math.sqrt(whole.size)
+        sigma = self.config.privacy.noise_multiplier * longest
+        noisy = whole + noise_for_sum(whole.size, sigma, threshold_of(task.members))
+        if int(np.abs(noisy).max(initial=0)) > grid.levels:
+            raise ProtocolError("secagg.noise", "the noise is beyond the grid's end, which all but never happens")
+        return noisy
 
     def _generator(self, task: TrainTask) -> np.random.Generator:
         name = self.inner.capabilities().organisation

@@ -40,15 +40,6 @@ def noise_for_sum(size: int, sigma: float, threshold: int, source: RandomBytes =
     return discrete_gaussians(size, share, source)
 
 
-def noise_ratio(noise_multiplier: float, size: int, members: int) -> float:
-    """Return the length of the noise on the mean update, in clip norms: an update is at most 1 long.
-
-    >>> round(noise_ratio(4.244, 4_400_000, 10))
-    890
-    """
-    return noise_multiplier * math.sqrt(size) / members
-
-
 def discrete_gaussians(count: int, sigma: float, source: RandomBytes = os.urandom) -> np.ndarray:
     """Return `count` whole numbers x with probability in proportion to exp(-x^2 / (2 sigma^2)).
 
