@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .binomial import crossing, probabilities
+from .roc import auc
 
 CONFIDENCE = 0.95
 GUESSED_SHARES = (0.125, 0.25, 0.5, 1.0)
@@ -27,6 +28,8 @@ class OneRun:
 
     canaries: int
     included: int
+    auc: float
+    """Of the scores of all canaries: the chance that an included one has the higher. 0.5 without both kinds."""
     guesses: int
     """Of the share that gives the highest bound."""
     right: int
@@ -84,7 +87,8 @@ def audit(
         scores: of m >= 2 canaries, from the trained adapter and the canary alone; higher says included.
         included: the coins, which must have been fair and independent.
     """
-    count = len(scores)
+    count, both = len(scores), bool(included.any() and not included.all())
+    area = auc(scores[included], scores[~included]) if both else 0.5
     shuffled = np.random.default_rng(seed).permutation(count)
     falling = shuffled[np.argsort(-scores[shuffled], kind="stable")]
     found: list[OneRun] = []
@@ -97,6 +101,7 @@ def audit(
             OneRun(
                 canaries=count,
                 included=int(included.sum()),
+                auc=area,
                 guesses=2 * each,
                 right=right,
                 delta=delta,
