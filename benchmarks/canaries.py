@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from fedgrpo.client.learner.privacy.spent import FILE, Spent
+from fedgrpo.server.run.layout import RunFolder
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import t
@@ -60,7 +61,7 @@ def played(folder: Path, arm: str, seed: int, *, rounds: int, canaries: int, lim
     own = {"federation.seed": seed, "simulation.canaries": canaries}
     values = [f"--set={key}={value}" for key, value in {**SETTINGS, **own, **noise}.items()]
     if not (run / "membership.json").exists():
-        again = ("--resume", str(run)) if (run / "journal.jsonl").exists() else ()
+        again = ("--resume", str(run)) if RunFolder(run).begun else ()
         new = ("builtin", "--clients=2", f"--rounds={rounds}", f"--out={folder}", f"--run={name}", *values)
         fedgrpo("simulate", *(again or new))
         fedgrpo("audit", "membership", str(run), "--samples=4", f"--limit={limit}", f"--delta={DELTA}")

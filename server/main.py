@@ -86,7 +86,7 @@ def run_federation(grid: Grid, config: RunConfig) -> None:
     check_uses("output.trackers", config.output.tracker_uses)
     with _stop_on_signals(store) as stop, _explain_disk(store), locked(store.folder):
         store.files.stopped.unlink(missing_ok=True)
-        log = open_log(config, store.folder)
+        log = open_log(config, store.folder, grid)
         known = None if store.is_new else store.recover(config)
         terms = Terms(known.adapter.schema, known.base_model_sha256) if known else None
         roster = Roster(grid, config, terms, known.strikes if known else {})

@@ -79,7 +79,7 @@ class Record:
     """Hash of the run's settings."""
     manifest: str
     app: str
-    """The server's fedgrpo: `fedgrpo 0.2.0`."""
+    """What code runs: the server's version of fedgrpo, and the SHA-256 of the submitted app bundle."""
     base_model: str
     schema: str
     """Hash of the adapter's schema."""

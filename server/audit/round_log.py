@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ...common import __version__
 from ...common.audit.chain import Chain, link_complaints, read_chain, read_log
 from ...common.audit.record import Contribution, Line, Record, Seen, head_statement
 from ...common.errors import ConfigError, RunError
@@ -47,8 +46,11 @@ class Outcome:
 class RoundLog:
     """The log of one run, and which member has signed how much of it."""
 
-    def __init__(self, path: Path, manifest: Manifest, identity: Identity) -> None:
+    def __init__(self, path: Path, manifest: Manifest, identity: Identity, app: str = "") -> None:
         """Read the log, if the run has one already.
+
+        Args:
+            app: what code runs, for the records.
 
         Raises:
             ConfigError: the identity is not the manifest's server key.
@@ -59,7 +61,7 @@ class RoundLog:
                 "output.identity is not the server key of output.manifest, so no organisation would accept the round "
                 "log. Use the key whose public half is server-key in the manifest."
             )
-        self.path, self.manifest, self._identity = path, manifest, identity
+        self.path, self.manifest, self._identity, self._app = path, manifest, identity, app
         self._lines: list[Line] = []
         self._seen: dict[str, int] = {}
         self._new: dict[str, Seen] = {}
@@ -207,7 +209,7 @@ class RoundLog:
             previous=before.head if before else "",
             federation=self.manifest.federation,
             manifest=self.manifest.sha256,
-            app=f"fedgrpo {__version__}",
+            app=self._app,
             time=int(time.time()),
             seen=dict(sorted(self._new.items())),
         )

@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flwr.app import RecordDict
+from flwr.serverapp import Grid
 
+from ...common import __version__
 from ...common.audit.receipts import privacy_statement
 from ...common.audit.record import Contribution, Line, Record
 from ...common.audit.shown import take_signature, with_lines
@@ -21,6 +23,7 @@ from ..aggregation.state import State
 from ..audit.round_log import Outcome, RoundLog
 from ..run.layout import RunFolder
 from .attempt import Attempt
+from .bundle import submitted_bundle
 
 KINDS = ("train", "query.audit")
 """Messages that the log travels with."""
@@ -59,7 +62,7 @@ class Audited:
         return self.log.countersigned(name, signed.index, signed.signature) if signed else ""
 
 
-def open_log(config: RunConfig, folder: Path) -> RoundLog | None:
+def open_log(config: RunConfig, folder: Path, grid: Grid) -> RoundLog | None:
     """Return the log of a run whose settings name the server's identity; None for one without.
 
     Raises:
@@ -78,7 +81,8 @@ def open_log(config: RunConfig, folder: Path) -> RoundLog | None:
             "output.identity is set, but output.manifest is empty: without a manifest no organisation knows the key "
             "that signs the round log."
         )
-    log = RoundLog(files.audit, Manifest.read(Path(output.manifest)), Identity.read(Path(output.identity)))
+    manifest, identity = Manifest.read(Path(output.manifest)), Identity.read(Path(output.identity))
+    log = RoundLog(files.audit, manifest, identity, app=f"fedgrpo {__version__} {submitted_bundle(grid)}")
     if files.begun and not log.begun:
         raise ConfigError(f"{folder} began without a round log. Resume it without output.identity, or begin a new run.")
     return log

@@ -12,4 +12,5 @@ def submitted_bundle(grid: Grid) -> str:
 
     A simulation in one process has no bundle; its clients run the installed fedgrpo, and its hash is returned.
     """
-    return grid.run.fab_hash or installed_sha256()
+    run = getattr(grid, "run", None)  # the in-process grid has no run record
+    return (run.fab_hash if run else "") or installed_sha256()

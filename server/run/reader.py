@@ -15,7 +15,7 @@ from ...common.messages.messages import Tally
 from ...common.settings.run_config import RunConfig, load_scenario
 from ...common.storage.jsonl import read_lines
 from .alarms import replayed
-from .journal import Committed, Created, Journal, Void
+from .journal import Committed, Created, Journal, Void, Withheld
 from .layout import RunFolder
 from .metrics import EvaluationMetrics, MetricsLine, RoundMetrics, read_metrics
 
@@ -68,6 +68,16 @@ class Run:
     def after(self) -> EvaluationMetrics:
         """Return the last sampled evaluation."""
         return self.sampled[-1]
+
+    @property
+    def outdated(self) -> str:
+        """Say in words that the run's last adapter was not evaluated, as where a policy kept the counts; else empty."""
+        last = max((line.round for line in self.rounds), default=0)
+        if not self.journal.finished or not self.sampled or self.after.round == last:
+            return ""
+        kept = [str(line) for line in self.journal.of(Withheld) if (line.round, line.decoding) == (last, "sampled")]
+        why = f": {kept[-1]}" if kept else ""
+        return f"The accuracy is that after round {self.after.round}. After round {last} there is none{why}."
 
     @property
     def class_columns(self) -> list[str]:
@@ -145,10 +155,11 @@ class Run:
             "gain": after.gain,
             "interval": [after.gain_low, after.gain_high],
             "decoding": "sampled",
+            "round": self.after.round,
             "problems": after.problems,
             "clients": list(self.after.clients),
             "lenient": {"before": score(self.before.total).lenient, "after": after.lenient},
-            "greedy": {"before": _strict(self.greedy[:1]), "after": _strict(self.greedy[-1:])},
+            "greedy": {"before": _strict(self.greedy[:1]), "after": _strict(self.greedy[1:][-1:])},
             "by_class": classes,
         }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 from pathlib import Path
 from tempfile import gettempdir
 
@@ -9,6 +10,7 @@ from ...client.learner.masking.masker import Masker
 from ...client.learner.masking.session import Sessions
 from ...client.learner.service.ledger import Ledger
 from ...client.organisation.policy_settings import Policy
+from ...common.errors import ConfigError
 from ...common.identity.keys import Identity
 from ...common.identity.manifest import Manifest, Member
 from ...common.settings.run_config import RunConfig
@@ -27,16 +29,24 @@ def own_folder(config: RunConfig, name: str) -> Path:
 def prepare_manifest(config: RunConfig, names: tuple[str, ...]) -> Path:
     """Make the identities of simulated clients and the manifest that lists them, and return the manifest's path.
 
-    A run that is resumed keeps those it began with.
+    A run that is resumed keeps those it began with. On Ray nobody but the clients can make them, so the first does.
 
     Raises:
         ConfigError: there are too few or too many clients for a federation with secure aggregation.
     """
+    if not config.output.run:
+        raise ConfigError(
+            "privacy.mode is secagg and output.run is empty: server and clients find the manifest in the run's folder. "
+            "Give it a name, such as output.run='\"my-run\"'."
+        )
     files = RunFolder(own_folder(config, "").parent)
-    if not files.manifest.exists():
-        members = tuple(Member(name, _identity(own_folder(config, name) / IDENTITY).public) for name in names)
-        server = _identity(files.server_identity)
-        Manifest(federation="simulation", server_key=server.public, members=members).write(files.manifest)
+    files.path.mkdir(parents=True, exist_ok=True)
+    with (files.path / ".manifest.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not files.manifest.exists():
+            members = tuple(Member(name, _identity(own_folder(config, name) / IDENTITY).public) for name in names)
+            server = _identity(files.server_identity)
+            Manifest(federation="simulation", server_key=server.public, members=members).write(files.manifest)
     return files.manifest
 
 
@@ -47,10 +57,14 @@ def _identity(path: Path) -> Identity:
     return Identity.read(path)
 
 
-def simulated_masker(config: RunConfig, name: str) -> Masker:
-    """Return a simulated client's part in sums."""
+def simulated_masker(config: RunConfig, name: str, names: tuple[str, ...]) -> Masker:
+    """Return a simulated client's part in sums.
+
+    Args:
+        names: of all members, for a manifest that is not there yet.
+    """
     folder = own_folder(config, name)
-    manifest = Manifest.read(RunFolder(folder.parent.parent).manifest)
+    manifest = Manifest.read(prepare_manifest(config, names))
     return Masker(
         name=name,
         identity=Identity.read(folder / IDENTITY),

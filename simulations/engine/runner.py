@@ -24,7 +24,7 @@ from .canaries import make_canaries, record_canaries
 from .federation_keys import prepare_manifest
 from .grid import LocalGrid, NodeConfig, Worker
 from .progress import keeping
-from .simulated_clients import BUILTIN_POLICIES, SYSTEM_PROMPTS, client_name, client_rewards, client_tools, divide
+from .simulated_clients import BUILTIN_POLICIES, SYSTEM_PROMPTS, client_rewards, client_tools, divide, member_names
 from .worker import ProcessWorker
 
 LOGGER = logging.getLogger("fedgrpo.simulation")
@@ -150,7 +150,7 @@ def checked(config: RunConfig) -> RunConfig:
     check(config)
     same_inputs(config)
     if config.privacy.mode == "secagg":
-        prepare_manifest(config, tuple(client_name(number) for number in config.simulation.taking_part))
+        prepare_manifest(config, member_names(config))
     record_canaries(run_folder(config), make_canaries(config))
     return config
 

@@ -66,7 +66,7 @@ def simulated_learner(node_config: dict[str, Value], config: RunConfig) -> Learn
     compressing = CompressingLearner(FaultyLearner(learner, fault) if fault else learner, config, residuals)
     whole: Learner = compressing
     if config.privacy.mode != "none":
-        masker = simulated_masker(config, name) if config.privacy.mode == "secagg" else None
+        masker = simulated_masker(config, name, member_names(config)) if config.privacy.mode == "secagg" else None
         whole = SummingLearner(inner=compressing, config=config, residuals=residuals, masker=masker)
     return DroppingLearner(whole, name, config.federation.seed) if fault == "dropout" else whole
 
@@ -74,6 +74,11 @@ def simulated_learner(node_config: dict[str, Value], config: RunConfig) -> Learn
 def client_name(number: int) -> str:
     """Return the name of a simulated organisation."""
     return f"client-{number}"
+
+
+def member_names(config: RunConfig) -> tuple[str, ...]:
+    """Return the names of the simulated organisations that take part."""
+    return tuple(client_name(number) for number in config.simulation.taking_part)
 
 
 def answered_by(number: int, config: RunConfig, problems: int) -> range:

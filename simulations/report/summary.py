@@ -78,10 +78,10 @@ def _print_cost(console: Console, run: Run, wall_s: float) -> None:
 
 
 def falls(run: Run) -> list[str]:
-    """Return a sentence for each decoding whose accuracy is lower than the base model's."""
+    """Return a sentence for each decoding whose accuracy is lower than the base model's, or that was not measured."""
     last = {"Sampled": run.sampled[-1:], "Greedy": run.greedy[-1:]}
     sentences = [fall_in_words(name, score(e.total)) for name, evaluated in last.items() for e in evaluated]
-    return [sentence for sentence in sentences if sentence]
+    return [sentence for sentence in (run.outdated, *sentences) if sentence]
 
 
 def notes(config: RunConfig) -> list[str]:

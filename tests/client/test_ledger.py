@@ -13,6 +13,7 @@ from fedgrpo.common.adapter.adapter import Adapter
 from fedgrpo.common.errors import ConfigError, PolicyError
 from fedgrpo.common.messages.frames import Frame
 from fedgrpo.common.messages.messages import EvaluateTask, TrainTask
+from masked_federation import Federation
 from organisations import organisation_file
 
 BLOCK = 8
@@ -63,6 +64,17 @@ def test_an_attempt_at_a_round_is_answered_once_also_after_a_restart(opened, con
     refused("answered", train, opened(), training(config), config)
     train(opened(), training(config, attempt=2), config)
     assert opened().counts() == {"train": 2}
+
+
+def test_two_workers_that_serve_one_client_in_turn_see_what_the_other_wrote(opened, config):
+    first, second = opened(), opened()
+    train(first, training(config), config)
+    refused("answered", train, second, training(config), config)
+    context = Federation(3).context()
+    second.agree(context, b"these survivors")
+    first.open(context, b"these survivors")
+    refused("survivors", second.agree, context, b"others")
+    assert first.counts() == second.counts() == opened().counts()
 
 
 def test_a_training_that_a_crash_cut_off_may_be_done_again_if_it_is_the_same(opened, config):

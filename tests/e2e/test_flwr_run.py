@@ -17,9 +17,9 @@ pytestmark = pytest.mark.e2e
 
 VALUES = {
     "federation.rounds": 2,
-    "federation.min-clients": 2,
-    "federation.start-clients": 2,
-    "simulation.clients": 2,
+    "federation.min-clients": 3,
+    "federation.start-clients": 3,
+    "simulation.clients": 3,
     "simulation.problems": 60,
     "simulation.partition": "dirichlet",
     "evaluation.problems": 40,
@@ -59,17 +59,19 @@ def free_port():
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
-def test_the_same_app_on_ray_ends_with_the_same_adapter(tmp_path, flower):
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("mode", ["none", "secagg"])
+def test_the_same_app_on_ray_ends_with_the_same_adapter(tmp_path, flower, mode):
     pytest.importorskip("ray", reason="pip install -e '.[ray]' brings Flower's simulation runtime")
     mine = tmp_path / "mine.toml"
-    mine.write_text(RunConfig().with_values(VALUES).to_toml())
+    settings = {**VALUES, "privacy.mode": mode}
+    mine.write_text(RunConfig().with_values(settings).to_toml())
     command = [sys.executable, "-m", "fedgrpo.common.cli.main", "simulate", mine, "--out", tmp_path, "--run", "grid"]
     subprocess.run(command, check=True, capture_output=True, timeout=200)
 
-    values = {**VALUES, "output.dir": str(tmp_path), "output.run": "ray"}
+    values = {**settings, "output.dir": str(tmp_path), "output.run": "ray"}
     run_config = " ".join(f"{key}={json.dumps(value)}" for key, value in values.items())
-    nodes = "num-supernodes=2 client-resources-num-cpus=1"
+    nodes = "num-supernodes=3 client-resources-num-cpus=1"
     command = ["flwr", "run", ROOT, "local", "--stream", "--run-config", run_config, "--federation-config", nodes]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300, env=flower, cwd=tmp_path)
     assert (tmp_path / "ray" / "journal.jsonl").exists(), done.stdout + done.stderr

@@ -83,7 +83,7 @@ class World:
     """(client, session) -> the vectors it sent."""
 
     def learner(self, name: str) -> SummingLearner:
-        masker = simulated_masker(self.config, name) if self.config.privacy.mode == "secagg" else None
+        masker = simulated_masker(self.config, name, NAMES) if self.config.privacy.mode == "secagg" else None
         return SummingLearner(
             inner=Synthetic(name, self.config, self.length),
             config=self.config,

@@ -16,6 +16,7 @@ from fedgrpo.server.main import Stopped
 from fedgrpo.server.operator.journal_lines import journal_line
 from fedgrpo.server.run.journal import Committed, Created, Finished, Planned, Resumed, Withheld
 from fedgrpo.server.run.reader import Run
+from fedgrpo.simulations.report.summary import falls
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
 
@@ -346,3 +347,15 @@ def test_a_robust_rule_needs_enough_updates(tmp_path):
     config = settings(tmp_path, aggregation__rule="multi-krum", aggregation__hostile=1, federation__max_void_rounds=1)
     with pytest.raises(RunError, match="only 4 updates had a weight .*needs 5"):
         play(config)
+
+
+def test_a_run_whose_last_counts_were_kept_does_not_pass_an_older_accuracy_off_as_the_last(tmp_path):
+    def keep(number, header, reply):
+        return wire.pack({"error": "policy.ledger.survivors"})
+
+    run = play(settings(tmp_path), misbehave_in("evaluate", {0, 1, 2, 3}, keep, round_number=3))
+    assert run.result()["accuracy"]["round"] == 2
+    assert run.result()["accuracy"]["greedy"]["after"] is None
+    assert "accuracy is that after round 2. After round 3 there is none: after round 3: no sampled" in run.outdated
+    assert run.outdated in falls(run)
+    assert play(settings(tmp_path / "whole")).outdated == ""

@@ -43,11 +43,20 @@ class Ledger:
         self._open: Line | None = None
         self.spent = Spent(path.with_name(SPENT_FILE) if path else None, policy.max_epsilon)
         """The privacy budget."""
-        for line in read_ledger(path) if path else []:
+        self._size = 0
+        self._read()
+
+    def _read(self) -> None:
+        """Read the file if its size has changed: on Ray several workers serve one client in turn."""
+        if self._path is None or not self._path.exists() or self._path.stat().st_size == self._size:
+            return
+        self._size, self._lines, self._last = self._path.stat().st_size, {}, {}
+        for line in read_ledger(self._path):
             self._note(line)
 
     def counts(self) -> Counter[str]:
         """Return how many trainings (`train`) and evaluations (`evaluate`) there have been, in all runs."""
+        self._read()
         return Counter(kind for kind, *_ in self._lines)
 
     def begin_training(self, task: TrainTask, config: RunConfig) -> None:
@@ -57,6 +66,7 @@ class Ledger:
             PolicyError: it may not be; the key says why.
             OSError: it cannot be written down.
         """
+        self._read()
         line = Line(
             kind="train",
             federation=task.federation,
@@ -98,6 +108,7 @@ class Ledger:
         Raises:
             PolicyError, OSError: as of `begin_training`.
         """
+        self._read()
         decoding = "greedy" if task.temperature == 0 else "sampled"
         line = Line(
             kind="evaluate",
@@ -126,6 +137,7 @@ class Ledger:
             PolicyError: it may not be.
             OSError: it cannot be written down.
         """
+        self._read()
         line, earlier = signing("agree", context, statement), self._of_round(context)
         known = self._lines.get(line.key)
         if known is not None and known.request != line.request:
@@ -143,6 +155,7 @@ class Ledger:
         Raises:
             PolicyError, OSError: as of `agree`.
         """
+        self._read()
         line, earlier = signing("open", context, statement), self._of_round(context)
         agreed = self._lines.get(signing("agree", context, statement).key)
         if agreed is None or agreed.request != line.request or any(o.attempt > line.attempt for o in earlier):
@@ -202,6 +215,7 @@ class Ledger:
     def _write(self, line: Line) -> None:
         if self._path is not None:
             append_line(self._path, asdict(line))
+            self._size = self._path.stat().st_size
         self._note(line)
 
     def _note(self, line: Line) -> None:
