@@ -43,6 +43,10 @@ class RunFolder:
         """Return an organisation's update of a round that was kept."""
         return self.updates / f"{number:04d}" / f"{organisation}.bin"
 
+    def client(self, name: str) -> Path:
+        """Return the folder that a simulated client keeps its own files in."""
+        return self.path / "clients" / name
+
     @property
     def begun(self) -> bool:
         """Return whether a run has started here."""

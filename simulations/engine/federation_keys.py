@@ -23,7 +23,7 @@ def own_folder(config: RunConfig, name: str) -> Path:
     """Return the folder for a simulated client's own files."""
     run = config.output.run
     base = Path(config.output.dir).expanduser() / run if run else Path(gettempdir()) / "fedgrpo-clients"
-    return base / "clients" / name
+    return RunFolder(base).client(name)
 
 
 def prepare_manifest(config: RunConfig, names: tuple[str, ...]) -> Path:

@@ -31,7 +31,7 @@ def membership(
     samples: Annotated[int, typer.Option(min=1, help="Completions of each prompt by each model.")] = 8,
     limit: Annotated[int, typer.Option(min=20, help="Prompts of each kind, at most.")] = 1000,
     epsilon: Annotated[
-        float | None, typer.Option(min=0.0, help="The privacy ledger's epsilon, to be shown beside the bound.")
+        float | None, typer.Option(min=0.0, help="Epsilon to show beside the bound; default: what the clients charged.")
     ] = None,
     delta: Annotated[float, typer.Option(min=0.0, max=0.5, help="Delta of the bound on epsilon.")] = 1e-5,
     seed: Annotated[int, typer.Option(help="Seed of the audit: which prompts, which random numbers.")] = 0,
@@ -67,7 +67,7 @@ def membership(
         limit=limit,
         seed=seed,
         delta=delta,
-        ledger=epsilon,
+        epsilon=epsilon,
     )
     audited = audit(target, asked, dict(parse_override(text) for text in settings or []))
     written = write(audited, target, out, say)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ...client.learner.data.problems import Problem
 from ...client.learner.data.tables import read_organisation_data
+from ...client.learner.privacy.spent import FILE as SPENT
 from ...client.learner.service.ledger import FILE
 from ...client.learner.service.ledger_lines import prompts_read
 from ...client.learner.service.load_organisation import organisation_model, organisation_rewards
@@ -64,6 +65,7 @@ def subjects_of_organisation(organisation: OrganisationFile, model: LoadedModel,
         coins_are="prompts of your own, held out by a hash",
         system_prompt=system_prompt,
         rewards=organisation_rewards(organisation),
+        budgets=(organisation.folder / SPENT,),
         notes=_notes(organisation, len(train)),
     )
 

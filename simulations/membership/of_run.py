@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ...client.learner.data.problems import Problem, in_blocks, reading_order
 from ...client.learner.data.system_prompts import SYSTEM_PROMPTS
+from ...client.learner.privacy.spent import FILE
 from ...common.errors import ConfigError
 from ...common.seeds import derived_seed
 from ...common.settings.run_config import RunConfig
@@ -94,6 +95,7 @@ def subjects_of_run(
         reads=sum(each.position for each in readings.values()) / trained if trained else 0.0,
         system_prompt=SYSTEM_PROMPTS[config.simulation.system_prompt],
         rewards=tuple({r.name: r for k in clients for r in client_rewards(config)[k]}.values()),
+        budgets=tuple(run.files.client(client_name(k)) / FILE for k in clients),
         notes=_notes(canaries, clients, readings),
     )
 

@@ -43,8 +43,8 @@ class Asked:
     """Prompts of each kind, at most."""
     seed: int
     delta: float
-    ledger: float | None = None
-    """Epsilon of the privacy ledger; None if training was not differentially private."""
+    epsilon: float | None = None
+    """What was charged, where it is not written beside the prompts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,12 +59,14 @@ class Audited:
     found: Findings
     scores: dict[str, Values]
     """Of every prompt in `subjects.problems`, by signal."""
+    ledger: float | None
+    """Epsilon that was charged; None if training was not differentially private."""
     seconds: float
 
     @property
     def advice(self) -> list[str]:
         """Return what to do."""
-        return words.advice(self.found, reads=self.subjects.reads, private=self.asked.ledger is not None)
+        return words.advice(self.found, reads=self.subjects.reads, private=self.ledger is not None)
 
     def as_json(self) -> dict[str, Any]:
         """Return the audit for JSON: figures alone, no prompts."""
@@ -77,8 +79,8 @@ class Audited:
             "reads": round(self.subjects.reads, 3) or None,
             "protocol": asdict(self.how),
             **self.found.as_json(),
-            "ledger_epsilon": self.asked.ledger,
-            "words": [words.verdict(self.found), words.epsilon(self.found, self.asked.ledger)],
+            "ledger_epsilon": self.ledger,
+            "words": [words.verdict(self.found), words.epsilon(self.found, self.ledger)],
             "advice": self.advice,
             "notes": self.subjects.notes,
             "seconds": round(self.seconds, 3),
@@ -116,6 +118,7 @@ def audit(path: Path, asked: Asked, values: Mapping[str, Value]) -> Audited:
         asked=asked,
         found=found,
         scores=scores,
+        ledger=subjects.charged(asked.delta) if asked.epsilon is None else asked.epsilon,
         seconds=time.perf_counter() - started,
     )
 

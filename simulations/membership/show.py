@@ -23,7 +23,7 @@ def show(audited: Audited, files: list[str]) -> None:
     console.print(WholeTable(_signals(audited)))
     found = audited.found
     console.print(Text(words.verdict(found), COLOURS.get(found.verdict, "yellow")))
-    if said := words.epsilon(found, audited.asked.ledger):
+    if said := words.epsilon(found, audited.ledger):
         console.print(plain(said))
     for note in audited.subjects.notes:
         console.print(Text("Note: ", "dim").append_text(plain(note)))

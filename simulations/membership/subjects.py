@@ -6,11 +6,13 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from ...client.learner.data.problems import Problem
+from ...client.learner.privacy.spent import Spent
 from ...client.learner.rewards import Reward
 from ...common.errors import ConfigError
 
@@ -42,8 +44,17 @@ class Subjects:
     """How often each member was trained on, on average; 0 if that is not known here."""
     system_prompt: str
     rewards: tuple[Reward, ...]
+    budgets: tuple[Path, ...] = ()
+    """Records of what was charged to the members' privacy, one per organisation."""
     notes: list[str] = field(default_factory=list[str])
     """What a reader of the result has to know."""
+
+    def charged(self, delta: float) -> float | None:
+        """Return the largest epsilon that an organisation was charged; None where one trained without noise."""
+        budgets = [Spent(path) for path in self.budgets]
+        if not budgets or not all(budget.charges for budget in budgets):
+            return None
+        return max(budget.epsilon(delta) for budget in budgets)
 
     @property
     def problems(self) -> list[Problem]:

@@ -2,14 +2,17 @@
 
 import itertools
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from fedgrpo.client.learner.data.problems import Problem
+from fedgrpo.client.learner.privacy.spent import FILE, Charge, Spent
 from fedgrpo.common.errors import ConfigError
 from fedgrpo.simulations.membership import words
 from fedgrpo.simulations.membership.findings import LEAKS, NOT_COMPARABLE, NOT_FOUND, findings
+from fedgrpo.simulations.membership.session import Asked, audit
 from fedgrpo.simulations.membership.signals import CONTROLS, SIGNALS, Observed, signals, standardised
 from fedgrpo.simulations.membership.subjects import Coin, Subjects, chosen, fair_coins, quotas
 
@@ -231,13 +234,47 @@ def test_a_simulated_run_is_audited_and_the_files_hold_no_prompt(run, trained):
         assert not any(canary["problem"]["question"] in text for canary in canaries)
 
 
+CHARGE = Charge(
+    federation="fed-1",
+    round=1,
+    attempt=1,
+    noise_multiplier=1.5,
+    clip_norm=0.1,
+    rate=0.1,
+    steps=10,
+    units=80,
+    unit="prompt",
+    data="0" * 64,
+)
+
+
+def test_beside_the_bound_stands_the_largest_charge_unless_somebody_trained_without_noise(tmp_path):
+    budgets = tuple(tmp_path / f"{name}.jsonl" for name in ("a", "b"))
+    Spent(budgets[0]).charge(CHARGE, 1e-5)
+    assert replace(subjects(), budgets=budgets).charged(1e-5) is None
+    more = Spent(budgets[1]).charge(replace(CHARGE, steps=40), 1e-5)
+    assert replace(subjects(), budgets=budgets).charged(1e-5) == more > Spent(budgets[0]).epsilon(1e-5)
+    assert subjects().charged(1e-5) is None
+
+
+@pytest.mark.e2e
+def test_the_charges_of_a_run_s_clients_are_found_in_its_folder_wherever_it_lies(trained, tmp_path):
+    moved = shutil.copytree(trained, tmp_path / "moved")
+    for client in (0, 1):
+        Spent(moved / "clients" / f"client-{client}" / FILE).charge(CHARGE, 1e-5)
+    asked = Asked(samples=1, limit=40, seed=0, delta=1e-5)
+    assert audit(moved, asked, {}).ledger == pytest.approx(Spent(None).epsilon(1e-5, [CHARGE]))
+    assert audit(moved, replace(asked, epsilon=3.0), {}).ledger == 3.0
+
+
 @pytest.mark.e2e
 def test_one_client_is_audited_by_its_own_prompts_in_words(run, trained):
     status, out, _ = run("audit", "membership", trained, "--client", 0, "--samples", 1, "--limit", 25)
     assert status == 0
     assert "does a signal tell prompts that were trained on?" in out
     assert "new problems of the built-in world" in " ".join(out.split())
-    assert (trained / "membership-client-0.json").is_file()
+    result = json.loads((trained / "membership-client-0.json").read_text())
+    assert result["ledger_epsilon"] is None
     assert run("audit", "membership", trained, "--client", 7)[0] == 1
 
 
