@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from math import nan
+from math import isnan, nan
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +128,7 @@ class Run:
             "truncated": {"before": score(self.before.total).truncated, "after": after.truncated},
             "completion_length": {"before": score(self.before.total).mean_length, "after": after.mean_length},
             "climb": asdict(self.climb),
-            "reward": {"first": rewards[0] if rewards else None, "last": rewards[-1] if rewards else None},
+            "reward": {"first": _known(rewards[:1]), "last": _known(rewards[-1:])},
             "seconds": round(sum(line.seconds for line in self.rounds), 3),
             "bytes_up": sum(line.bytes_up for line in self.rounds),
             "bytes_down": sum(line.bytes_down for line in self.rounds),
@@ -199,6 +199,11 @@ def accuracy(tally: Tally) -> float | None:
 def _evaluations(lines: list[MetricsLine], decoding: str) -> list[EvaluationMetrics]:
     chosen = [line for line in lines if isinstance(line, EvaluationMetrics) and line.decoding == decoding]
     return sorted(chosen, key=lambda line: line.round)
+
+
+def _known(values: list[float]) -> float | None:
+    """Return the only value; None where there is none, or it did not leave the clients: JSON has no NaN."""
+    return values[0] if values and not isnan(values[0]) else None
 
 
 def _strict(evaluations: list[EvaluationMetrics]) -> float | None:

@@ -19,6 +19,7 @@ from rich.text import Text
 from ...common.cli.tables import WholeTable
 from ...common.settings.run_config import RunConfig
 from ...server.run import events
+from ..engine.price import price_in_words
 from ..engine.progress import is_kept, is_progress
 from ..engine.simulated_clients import client_name
 
@@ -199,6 +200,10 @@ def _heading(config: RunConfig, resumed: bool) -> Table:
         "settings": ", ".join(own) + "; the others have their defaults",
         "folder": str(Path(config.output.dir) / config.output.run),
     }
+    if config.privacy.mode != "none":
+        rows["together"] += f", {config.privacy.mode}"
+    if config.dp.on:
+        rows["privacy"] = price_in_words(config)
     for name, value in rows.items():
         table.add_row(Text(name, style="dim"), Text(value))
     return table
