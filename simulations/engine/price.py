@@ -23,5 +23,6 @@ def price_in_words(config: RunConfig) -> str:
     name = max(epsilons, key=lambda client: epsilons[client])
     return (
         f"noise of {config.dp.noise_multiplier:g} clip norms on each step; epsilon {epsilons[name]:.2f} at delta "
-        f"{delta:g} after {rounds} {'round' if rounds == 1 else 'rounds'} for {name}, which pays most (void attempts cost more)"
+        f"{delta:g} after {rounds} {'round' if rounds == 1 else 'rounds'} for {name}, which pays most "
+        "(void attempts cost more)"
     )
