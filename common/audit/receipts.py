@@ -44,7 +44,9 @@ class Receipt:
     head: str
     """The hash that it signed."""
     privacy: str = ""
-    """What this organisation said of the differential privacy that it has spent: JSON, as in the record."""
+    """What this organisation told the server of the differential privacy that it has spent: JSON, as in the record."""
+    spent: str = ""
+    """What the round was charged, and what all rounds cost by then: JSON that stays here. Empty without noise."""
 
     @property
     def attempt_at(self) -> tuple[str, int, int]:

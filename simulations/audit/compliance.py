@@ -13,6 +13,7 @@ from ...common import __version__
 from ...common.errors import ConfigError
 from ...common.foreign import printable
 from ...common.identity import public_key
+from ...common.settings.run_config import RunConfig
 from ...common.storage.atomic import write_atomic
 from .evidence import Evidence
 from .verify import Verified
@@ -72,6 +73,7 @@ def compliance(verified: Verified) -> dict[str, Any]:
         "destinations": sorted({str(entry.get("to", "unknown")) for entry in evidence.left if entry.get("sent")}),
         "members": _members(evidence),
         "privacy_spent": _privacy(evidence),
+        "noise_in_settings": RunConfig().with_values(first.settings).dp.on,
         "policy": _policy(evidence),
         "hashes": _hashes(evidence),
         "checks": [{**asdict(check), "how": HOW[check.name]} for check in verified.checks],
@@ -162,11 +164,11 @@ def _members(evidence: Evidence) -> list[dict[str, Any]]:
 def _privacy(evidence: Evidence) -> dict[str, Any] | None:
     """Return this organisation's last statement of the differential privacy that it has spent; None without one.
 
-    What it noted when it gave something comes before what the log says of it.
+    What it noted when it gave something comes before what it told, and that before what the log says of it.
     """
     me = evidence.organisation.name
     logged = [record.privacy[me] for record in evidence.committed if me in record.privacy]
-    noted = [receipt.privacy for receipt in evidence.receipts if receipt.privacy]
+    noted = [receipt.spent or receipt.privacy for receipt in evidence.receipts if receipt.spent or receipt.privacy]
     try:
         told = json.loads((noted or logged or [""])[-1] or "null")
     except ValueError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ...client.learner.rewards import absolute_paths
 from ...client.organisation.settings import Data, Identity, Membership, Organisation, Policy, Prompt, Rewards, Tools
 from ...common.identity.manifest import Manifest
+from ...common.messages.metric_names import LARGEST_EPSILON
 from ...common.settings.run_config import RunConfig
 from ...server.main import run_folder
 from ...server.run.layout import RunFolder
@@ -64,6 +65,8 @@ def _just_this_run(config: RunConfig) -> Policy:
         min_members=1,
         max_delta_norm=config.intake.max_delta_norm,
         max_bytes_per_round=1 << 40,
+        max_epsilon=LARGEST_EPSILON if config.dp.on else 0.0,
+        max_delta=config.dp.delta,
         metrics=("*",),
         min_groups=config.train.block_size or 1,
         max_trainings=1 << 30,

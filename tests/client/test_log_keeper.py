@@ -1,11 +1,14 @@
 """What an organisation refuses of a round log: whatever is not the continuation of what it has seen."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from audited import AuditedFederation, place_of
 from federation import schema
+from fedgrpo.client.learner.privacy.spent import FILE as SPENT_FILE
+from fedgrpo.client.learner.privacy.spent import Charge, Spent
 from fedgrpo.common.adapter.adapter import Adapter
 from fedgrpo.common.audit.receipts import read_receipts
 from fedgrpo.common.audit.record import Contribution, Line, head_statement
@@ -232,3 +235,31 @@ def test_another_manifest_is_not_signed_for(fed, server, tmp_path):
     keeper = fed.keeper(NAME)
     keeper.credentials = replace(keeper.credentials, manifest=Manifest.read(tmp_path / "other.toml"))
     assert "another manifest" in refused("record", keeper.sign, server.all())
+
+
+def test_a_receipt_says_what_the_round_was_charged_and_what_all_cost_by_then(fed, server, keeper):
+    task = server.task()
+    keeper.sign(server.all())
+    budget = Spent(keeper.folder / SPENT_FILE)
+    charge = Charge(
+        federation="fed-1",
+        round=1,
+        attempt=1,
+        noise_multiplier=1.5,
+        clip_norm=0.1,
+        rate=0.1,
+        steps=4,
+        units=80,
+        unit="patient",
+        data="0" * 64,
+    )
+    earlier = replace(charge, federation="fed-0")
+    for each in (earlier, charge):
+        budget.charge(each, 1e-5)
+    keeper.note(place_of(task), b"masked", "masked")
+    keeper.note((task.federation, 1, 2, task.adapter.sha256), b"masked", "masked")
+    charged, without = read_receipts(keeper.folder / "audit" / "receipts.jsonl")
+    said = json.loads(charged.spent)
+    assert said["epsilon"] == pytest.approx(Spent(None).epsilon(1e-5, [earlier, charge]))
+    assert (said["unit"], said["units"], said["steps"], said["delta"]) == ("patient", 80, 4, 1e-5)
+    assert (charged.privacy, without.spent) == ("", "")

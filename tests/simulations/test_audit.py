@@ -270,6 +270,24 @@ def test_epsilon_is_this_organisations_own_last_statement(fed):
     assert "epsilon = 3.5, delta = 1e-05" in page(made)
 
 
+def test_what_a_masked_round_cost_is_read_from_the_receipts_since_the_server_is_not_told(fed):
+    receipts = fed.folder / ME / "audit" / "receipts.jsonl"
+    lines = [json.loads(line) for line in receipts.read_text().splitlines()]
+    lines[-1]["spent"] = '{"epsilon": 2.25, "unit": "patient"}'
+    receipts.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    made = compliance(verified(fed))
+    assert made["privacy_spent"] == {"epsilon": 2.25, "unit": "patient"}
+    assert "epsilon = 2.25, unit = patient" in page(made)
+
+
+def test_without_a_statement_the_page_denies_noise_only_if_the_settings_do(fed):
+    made = compliance(verified(fed))
+    assert "None was used" in page(made)
+    told = page({**made, "noise_in_settings": True})
+    assert "None was used" not in told
+    assert "no statement of what this organisation has spent" in told
+
+
 def test_the_page_stands_alone_and_shows_no_markup_of_others(fed):
     made = compliance(verified(fed))
     hostile = "<script>alert(1)</script>\x1b[2J"

@@ -16,7 +16,7 @@ from ....common.adapter.methods import METHODS
 from ....common.adapter.schema import AdapterSchema, trained_part
 from ....common.audit.chain import Chain, link_complaints, read_chain, read_log, split_log
 from ....common.audit.receipts import FILE, FOLDER, Receipt, privacy_statement, read_receipts, write_receipt
-from ....common.audit.record import Line, head_statement
+from ....common.audit.record import Line, canonical, head_statement
 from ....common.bounds import NAME
 from ....common.errors import ConfigError, PolicyError
 from ....common.messages.frames import Frame
@@ -27,6 +27,9 @@ from ....common.settings.scope import for_organisation
 from ....common.storage.atomic import PRIVATE
 from ....common.storage.jsonl import append_whole
 from ...organisation.credentials import Credentials
+from ..privacy.price import statement
+from ..privacy.spent import FILE as SPENT_FILE
+from ..privacy.spent import Spent
 
 
 @dataclass(slots=True)
@@ -140,8 +143,18 @@ class LogKeeper:
                 index=last.record.index,
                 head=last.head,
                 privacy=privacy,
+                spent=self._spent(run, round_number, attempt),
             ),
         )
+
+    def _spent(self, run: str, round_number: int, attempt: int) -> str:
+        """Return what an attempt was charged; empty where it was trained without noise."""
+        budget = Spent(self.folder / SPENT_FILE)
+        mine = [c for c in budget.charges if (c.federation, c.round, c.attempt) == (run, round_number, attempt)]
+        if not mine:
+            return ""
+        delta = RunConfig().with_values(self._log(run)[0].record.settings).dp.delta
+        return canonical(statement(mine[-1], epsilon=budget.epsilon(delta), delta=delta)).decode()
 
     def _keep(self, log: list[Line], new: list[Line]) -> None:
         """Check new lines and append them to the copy, on the disk first."""
