@@ -45,7 +45,7 @@ SetOption = Annotated[
 ]
 DataOption = Annotated[str | None, typer.Option(help="Folder with train.jsonl and test.jsonl.")]
 ClientsOption = Annotated[int | None, typer.Option(help="Number of simulated clients.")]
-ModelOption = Annotated[str | None, typer.Option(help="builtin, a Hub name, or a local folder.")]
+ModelOption = Annotated[str | None, typer.Option(help="builtin, smollm2-135m, a Hub name, a folder, or a .gguf file.")]
 SeedOption = Annotated[int | None, typer.Option(help="Seed of all randomness.")]
 PartitionOption = Annotated[str | None, typer.Option(help="iid, dirichlet, label, size or difficulty.")]
 AlphaOption = Annotated[float | None, typer.Option(help="Concentration of dirichlet and size; small is uneven.")]

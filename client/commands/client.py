@@ -53,7 +53,7 @@ def init(
     file: FileArgument,
     name: Annotated[str | None, typer.Option(help="The organisation's name; default: the file's.")] = None,
     data: Annotated[str, typer.Option(help="Its data: .jsonl, .parquet, .csv or hub:NAME:SPLIT.")] = "problems.jsonl",
-    model: Annotated[str, typer.Option(help="The base model: builtin, or a Hub name.")] = "builtin",
+    model: Annotated[str, typer.Option(help="The base model: builtin, smollm2-135m, or a Hub name.")] = "builtin",
     superlink: Annotated[str, typer.Option(help="HOST:PORT of the operator's gateway.")] = "",
     privacy: Annotated[
         Privacy, typer.Option(help="none: the server may see this organisation's delta.")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def sft(
     data: Annotated[Path, typer.Argument(help="Demonstrations: a .jsonl with a question and a completion each.")],
-    model: Annotated[str, typer.Option(help="The model to teach: builtin, a Hub name, or a local folder.")],
+    model: Annotated[str, typer.Option(help="The model to teach: a name, a folder, or a .gguf file.")],
     out: Annotated[Path, typer.Option(help="Model folder to write. It must not exist yet.")],
     revision: Annotated[str, typer.Option(help="The model's revision.")] = "",
     source: Annotated[str, typer.Option(help="Where a named model comes from: hub or modelscope.")] = "hub",

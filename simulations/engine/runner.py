@@ -12,6 +12,7 @@ from flwr.app import Context, RecordDict
 
 from ...client.learner.models.backend_check import check_backend
 from ...client.learner.models.model_files import model_folder
+from ...client.learner.models.registry import is_gguf
 from ...client.learner.rewards import absolute_paths, try_rewards
 from ...common.errors import ConfigError, RunError
 from ...common.settings.run_config import RunConfig, load_scenario
@@ -49,7 +50,7 @@ def scenario(name: str) -> RunConfig:
 def _with_paths_from(folder: Path, config: RunConfig) -> RunConfig:
     """Return a scenario file's settings with absolute paths, so that the file works from every directory."""
     settings, model = config.simulation, folder / Path(config.model.name).expanduser()
-    here = config.model.name not in BUILTIN_POLICIES and model.is_dir()
+    here = config.model.name not in BUILTIN_POLICIES and (model.is_dir() or is_gguf(config.model.name))
     return config.with_values(
         {
             "model.name": str(model) if here else config.model.name,

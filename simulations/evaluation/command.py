@@ -40,7 +40,7 @@ TargetArgument = Annotated[
     ),
 ]
 ModelOption = Annotated[
-    str | None, typer.Option(help="A model alone (builtin, Hub name, folder), or the base model of the target.")
+    str | None, typer.Option(help="A model alone (a name, a folder, a .gguf file), or the base model of the target.")
 ]
 SystemOption = Annotated[str, typer.Option(help="none, xml, think, or a text file; default: the run's, else none.")]
 TokensOption = Annotated[int | None, typer.Option(min=1, help="Tokens of a completion; default: the run's.")]

@@ -6,7 +6,6 @@ Tensors are written one at a time. GGUF's names, and its order of the rows of q 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from transformers import PreTrainedModel
 
+from ...client.learner.models.gguf.header import rope_divisors
 from ...common.errors import ConfigError, RunError
 from .gguf_vocabulary import Vocabulary
 
@@ -89,13 +89,7 @@ def rope_factors(config: Any) -> npt.NDArray[np.float32] | None:
     rope = config.rope_parameters
     if rope["rope_type"] != "llama3":
         return None
-    dim = head_dim(config)
-    turns = rope["original_max_position_embeddings"] / (
-        2 * math.pi * rope["rope_theta"] ** (np.arange(0, dim, 2) / dim)
-    )
-    low, high = rope["low_freq_factor"], rope["high_freq_factor"]
-    smooth = np.clip((turns - low) / (high - low), 0.0, 1.0)
-    return (1.0 / ((1.0 - smooth) / rope["factor"] + smooth)).astype(np.float32)
+    return rope_divisors(rope, head_dim(config))
 
 
 def _add_shapes(writer: Any, config: Any) -> None:

@@ -15,14 +15,13 @@ from transformers import PreTrainedTokenizerFast
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from ...client.learner.models.chat_template import as_published
+from ...client.learner.models.gguf import tokens
+from ...client.learner.models.gguf.tokens import CONTROL, USER_DEFINED
 from ...common.errors import ConfigError
 
-NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
-SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|NUMBER| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-SPLITS = {SPLIT.replace("NUMBER", r"\p{N}"): "qwen2", SPLIT.replace("NUMBER", r"\p{N}{1,3}"): "llama-bpe"}
-"""The rules of Qwen2 and Llama 3, as their tokenizer.json has them, by llama.cpp's name."""
+NORMAL, UNUSED = 1, 5
+SPLITS = {pattern: name for name, pattern in tokens.SPLITS.items()}
+"""llama.cpp's names of the rules of Qwen2 and Llama 3, by the pattern in their tokenizer.json."""
 LINES_AND_NUMBERS = [
     {"type": "Digits", "individual_digits": False},
     {"type": "Split", "pattern": {"String": "\n"}, "behavior": "Isolated", "invert": False},
@@ -110,6 +109,8 @@ def _rule(described: dict[str, Any]) -> str:
         patterns = [step.get("pattern", {}).get("Regex") for step in first]
         if len(patterns) == 1 and patterns[0] in SPLITS and not last["use_regex"]:
             return SPLITS[patterns[0]]
+        if last["use_regex"] and first == [tokens.DIGITS]:
+            return "smollm"
         if last["use_regex"] and (not first or (first == LINES_AND_NUMBERS and _words_stay_whole(described))):
             return "gpt-2"
     raise ConfigError(_refusal("its rule for cutting text into words is one that GGUF has no name for"))
@@ -132,5 +133,5 @@ def _words_stay_whole(described: dict[str, Any]) -> bool:
 def _refusal(why: str) -> str:
     return (
         f"GGUF export does not support this model's tokenizer: {why}. Supported are byte-level BPE tokenizers that "
-        "split text as Qwen2, Llama 3 or GPT-2 do. Use --to merged and llama.cpp's own converter."
+        "split text as Qwen2, Llama 3, SmolLM or GPT-2 do. Use --to merged and llama.cpp's own converter."
     )

@@ -12,6 +12,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 from ....common.errors import ConfigError
+from .registry import PUBLISHED, gguf_folder, is_gguf, published_folder
 
 WANTED = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]
 """Files of a model to download: no pickles, no code."""
@@ -23,7 +24,8 @@ def built_in_model(name: str) -> Path | None:
 
 
 def model_folder(name: str, revision: str = "", source: str = "hub") -> Path:
-    """Return the local folder of a model: a built-in one, an existing folder, or a snapshot from Hub or ModelScope.
+    """Return the local folder of a model: a built-in or fetched one, an existing folder, that of a GGUF file, or a
+    snapshot from Hub or ModelScope.
 
     Args:
         source: `hub` or `modelscope` (backend.source).
@@ -38,8 +40,15 @@ def model_folder(name: str, revision: str = "", source: str = "hub") -> Path:
         if not (folder / "config.json").is_file():
             raise ConfigError(f"{folder} is not a model folder: config.json is missing.")
         return folder.resolve()
+    if name in PUBLISHED:
+        return published_folder(name)
+    if is_gguf(name):
+        return gguf_folder(folder)
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
-        raise ConfigError(f"There is no model folder {name}. Give an existing folder, a Hub name, or builtin.")
+        raise ConfigError(
+            f"There is no model folder {name}. Give an existing folder, a .gguf file, a Hub name, builtin, or one of "
+            f"`fedgrpo models list` ({', '.join(PUBLISHED)})."
+        )
     return _from_modelscope(name, revision) if source == "modelscope" else _from_hub(name, revision)
 
 
