@@ -13,7 +13,7 @@ class Model:
     """The base model, which every client has; it is never sent over the network."""
 
     name: str = "builtin"
-    """`builtin` or `builtin-split` (included), `smollm2-135m` (fetched), a Hub name, a local folder, or a .gguf file."""
+    """`builtin` or `builtin-split` (included), `smollm2-135m` (fetched), a Hub name, a folder, or a .gguf file."""
     revision: str = ""
     """Revision on the Hub; empty is the default branch."""
     dtype: str = "float32"
