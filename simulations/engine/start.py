@@ -12,6 +12,7 @@ from dataclasses import asdict
 from ...client.learner.data.system_prompts import SYSTEM_PROMPTS
 from ...client.learner.models.model_files import file_hash, model_folder
 from ...client.learner.models.registry import models_cache
+from ...common.errors import ConfigError
 from ...common.settings.run_config import RunConfig
 from .datasets import demonstrations
 
@@ -49,7 +50,11 @@ def started(config: RunConfig) -> RunConfig:
 
         LOGGER.info("teaching the form of an answer: %d steps of %d worked-out problems", steps, BATCH_SIZE)
         base = load_model(folder, config.model.dtype)
-        teach(base, shown, settings, out, _tell)
+        try:
+            teach(base, shown, settings, out, _tell)
+        except (ConfigError, OSError):
+            if not (out / "config.json").is_file():  # it is there if another run taught the same model meanwhile
+                raise
     LOGGER.info("beginning with the taught model %s", out)
     return config.with_values({"model.name": str(out), "simulation.start-steps": 0})
 
