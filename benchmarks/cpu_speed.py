@@ -16,6 +16,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import zlib
 from collections.abc import Callable
@@ -160,8 +161,9 @@ class Arm:
     def __init__(self, name: str, command: list[str]) -> None:
         self.name, self.figures = name, list[dict[str, float]]()
         quiet = {**os.environ, "HF_HUB_OFFLINE": "1"}
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - a pipe that nobody reads stops who fills it
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=quiet
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True, env=quiet
         )
         self.runs = self._until("ready")
 
@@ -173,8 +175,9 @@ class Arm:
 
     def close(self) -> str:
         """End the process, and return the last line of its errors."""
-        _, errors = self._process.communicate()
-        return (errors.strip().splitlines() or [""])[-1]
+        self._process.communicate()
+        self._errors.seek(0)
+        return (self._errors.read().strip().splitlines() or [""])[-1]
 
     def _until(self, word: str) -> bool:
         return self._line(word).startswith(word)
