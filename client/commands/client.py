@@ -66,12 +66,14 @@ def init(
       fedgrpo client init clinic.toml --name clinic-a --data questions.csv --superlink fed.example.org:8000
     """
     from ..learner.models.model_files import built_in_model, file_hash, model_folder
+    from ..learner.models.registry import fetched_folder, is_gguf
     from ..organisation.settings import NAME
 
     name = name or file.stem
     if not NAME.fullmatch(name):
         raise ConfigError(f"--name {name!r} must be at most 64 English letters, digits, dots and hyphens.")
-    known = built_in_model(model) or (model_folder(model) if Path(model).is_dir() else None)
+    here = Path(model).is_dir() or is_gguf(model)
+    known = built_in_model(model) or fetched_folder(model) or (model_folder(model) if here else None)
     values = {"name": name, "train": data, "model": model, "superlink": superlink}
     system = SYSTEM_OF_BUILTIN if built_in_model(model) else SYSTEM
     values = {key: json.dumps(value, ensure_ascii=False) for key, value in values.items()}

@@ -17,12 +17,13 @@ class Model:
     revision: str = ""
     """Revision on the Hub; empty is the default branch."""
     dtype: str = "float32"
-    """Type of the base model's weights. The adapter is always float32."""
+    """Type of the base model's weights. `auto`: bfloat16 for a large model where the hardware multiplies it, else
+    float32; each client decides for its own machine. The adapter is always float32."""
 
     def __post_init__(self) -> None:
         if not self.name.strip():
             raise ConfigError("model.name is empty. Set it to a Hub name, a local folder, or builtin.")
-        one_of("model.dtype", self.dtype, ("float32", "bfloat16", "float16"))
+        one_of("model.dtype", self.dtype, ("float32", "bfloat16", "float16", "auto"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -92,7 +92,7 @@ class RunConfig:
 
     def _check_aggregation(self) -> None:
         method = METHODS[self.aggregation.method]
-        if "W" in method.holds and self.model.dtype != "float32":
+        if "W" in method.holds and self.model.dtype not in ("float32", "auto"):
             raise ConfigError(
                 f"aggregation.method {self.aggregation.method} adds small numbers to the base's weights every round; "
                 f"model.dtype {self.model.dtype} rounds them away. Use float32, or another method."

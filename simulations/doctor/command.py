@@ -55,6 +55,7 @@ def _findings(*, offline: bool) -> Iterator[Finding]:
     yield from versions.check_versions(packages)
     yield from machine.check_gpus(gpus(), packages)
     yield machine.check_threads()
+    yield machine.check_bfloat16()
     yield from machine.check_ports()
     yield from machine.check_disk()
     yield machine.check_files()

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from ...client.learner.models.precision import cores, processor_bfloat16
 from ...common.cli.ports import listens
 from .finding import BROKEN, NOTE, OK, Finding
 from .gpu import Gpu
@@ -103,12 +104,25 @@ def check_files() -> Finding:
 
 def check_threads() -> Finding:
     """Threads of a worker's arithmetic on a CPU."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count = cores()
     said = os.environ.get("OMP_NUM_THREADS", "")
     if not said:
-        return Finding("threads", OK, f"{cores} cores; a worker on a CPU takes one thread (OMP_NUM_THREADS is not set)")
-    if not said.isdigit() or not 1 <= int(said) <= cores:
         return Finding(
-            "threads", NOTE, f"OMP_NUM_THREADS is {said}, and there are {cores} cores", "unset it, or take 1"
+            "threads",
+            OK,
+            f"{count} cores; on a CPU a small model takes one thread, a large one its process's share of the cores",
         )
-    return Finding("threads", OK, f"{cores} cores, OMP_NUM_THREADS is {said}")
+    if not said.isdigit() or not 1 <= int(said) <= count:
+        return Finding(
+            "threads", NOTE, f"OMP_NUM_THREADS is {said}, and there are {count} cores", "unset it, or take 1"
+        )
+    return Finding("threads", OK, f"{count} cores, OMP_NUM_THREADS is {said}")
+
+
+def check_bfloat16() -> Finding:
+    """The type in which large models compute on this processor."""
+    able = processor_bfloat16()
+    if able:
+        return Finding("bfloat16", OK, f"this processor multiplies it ({able}): model.dtype = auto uses it")
+    said = "this processor does not multiply it (neither AMX nor AVX512-BF16): model.dtype = auto is float32"
+    return Finding("bfloat16", OK, said)

@@ -12,6 +12,7 @@ from flwr.app import Context, RecordDict
 
 from ...client.learner.models.backend_check import check_backend
 from ...client.learner.models.model_files import model_folder
+from ...client.learner.models.precision import usual_threads
 from ...client.learner.models.registry import is_gguf
 from ...client.learner.rewards import absolute_paths, try_rewards
 from ...common.errors import ConfigError, RunError
@@ -187,7 +188,9 @@ def make_workers(config: RunConfig) -> dict[int, Worker]:
     nodes: list[dict[int, NodeConfig]] = [{} for _ in range(count)]
     for i, k in enumerate(numbers):
         nodes[i % count][k + 2] = {"partition-id": k, "num-partitions": clients}
-    workers = [ProcessWorker(share, config.flat()) for share in nodes]
+    folder = model_folder(config.model.name, config.model.revision, config.backend.source)
+    threads = usual_threads(folder, count)
+    workers = [ProcessWorker(share, config.flat(), threads) for share in nodes]
     return {node: worker for worker, share in zip(workers, nodes, strict=True) for node in share}
 
 

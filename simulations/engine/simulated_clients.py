@@ -12,11 +12,13 @@ from ...client.learner.data.system_prompts import SYSTEM_PROMPTS
 from ...client.learner.masking.summing import SummingLearner
 from ...client.learner.models.load import load_model
 from ...client.learner.models.model_files import model_folder
+from ...client.learner.models.precision import resolved_dtype
 from ...client.learner.privacy.spent import FILE, Spent
 from ...client.learner.rewards import Reward, load_rewards
 from ...client.learner.tools import ToolBox, load_tools
 from ...client.learner.training.error_feedback import CompressingLearner, Residuals
 from ...common.errors import ConfigError
+from ...common.foreign import safe_logger
 from ...common.settings.run_config import RunConfig, Value
 from .canaries import make_canaries, planted
 from .datasets import load_problems
@@ -28,6 +30,7 @@ from .partition import partition
 if TYPE_CHECKING:
     from ...client.learner.training.local_learner import LoadedModel
 
+LOGGER = safe_logger("fedgrpo.simulation")
 BUILTIN_POLICY = Path(__file__).parent.parent / "builtin" / "policy"
 SPLIT_POLICY = Path(__file__).parent.parent / "builtin" / "policy_split"
 BUILTIN_POLICIES = {"builtin": BUILTIN_POLICY, "builtin-split": SPLIT_POLICY}
@@ -125,7 +128,10 @@ def client_rank(config: RunConfig, number: int) -> int:
 def _loaded_model(config: RunConfig, rank: int) -> LoadedModel:
     """Return the model that all clients of the same rank share in this process."""
     folder = model_folder(config.model.name, config.model.revision, config.backend.source)
-    base = load_model(folder, config.model.dtype, backend=config.backend)
+    dtype = resolved_dtype(config, folder)
+    base = load_model(folder, dtype, backend=config.backend)
+    if config.model.dtype == "auto":
+        LOGGER.info("model.dtype auto is %s here", dtype)
     from ...client.learner.training.local_learner import LoadedModel  # after the model: Unsloth has to come first
 
     return LoadedModel(base, config, divide(config)[0][0][0], rank, box=client_tools(config))

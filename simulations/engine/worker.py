@@ -22,8 +22,15 @@ GRACE_S = 2.0
 class ProcessWorker:
     """A worker in a separate process. If it dies, the current message fails, and it is started again."""
 
-    def __init__(self, node_configs: Mapping[int, NodeConfig], run_config: Mapping[str, object]) -> None:
-        self._arguments = (dict(node_configs), dict(run_config))
+    def __init__(
+        self, node_configs: Mapping[int, NodeConfig], run_config: Mapping[str, object], threads: int = 1
+    ) -> None:
+        """Start the worker.
+
+        Args:
+            threads: of its arithmetic on a CPU, unless OMP_NUM_THREADS is set.
+        """
+        self._arguments = (dict(node_configs), dict(run_config), threads)
         self._closed = False
         self._start()
 
@@ -95,10 +102,12 @@ class _SendRecords(logging.Handler):
         self._pipe.send({**plain, "msg": text, "args": None, "exc_info": None})
 
 
-def _work(pipe: Connection, node_configs: Mapping[int, NodeConfig], run_config: Mapping[str, object]) -> None:
+def _work(
+    pipe: Connection, node_configs: Mapping[int, NodeConfig], run_config: Mapping[str, object], threads: int
+) -> None:
     """Run a worker: answer messages until the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the parent decides who ends
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     logger = logging.getLogger("fedgrpo")
     logger.setLevel(logging.INFO)

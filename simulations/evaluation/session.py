@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ...client.learner.models.load import load_model
 from ...client.learner.models.model_files import model_folder
+from ...client.learner.models.precision import resolved_dtype
 from ...common.cli.options import say
 from ...common.settings.run_config import RunConfig
 from . import answering
@@ -92,6 +93,8 @@ def evaluate(
     """
     questions = gather(target, asked)
     model, adapter_sha256 = loaded(target, questions.problems[0])
+    if how.dtype == "auto":
+        how = replace(how, dtype=model.dtype)  # another type gives other answers
     from ...client.learner.training.evaluate import prompt_texts  # after the model: Unsloth has to come first
 
     plan = answering.decoding_passes(how, bool(adapter_sha256))
@@ -121,7 +124,7 @@ def loaded(target: Target, example: Problem) -> tuple[LoadedModel, str]:
     """
     config: RunConfig = target.config
     folder = model_folder(config.model.name, config.model.revision, config.backend.source)
-    base = load_model(folder, config.model.dtype, backend=config.backend)
+    base = load_model(folder, resolved_dtype(config, folder), backend=config.backend)
     for note in base.notes:
         say(note)
     from ...client.learner.training.local_learner import LoadedModel  # after the model: Unsloth has to come first

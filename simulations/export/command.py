@@ -102,7 +102,9 @@ def export(
 
 
 def _run_dtype(source: Source) -> str:
-    return source.config.model.dtype if source.config else Dtype.float32
+    if source.config is None or source.config.model.dtype == "auto":
+        return Dtype.float32
+    return source.config.model.dtype
 
 
 def _default_folder(source: Source, to: str, kind: str) -> Path:

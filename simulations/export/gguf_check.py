@@ -14,6 +14,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from ...client.learner.models.gguf.header import GGUF
+from ...client.learner.models.gguf.tokens import backend_of
 from ...common.errors import RunError
 from .gguf_file import rope_factors
 from .probes import OutputDifference, difference, logits, texts, token_ids
@@ -39,7 +41,7 @@ def check_tokens(path: Path, tokenizer: PreTrainedTokenizerBase) -> int:
     Raises:
         RunError: it splits one differently.
     """
-    stored = PreTrainedTokenizerFast.from_pretrained(path.parent, gguf_file=path.name)
+    stored = _stored_tokenizer(path)
     probes = texts(tokenizer)
     pairs = list(zip(probes, token_ids(tokenizer, probes), token_ids(stored, probes), strict=True))
     for text, expected, read in pairs:
@@ -50,6 +52,15 @@ def check_tokens(path: Path, tokenizer: PreTrainedTokenizerBase) -> int:
                 f"{read[at : at + 5]}. Use --to merged and llama.cpp's own converter."
             )
     return sum(len(expected) for _, expected, _ in pairs)
+
+
+def _stored_tokenizer(path: Path) -> PreTrainedTokenizerBase:
+    """Return the file's tokenizer as transformers reads it, or as we do: transformers takes SmolLM's rule for GPT-2's,
+    which splits some digits of other scripts differently."""
+    file = GGUF.read(path)
+    if file.fields.get("tokenizer.ggml.pre") == "smollm":
+        return PreTrainedTokenizerFast(tokenizer_object=backend_of(file))
+    return PreTrainedTokenizerFast.from_pretrained(path.parent, gguf_file=path.name)
 
 
 def check_logits(path: Path, config: Any, prompts: list[list[int]], answers: torch.Tensor) -> OutputDifference:

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...client.learner.models.registry import PUBLISHED
 from ...common.adapter.adapter import Adapter
 from ...common.adapter.peft_files import BASE, CONFIG, SCHEMA, read_peft
 from ...common.errors import ConfigError
@@ -95,7 +96,7 @@ def locate(target: Path, number: int | None, best: bool, public: str = "") -> So
 
 
 def _base(name: str, revision: str, public: str) -> BaseModel:
-    """Return the base model; a local folder is known to others by its last part only."""
+    """Return the base model; others know a local folder by its last part only, a fetched model by the Hub's name."""
     is_path = name not in BUILT_IN and (name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(name).exists())
-    known = Path(name).expanduser().name if is_path else name
+    known = Path(name).expanduser().name if is_path else PUBLISHED[name].hub if name in PUBLISHED else name
     return BaseModel(name, "" if is_path else revision, public or known or "unknown")

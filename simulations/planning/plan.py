@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
+from ...client.learner.models.precision import automatic_dtype
 from ...common.settings.run_config import RunConfig
 from ..engine.runner import default_workers
 from ..engine.simulated_clients import client_rank
 from .advice import Turned, proposal
 from .memory import memory_parts, vllm_needs
-from .parts import Machine, Part, peak
+from .parts import WIDTH, Machine, Part, peak
 from .shapes import Shape, shape_of
 from .traffic import Traffic, traffic
 from .workload import Hours, Speed, Work, as_json, hours, work
@@ -110,6 +111,7 @@ def make_plan(config: RunConfig, machine: Machine, speed: Speed | None) -> Plan:
         ConfigError: the model's shape is unknown, or no layer matches adapter.target-modules.
     """
     shape = shape_of(config.model.name, config.model.revision)
+    config = with_dtype(config, shape, machine)
     limit, turned = int(USABLE * machine.bytes), list[Turned]()
 
     def with_vllm(chosen: RunConfig) -> int:
@@ -132,6 +134,15 @@ def make_plan(config: RunConfig, machine: Machine, speed: Speed | None) -> Plan:
         turned=turned,
         proposal_fits=fits,
     )
+
+
+def with_dtype(config: RunConfig, shape: Shape, machine: Machine) -> RunConfig:
+    """Return the settings with `model.dtype = auto` resolved for a machine: this one's processor, or a recent GPU."""
+    if config.model.dtype != "auto":
+        return config
+    on_gpu = True if machine.kind == "cuda" else None
+    weights = WIDTH["bfloat16"] * shape.parameters
+    return config.with_values({"model.dtype": automatic_dtype(config, weights, gpu_bfloat16=on_gpu)})
 
 
 def process_count(config: RunConfig, machine: Machine) -> int:

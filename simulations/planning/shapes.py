@@ -11,6 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import cast
 
+from ...client.learner.models.gguf.header import GGUF, config_of
+from ...client.learner.models.registry import fetched_folder, is_gguf
 from ...common.adapter.schema import Module
 from ...common.errors import ConfigError
 from ..engine.simulated_clients import BUILTIN_POLICIES
@@ -91,7 +93,9 @@ def shape_of(name: str, revision: str = "") -> Shape:
     Raises:
         ConfigError: it is not in any of them, or its family is not supported.
     """
-    folder = BUILTIN_POLICIES.get(name) or Path(name).expanduser()
+    folder = BUILTIN_POLICIES.get(name) or fetched_folder(name) or Path(name).expanduser()
+    if is_gguf(name) and folder.is_file():
+        return from_config(config_of(GGUF.read(folder)), f"{name}'s own header")
     path = folder / "config.json"
     if path.is_file():
         return from_config(_read(path), f"{name}'s own config.json")

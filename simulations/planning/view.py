@@ -5,9 +5,10 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
+from ...client.learner.models.precision import SMALL_BYTES, cores, processor_bfloat16
 from ...common.cli.options import plain
 from ...common.cli.tables import WholeTable
-from .parts import ALWAYS, EVALUATION, SAMPLING, UPDATE
+from .parts import ALWAYS, EVALUATION, SAMPLING, UPDATE, WIDTH
 from .plan import USABLE, Plan
 
 WHEN = {ALWAYS: "always", UPDATE: "in the update", SAMPLING: "while sampling", EVALUATION: "while evaluating"}
@@ -33,7 +34,7 @@ def print_plan(plan: Plan) -> None:
         )
         console.print(f"{said}:\n  {plan.options}" if plan.proposal_fits else f"{said} a larger GPU.", soft_wrap=True)
     console.print()
-    for line in (*_traffic(plan), *_work(plan), *_hours(plan)):
+    for line in (*_arithmetic(plan), *_traffic(plan), *_work(plan), *_hours(plan)):
         console.print(line, soft_wrap=True)
 
 
@@ -112,6 +113,21 @@ def _traffic(plan: Plan) -> list[str]:
         f"{most}{size(sum(found.up))}, down {most}{size(sum(found.down))}, and down {size(found.evaluation_down)} more "
         "to be evaluated. Prompts, completions and the base model do not travel."
     ]
+
+
+def _arithmetic(plan: Plan) -> list[str]:
+    """Say in which type and with how many threads the model computes, where that is a processor's."""
+    dtype, able = plan.config.model.dtype, processor_bfloat16()
+    large = WIDTH["bfloat16"] * plan.shape.parameters >= SMALL_BYTES
+    if plan.machine.kind != "cpu":
+        return [f"Arithmetic: {dtype}, on the GPU."]
+    threads = max(1, cores() // plan.processes) if large else 1
+    line = f"Arithmetic: {dtype}, {threads} thread{'s' if threads > 1 else ''} in each process"
+    if dtype == "bfloat16" and not able:
+        return [f"{line}. This processor does not multiply bfloat16 and imitates it, slowly: set model.dtype = auto."]
+    if dtype == "float32" and able and large:
+        return [f"{line}. This processor multiplies bfloat16 ({able}): try model.dtype = auto."]
+    return [f"{line}{f' ({able})' if dtype == 'bfloat16' else ''}."]
 
 
 def _work(plan: Plan) -> list[str]:

@@ -130,7 +130,7 @@ HARMLESS = {
     "privacy.step-timeout-s": "how long the server waits",
     "federation.seed": "below 2^32",
     "model.revision": "the organisation pins the model by its hash",
-    "model.dtype": "one of three",
+    "model.dtype": "one of four",
     "grpo.gradient-accumulation-steps": "counts towards max-completions-per-step",
     "grpo.max-prompt-length": "max-left-out-share and min-groups bound what it leaves",
     "evaluation.temperature": "only answers are sampled by it, and only two values a run",

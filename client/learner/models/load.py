@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ....common.settings.backend import Backend
+from .precision import usual_threads
 from .unsloth_backend import import_unsloth
 
 if TYPE_CHECKING:
@@ -32,4 +33,4 @@ def load_model(folder: Path, dtype: str, *, backend: Backend | None = None, devi
     from .base_model import Base
     from .process import prepare_process
 
-    return Base.load(folder, dtype, prepare_process(device), backend)
+    return Base.load(folder, dtype, prepare_process(device, usual_threads(folder)), backend)

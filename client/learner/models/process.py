@@ -11,11 +11,12 @@ from transformers.utils import logging as transformers_logging
 from ....common.errors import ConfigError
 
 
-def prepare_process(device: str = "auto") -> torch.device:
-    """Silence libraries and telemetry, and use one thread on a CPU: more threads make small models slower.
+def prepare_process(device: str = "auto", threads: int = 1) -> torch.device:
+    """Silence libraries and telemetry, and set the threads on a CPU.
 
     Args:
         device: `auto` uses a GPU if there is one.
+        threads: unless OMP_NUM_THREADS is set.
 
     Raises:
         ConfigError: the device does not exist here.
@@ -29,5 +30,5 @@ def prepare_process(device: str = "auto") -> torch.device:
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"model.device is {device}, but PyTorch finds no GPU here. Use cpu, or auto.")
     if chosen.type == "cpu":
-        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", threads)))
     return chosen

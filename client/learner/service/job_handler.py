@@ -28,6 +28,7 @@ from ..data.tables import fingerprint, read_organisation_data
 from ..masking.summing import SummingLearner
 from ..models.backend_check import check_backend
 from ..models.load import load_model
+from ..models.precision import resolved_dtype
 from ..rewards import try_rewards
 from .base_groups import base_groups
 from .guard import GuardedLearner
@@ -210,7 +211,7 @@ class JobHandler:
     def _local_learner(self, config: RunConfig) -> Learner:
         from ..training.local_learner import ClientData, LoadedModel, LocalLearner
 
-        base = self.base(config.model.dtype)
+        base = self.base(resolved_dtype(config, self.folder, self.organisation.settings.model.device))
         self._model = LoadedModel(base, config, self.train[0], self.organisation.settings.model.rank, box=self.tools)
         self._task_bytes = max(self._task_bytes, 4 * self._model.schema.size)
         data = ClientData(

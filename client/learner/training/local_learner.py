@@ -80,7 +80,7 @@ class LoadedModel:
             box: tools that the policy may call during a completion.
         """
         self.config = config
-        self.sha256 = base.sha256
+        self.sha256, self.dtype = base.sha256, base.dtype
         self.tokenizer = base.tokenizer
         self.schema: AdapterSchema = adapter_schema(base.model, config, rank)
         if box:

@@ -99,7 +99,7 @@ class LocalTrainer:
 
     def _trl_trainer(self, base: Base, schema: AdapterSchema, row: dict[str, Any], box: ToolBox) -> FederatedTrainer:
         """Return TRL's trainer, whose model is the base model with an adapter."""
-        arguments = trl_config(self.config, base.model.device)
+        arguments = trl_config(self.config, base.model.device, dtype=base.dtype)
         model, peft_config = base.model, lora_config(schema)
         if base.loader == "unsloth":
             model, peft_config = adapt_with_unsloth(model, schema, checkpointing=arguments.gradient_checkpointing), None

@@ -20,15 +20,19 @@ ZERO_IS_NONE = ("off_policy_mask_threshold", "delta")
 """Settings whose 0 is TRL's None."""
 
 
-def trl_config(config: RunConfig, device: torch.device, checkpoints: Path | None = None) -> GRPOConfig:
+def trl_config(
+    config: RunConfig, device: torch.device, checkpoints: Path | None = None, *, dtype: str = ""
+) -> GRPOConfig:
     """Return the settings as TRL's configuration, with everything off that sends data to a third party.
 
     Args:
         checkpoints: folder for TRL's checkpoints, written after each round that ends with a batch of completions, when
             all rounds run in one call of `train`: TRL does not save completions, so a run that resumed between two
             iterations over them would sample others. None configures a single round without checkpoints.
+        dtype: of the base model as it was loaded; needed where `model.dtype` is `auto`.
     """
     on_cpu = device.type == "cpu"
+    weights = dtype if config.model.dtype == "auto" else config.model.dtype
     settings: dict[str, Any] = {f.name: getattr(config.grpo, f.name) for f in fields(config.grpo)}
     settings = {name: value for name, value in settings.items() if name not in NOT_FOR_TRL}
     settings |= {name: settings[name] or None for name in ZERO_IS_NONE}
@@ -43,7 +47,7 @@ def trl_config(config: RunConfig, device: torch.device, checkpoints: Path | None
         shuffle_dataset=False,
         seed=config.federation.seed,
         use_cpu=on_cpu,
-        bf16=not on_cpu and config.model.dtype == "bfloat16",
+        bf16=not on_cpu and weights == "bfloat16",
         gradient_checkpointing={"on": True, "off": False, "auto": not on_cpu}[config.backend.gradient_checkpointing],
         dataloader_num_workers=0,
         dataloader_pin_memory=not on_cpu,

@@ -43,7 +43,7 @@ def write_tokenizer(file: GGUF, folder: Path) -> None:
         raise ConfigError(
             f"{file.path} has no chat template, which is needed to build prompts. Use an instruct model's file."
         )
-    _backend(file, str(rule)).save(str(folder / "tokenizer.json"))
+    backend_of(file).save(str(folder / "tokenizer.json"))
     (folder / "chat_template.jinja").write_text(str(template), encoding="utf-8")
     tokens = file.fields["tokenizer.ggml.tokens"]
     names = {"bos": "bos_token", "eos": "eos_token", "padding": "pad_token", "unknown": "unk_token"}
@@ -62,10 +62,12 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _backend(file: GGUF, rule: str) -> Any:
+def backend_of(file: GGUF) -> Any:
+    """Return a file's tokenizer, of `tokenizers`; the rule must be one of RULES."""
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, pre_tokenizers, processors
     from tokenizers.models import BPE
 
+    rule = str(file.fields["tokenizer.ggml.pre"])
     tokens, types = file.fields["tokenizer.ggml.tokens"], file.fields.get("tokenizer.ggml.token_type", [])
     merges = [tuple(merge.split(" ", 1)) for merge in file.fields.get("tokenizer.ggml.merges", [])]
     backend = Tokenizer(BPE(vocab={token: number for number, token in enumerate(tokens)}, merges=merges))
