@@ -11,6 +11,7 @@ from dataclasses import asdict
 
 from ...client.learner.data.system_prompts import SYSTEM_PROMPTS
 from ...client.learner.models.model_files import file_hash, model_folder
+from ...client.learner.models.precision import resolved_dtype
 from ...client.learner.models.registry import models_cache
 from ...common.errors import ConfigError
 from ...common.settings.run_config import RunConfig
@@ -43,13 +44,14 @@ def started(config: RunConfig) -> RunConfig:
         seed=START_SEED,
         system_prompt=SYSTEM_PROMPTS[config.simulation.system_prompt],
     )
-    what = repr((file_hash(folder), config.model.dtype, shown, sorted(asdict(settings).items())))
+    dtype = resolved_dtype(config, folder)
+    what = repr((file_hash(folder), dtype, shown, sorted(asdict(settings).items())))
     out = models_cache() / f"started-{hashlib.sha256(what.encode()).hexdigest()[:16]}"
     if not (out / "config.json").is_file():
         from ...client.learner.models.load import load_model
 
         LOGGER.info("teaching the form of an answer: %d steps of %d worked-out problems", steps, BATCH_SIZE)
-        base = load_model(folder, config.model.dtype)
+        base = load_model(folder, dtype)
         try:
             teach(base, shown, settings, out, _tell)
         except (ConfigError, OSError):

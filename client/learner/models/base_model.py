@@ -129,7 +129,20 @@ def load_base(folder: Path, dtype: str, device: torch.device, quantization: str 
         _keep_trainable(model)
     else:
         model.to(device)  # pyright: ignore[reportArgumentType]
+    if device.type == "cpu" and model.dtype == torch.bfloat16:
+        _pack_hidden_states(model)
     return model
+
+
+def _pack_hidden_states(model: PreTrainedModel) -> None:
+    """Have the output layer read hidden states that lie in one piece.
+
+    Of the last positions alone, which is all that GRPO needs, they are a slice with gaps. On a CPU bfloat16 is then
+    multiplied by a copy of the vocabulary's weights for each sequence, which takes half the time of a forward pass.
+    """
+    head = model.get_output_embeddings()
+    if isinstance(head, torch.nn.Linear):
+        head.register_forward_pre_hook(lambda module, inputs: (inputs[0].contiguous(),))
 
 
 def _keep_trainable(model: PreTrainedModel) -> None:

@@ -1,7 +1,9 @@
 """The type and the threads of a base model where they are chosen for the machine."""
 
 import pytest
+import torch
 from fedgrpo.client.learner.models import precision
+from fedgrpo.client.learner.models.base_model import load_base
 from fedgrpo.common.settings.run_config import RunConfig
 from fedgrpo.simulations.engine.simulated_clients import BUILTIN_POLICY
 
@@ -70,3 +72,12 @@ def test_processes_share_the_cores_on_a_large_model_only(tmp_path, monkeypatch, 
     with (tmp_path / "model.safetensors").open("wb") as file:
         file.truncate(LARGE)
     assert precision.usual_threads(tmp_path, processes) == threads
+
+
+def test_bfloat16_on_a_processor_reads_the_last_hidden_states_in_one_piece():
+    """With gaps between them, the product copies the vocabulary's weights once per sequence."""
+    model = load_base(BUILTIN_POLICY, "bfloat16", torch.device("cpu"))
+    seen = []
+    model.lm_head.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].is_contiguous()))
+    model(torch.ones((3, 9), dtype=torch.long), logits_to_keep=4)
+    assert seen == [True]
