@@ -32,6 +32,7 @@ from ..rewards import Reward
 from ..samplers import Sampler, Sampling
 from ..tools import ToolBox
 from .batches import take_as_old_policy, with_signal
+from .kept_moments import SecondMoment, resume, second_moment
 from .round_stats import RoundStats, effective_groups, group_spreads
 
 
@@ -52,6 +53,8 @@ class FederatedTrainer(GRPOTrainer):
     """Whether each group of the last batch of completions has an advantage, booleans."""
     start: Sequence[tuple[torch.nn.Parameter, torch.Tensor]] = ()
     """Trained factors with their values at the start of the round; only for train.prox."""
+    moment: SecondMoment | None = None
+    """Adam's second moment at the start of the round; None starts with an empty one."""
 
     def connect(self, adapted: AdaptedModel, config: RunConfig, sampler: Sampler, *, tool_turns: int = 0) -> None:
         """Give the trainer what it trains, by which settings, and what samples its completions.
@@ -81,11 +84,26 @@ class FederatedTrainer(GRPOTrainer):
         self.reward_weights = torch.tensor([reward.weight for reward in rewards])
         self.train_dataset = Dataset.from_list(rows)
         self.args.seed = seed
-        self.optimizer = self.lr_scheduler = None  # Adam's moments belong to one client and one round
+        self.optimizer = self.lr_scheduler = None  # Adam's moments belong to one client, and to one round but for v
         self.first_step, self.round_stats = first_step, RoundStats()
         if self.run_config.train.prox:
             trained = [p for p in self.adapted.model.parameters() if p.requires_grad]
             self.start = [(p, p.detach().clone()) for p in trained]
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """Return TRL's optimizer, which goes on from the round's second moment if it has one."""
+        optimizer = super().create_optimizer(model)
+        if self.moment is not None:
+            resume(optimizer, self.adapted.trained_parameters(), self.moment, self.adapted.schema)
+        return optimizer
+
+    def moment_after(self) -> SecondMoment | None:
+        """Return Adam's second moment at the end of the round; None where the round began without one."""
+        if self.moment is None:
+            return None
+        optimizer = cast(Any, self.optimizer)
+        optimizer = getattr(optimizer, "optimizer", optimizer)  # accelerate wraps it
+        return second_moment(optimizer, self.adapted.trained_parameters(), self.moment, self.adapted.schema)
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LambdaLR:
         """Return the part of the federation's learning-rate schedule that belongs to this round."""

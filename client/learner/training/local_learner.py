@@ -27,6 +27,7 @@ from ..rewards import Reward, try_rewards
 from ..samplers import Sampling
 from ..tools import ToolBox
 from .evaluate import Answered, answer_all, count, prompt_texts
+from .kept_moments import KeptMoments, SecondMoment
 from .local_trainer import LocalRound, LocalTrainer
 from .watcher import Watcher
 
@@ -48,6 +49,8 @@ class ClientData:
     """Prompts that are always trained on together (`in_blocks`); private training has no blocks."""
     spent: Spent = field(default_factory=lambda: Spent(None))
     """The privacy budget, which private training is charged to."""
+    moments: KeptMoments | None = None
+    """Where Adam's second moment is kept; None keeps none."""
     unit: str = "prompt"
     """What private training protects: a prompt, or the column that says whom it is about."""
 
@@ -179,10 +182,12 @@ class LocalLearner:
             rewards=self._data.rewards,
             seed=derived_seed(seed, "train", name, task.round),
             first_step=(task.round - 1) * config.train.steps_per_round,
+            moment=self._moment(task),
             block=block,
             on_step=self._watcher.step,
         )
         delta, steps, metrics = trainer.train(work)
+        self._keep_moment(task, work)
         self._watcher.trained(task.round, metrics)
         return Update(delta=delta, num_steps=steps, num_examples=config.prompts_in(steps), metrics=metrics)
 
@@ -202,9 +207,11 @@ class LocalLearner:
             rewards=self._data.rewards,
             seed=secrets.randbits(32),
             first_step=(task.round - 1) * config.train.steps_per_round,
+            moment=self._moment(task),
             on_step=self._watcher.step,
         )
         delta, steps, metrics = trainer.train(work)
+        self._keep_moment(task, work)
         self._watcher.trained(task.round, metrics | {"privacy/epsilon": epsilon})
         return Update(
             delta=delta,
@@ -212,6 +219,15 @@ class LocalLearner:
             num_examples=config.prompts_in(steps),
             metrics={"privacy/epsilon": epsilon},
         )
+
+    def _moment(self, task: TrainTask) -> SecondMoment | None:
+        kept = self._data.moments if self._model.config.train.optimizer_state == "kept" else None
+        return kept.load(task) if kept else None
+
+    def _keep_moment(self, task: TrainTask, work: LocalRound) -> None:
+        moment = self._model.trainer.moment_after(work)
+        if moment is not None and self._data.moments:
+            self._data.moments.keep(task, moment)
 
     def evaluate(self, task: EvaluateTask) -> Evaluation:
         """Answer the held-out problems with the adapter, and count against the base model's answers."""

@@ -31,6 +31,7 @@ from ..samplers.make import make_sampler
 from ..tools import ToolBox
 from .callbacks import StepLog, TimeBudget
 from .grpo_trainer import FederatedTrainer, tool_arguments
+from .kept_moments import SecondMoment
 from .private_trainer import Batch, PrivateTrainer
 from .trl_config import trl_config
 
@@ -52,6 +53,8 @@ class LocalRound:
     seed: int
     first_step: int
     """Steps of the federation's schedule before this round."""
+    moment: SecondMoment | None = None
+    """Adam's second moment after the client's last round that counted; None starts with an empty one."""
     block: int = 1
     """Prompts that are always trained on together: a round that runs out of time ends with a whole block."""
     on_step: Callable[[int, Mapping[str, float]], None] = field(default=lambda step, figures: None)
@@ -136,6 +139,11 @@ class LocalTrainer:
             delta = np.zeros_like(delta)  # without any advantage the gradient is float noise, which Adam scales up
         return delta, steps, self._metrics(work.rewards)
 
+    def moment_after(self, work: LocalRound) -> SecondMoment | None:
+        """Return Adam's second moment after the round just trained: the one before it, if nothing was learned."""
+        learned = self.trainer.round_stats.effective_groups or self.config.grpo.beta or self.config.dp.on
+        return self.trainer.moment_after() if learned else work.moment
+
     def _prepare(self, work: LocalRound) -> None:
         self.adapted.load(work.adapter)
         if REFERENCE in self.adapted.model.peft_config:
@@ -145,6 +153,7 @@ class LocalTrainer:
         self.trainer.begin_round(work.rows, work.rewards, seed=work.seed, first_step=work.first_step)
         if isinstance(self.trainer, PrivateTrainer):
             self.trainer.batches, self.trainer.expected_units = work.batches, work.expected_units
+        self.trainer.moment = work.moment
         self.log.lines, self.log.on_step = [], work.on_step
         self.budget.may_stop = lambda step: self.config.prompts_in(step) % work.block == 0
         set_seed(work.seed)
