@@ -46,6 +46,8 @@ SETTINGS = (
     "aggregation.rule",
     "aggregation.server-optimizer",
     "aggregation.server-learning-rate",
+    "aggregation.server-momentum",
+    "aggregation.server-accumulate",
     "compression.up",
     "compression.down",
     "intake.max-delta-norm",
