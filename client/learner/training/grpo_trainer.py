@@ -136,6 +136,7 @@ class FederatedTrainer(GRPOTrainer):
         size = num_generations if same_prompts else 1  # an environment may begin each rollout of a group differently
         groups = self.sampler.sample(prompt_ids[::size], sampling, count=size)
         completions = [completion for group in groups for completion in group]
+        self.round_stats.sampled_tokens += sum(len(completion.tokens) for completion in completions)
         logprobs = [completion.logprobs for completion in completions if completion.logprobs is not None]
         return [completion.tokens for completion in completions], logprobs or None
 

@@ -179,6 +179,7 @@ class LocalTrainer:
             "completion/truncated-share": mean("completions/clipped_ratio"),
             **round_stats.completion_stats.shares(),
             "tokens/total": max(line.get("num_tokens", 0.0) for line in lines),
+            "tokens/sampled": float(round_stats.sampled_tokens),
             "seconds/generate": round_stats.generate_s,
             "seconds/reward": round_stats.reward_s,
             "seconds/update": max(0.0, round_stats.total_s - round_stats.generate_s - round_stats.reward_s),
