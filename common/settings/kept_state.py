@@ -10,6 +10,8 @@ from ..errors import ConfigError
 if TYPE_CHECKING:
     from .run_config import RunConfig
 
+UNBOUNDED = ("grpo", "dapo", "dr_grpo", "bnpo", "luspo")
+"""Losses whose clip does not bound a ratio where the advantage is negative."""
 EIGHT_BIT = "8bit"
 """In the name of every optimizer whose moments are rounded to eight bits."""
 
@@ -22,6 +24,27 @@ def check_kept_state(config: RunConfig) -> None:
     """
     if config.train.optimizer_state == "kept":
         _check_moments(config)
+    if config.train.replay:
+        _check_replay(config)
+
+
+def _check_replay(config: RunConfig) -> None:
+    replay, loss = f"train.replay is {config.train.replay}", config.grpo.loss_type
+    if config.dp.on:
+        raise ConfigError(
+            f"{replay} and dp.noise-multiplier is {config.dp.noise_multiplier:g}: a unit whose groups come back in "
+            "later steps is used more often than its epsilon counts. Set replay to 0."
+        )
+    if loss in UNBOUNDED and config.grpo.delta == 0:
+        raise ConfigError(
+            f"{replay} and grpo.loss-type is {loss} without grpo.delta: the ratio of a replayed completion below its "
+            "group's mean has no upper bound. Set grpo.delta (INTELLECT-2 uses 4), or loss-type cispo."
+        )
+    if config.backend.uses_vllm:
+        raise ConfigError(
+            f"{replay} and backend.sampler is {config.backend.sampler}: replay needs the old policy's "
+            "log-probabilities from the trainer's own model. Use transformers, or set replay to 0."
+        )
 
 
 def _check_moments(config: RunConfig) -> None:

@@ -28,6 +28,8 @@ SETTINGS = (
     "train.seconds-per-round",
     "train.prox",
     "train.optimizer-state",
+    "train.replay",
+    "train.replay-rounds",
     "grpo.num-generations",
     "grpo.per-device-train-batch-size",
     "grpo.gradient-accumulation-steps",

@@ -142,6 +142,8 @@ HARMLESS = {
     "compression.error-feedback": "what is left of a delta goes into the next, which is clipped as any",
     "compression.top-share": "at most all of the delta",
     "train.prox": "acts on the loss alone",
+    "train.replay": "its own groups again, from its own disk, in a step that has no more groups for it",
+    "train.replay-rounds": "as train.replay, of which a bounded number is kept",
     "train.optimizer-state": "files of the adapter's size on its own disk; the delta alone leaves, clipped",
     "dp.noise-multiplier": "max-epsilon bounds what it costs, and refuses private runs or all others",
     "dp.clip-norm": "noise is in proportion to it",

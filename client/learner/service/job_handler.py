@@ -208,7 +208,7 @@ class JobHandler:
             gc.collect()
 
     def _local_learner(self, config: RunConfig) -> Learner:
-        from ..training.kept_moments import KeptMoments
+        from ..training.kept_state import KeptState
         from ..training.local_learner import ClientData, LoadedModel, LocalLearner
 
         base = self.base(config.model.dtype)
@@ -222,7 +222,7 @@ class JobHandler:
             system_prompt=self.organisation.settings.prompt.system,
             block=policy.block_size(self.organisation.policy, config),
             spent=self.ledger.spent,
-            moments=KeptMoments(self.organisation.folder / "moments"),
+            kept=KeptState(self.organisation.folder / "kept"),
             unit=self.organisation.settings.data.unit_id or "prompt",
         )
         hardware = self._model.measure(self.train[0], self.organisation.settings.prompt.system)

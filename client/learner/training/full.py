@@ -70,6 +70,7 @@ def _no_meaning(config: RunConfig) -> Iterator[tuple[str, object, tuple[object, 
         ("fresh",),
         "all rounds are one, and Adam never restarts",
     )
+    yield "train.replay", config.train.replay, (0,), "groups are kept for a client's next round alone"
     yield "simulation.tools", config.simulation.tools, ("",), "tools are not supported yet"
     yield (
         "simulation.environment",

@@ -32,7 +32,8 @@ from ..rewards import Reward
 from ..samplers import Sampler, Sampling
 from ..tools import ToolBox
 from .batches import take_as_old_policy, with_signal
-from .kept_moments import SecondMoment, resume, second_moment
+from .kept_moments import SecondMoment, resume
+from .replay import Memory
 from .round_stats import RoundStats, effective_groups, group_spreads
 
 
@@ -55,6 +56,8 @@ class FederatedTrainer(GRPOTrainer):
     """Trained factors with their values at the start of the round; only for train.prox."""
     moment: SecondMoment | None = None
     """Adam's second moment at the start of the round; None starts with an empty one."""
+    memory: Memory | None = None
+    """Groups to replay in the places of groups without signal; None replays none."""
 
     def connect(self, adapted: AdaptedModel, config: RunConfig, sampler: Sampler, *, tool_turns: int = 0) -> None:
         """Give the trainer what it trains, by which settings, and what samples its completions.
@@ -96,14 +99,6 @@ class FederatedTrainer(GRPOTrainer):
         if self.moment is not None:
             resume(optimizer, self.adapted.trained_parameters(), self.moment, self.adapted.schema)
         return optimizer
-
-    def moment_after(self) -> SecondMoment | None:
-        """Return Adam's second moment at the end of the round; None where the round began without one."""
-        if self.moment is None:
-            return None
-        optimizer = cast(Any, self.optimizer)
-        optimizer = getattr(optimizer, "optimizer", optimizer)  # accelerate wraps it
-        return second_moment(optimizer, self.adapted.trained_parameters(), self.moment, self.adapted.schema)
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LambdaLR:
         """Return the part of the federation's learning-rate schedule that belongs to this round."""
@@ -212,7 +207,22 @@ class FederatedTrainer(GRPOTrainer):
         scored["advantages"] *= self.effective_P.repeat_interleave(size)  # an advantage of float noise becomes 0
         if self.run_config.corrects_sampler:
             take_as_old_policy(scored)
+        if self.memory is not None:
+            return self._with_replayed(scored, self.memory)
         return scored
+
+    def _with_replayed(self, scored: dict[str, Any], memory: Memory) -> dict[str, Any]:
+        """Return the batch with replayed groups; the log-probabilities of new ones are those of the policy as it is."""
+        if "old_per_token_logps" not in scored:
+            ids, mask = (
+                torch.cat([scored[f"prompt_{kind}"], scored[f"completion_{kind}"]], dim=1) for kind in ("ids", "mask")
+            )
+            with torch.no_grad():
+                scored["old_per_token_logps"] = self._get_per_token_logps_and_entropies(
+                    self.model, ids, mask, scored["completion_ids"].shape[1], batch_size=self.args.train_batch_size
+                )[0]
+        filler = cast(Any, self.processing_class).pad_token_id
+        return memory.used_in(scored, self.effective_P, self.run_config.grpo.num_generations, filler)
 
 
 def tool_arguments(box: ToolBox, base: Base) -> dict[str, Any]:

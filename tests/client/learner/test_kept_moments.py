@@ -7,6 +7,7 @@ import pytest
 import torch
 from fedgrpo.client.learner.rewards import load_rewards
 from fedgrpo.client.learner.training.kept_moments import KeptMoments, SecondMoment, resume, second_moment
+from fedgrpo.client.learner.training.kept_state import KeptState
 from fedgrpo.client.learner.training.local_learner import ClientData, LocalLearner
 from fedgrpo.client.learner.training.watcher import Watcher
 from fedgrpo.common.adapter.adapter import Adapter
@@ -96,7 +97,7 @@ def test_a_moment_of_another_adapter_or_with_impossible_numbers_is_not_used(tmp_
 def learner(model, folder):
     data = ClientData(
         organisation="client-0", shard=PROBLEMS, held_out=PROBLEMS[:2], rewards=load_rewards("gsm8k"), system_prompt="",
-        moments=KeptMoments(folder),
+        kept=KeptState(folder),
     )  # fmt: skip
     return LocalLearner(model, data, Watcher())
 
