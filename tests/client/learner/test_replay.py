@@ -128,8 +128,8 @@ def test_what_does_not_go_with_replay_is_refused_by_name(values, message):
 
 def learner(model, folder):
     data = ClientData(
-        organisation="client-0", shard=PROBLEMS, held_out=PROBLEMS[:2], rewards=load_rewards("gsm8k"), system_prompt="",
-        kept=KeptState(folder),
+        organisation="client-0", shard=PROBLEMS, held_out=PROBLEMS[:2], rewards=load_rewards("correctness"),
+        system_prompt="", kept=KeptState(folder),
     )  # fmt: skip
     return LocalLearner(model, data, Watcher())
 
@@ -148,6 +148,7 @@ def test_a_round_with_replay_samples_the_same_and_goes_on_from_the_disk(tmp_path
     again, repeated = (learner(model, tmp_path / "b").train(replace(second, attempt=n)) for n in (1, 2))
     assert (again.delta == repeated.delta).all()
     without = learner(make_model(make_config(**values)), tmp_path / "a").train(second)
+    assert without.metrics["groups/zero-variance-share"] > 0  # otherwise no place could be taken
     assert again.num_examples == without.num_examples == off.num_examples
     assert np.abs(again.delta - without.delta).max() > 1e-4
     assert on.metrics["tokens/sampled"] > 0
