@@ -97,7 +97,11 @@ def capabilities(schema: AdapterSchema, organisation: str) -> Capabilities:
 
 def update(task: TaskId, delta: np.ndarray, config: RunConfig) -> RecordDict:
     metrics = {name: 0.0 if name.startswith("completion/") else 0.5 for name in METRICS}
-    metrics |= {"groups/effective": float(config.prompts_per_round // 2), "tokens/total": 1000.0}
+    metrics |= {
+        "groups/effective": float(config.prompts_per_round // 2),
+        "tokens/total": 1000.0,
+        "tokens/sampled": 800.0,
+    }
     message = Update(
         delta=delta,
         num_steps=config.train.steps_per_round,

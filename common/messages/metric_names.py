@@ -80,6 +80,7 @@ RANGES: dict[str, Range] = {
     "completion/repeated-answer-share": SHARE,
     "completion/loop-share": SHARE,
     "tokens/total": Range(0.0, lambda work: work.tokens, whole=True),
+    "tokens/sampled": Range(0.0, lambda work: work.tokens, whole=True),
     "seconds/generate": SECONDS,
     "seconds/reward": SECONDS,
     "seconds/update": SECONDS,

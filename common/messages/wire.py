@@ -20,7 +20,7 @@ from ..flower_private import get_all_nested_objects
 from .encoding import Message, Scalar, from_fields, to_fields
 from .messages import Update, Words
 
-PROTOCOL = 4
+PROTOCOL = 5
 KIND = "fedgrpo."
 """Begins an array's type tag; the codec follows."""
 HEADER, VECTOR, METRICS = "header", "vector", "metrics"

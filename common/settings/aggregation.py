@@ -12,6 +12,8 @@ from ..bounds import at_least, between, one_of
 from ..errors import ConfigError
 
 OPTIMIZERS = ("sgd", "momentum", "nesterov", "adam")
+MOMENTUM = ("momentum", "nesterov")
+ACCUMULATED = ("mean", "sum")
 
 
 def updates_needed(rule: str, hostile: int) -> int:
@@ -45,6 +47,9 @@ class Aggregation:
     """Factor on the step; at 1 a step is as long as the mean delta, or as its running mean, for every optimizer."""
     server_momentum: float = 0.9
     """Decay of the server's mean of deltas: momentum, nesterov, adam's beta 1."""
+    server_accumulate: str = "mean"
+    """What momentum and nesterov keep: the running `mean` of the deltas, or their decaying `sum`, as in the papers and
+    in torch, whose steps grow to 1 / (1 - server-momentum) times the mean delta."""
     server_beta2: float = 0.99
     """Decay of adam's mean of squares."""
     server_epsilon: float = 0.1
@@ -72,6 +77,12 @@ class Aggregation:
             open_low=True,
         )
         between("aggregation.server-momentum", self.server_momentum, 0.0, 1.0, "it is a decay", open_high=True)
+        one_of("aggregation.server-accumulate", self.server_accumulate, ACCUMULATED)
+        if self.server_accumulate == "sum" and self.server_optimizer not in MOMENTUM:
+            raise ConfigError(
+                f"aggregation.server-accumulate is sum and aggregation.server-optimizer is {self.server_optimizer}, "
+                f"which has no such sum. Use mean, or one of: {', '.join(MOMENTUM)}."
+            )
         between("aggregation.server-beta2", self.server_beta2, 0.0, 1.0, "it is a decay", open_high=True)
         between("aggregation.server-epsilon", self.server_epsilon, 0.0, 1.0, "it must not be 0", open_low=True)
 

@@ -26,6 +26,7 @@ from .dp import DP, check_dp
 from .evaluation import Evaluation
 from .federation import Federation
 from .grpo import GRPO
+from .kept_state import check_kept_state
 from .model import Lora, Model
 from .output import Output
 from .privacy import Privacy
@@ -74,6 +75,7 @@ class RunConfig:
         self._check_aggregation()
         self._check_backend()
         check_dp(self)
+        check_kept_state(self)
         check_summing(self)
 
     def _check_backend(self) -> None:

@@ -37,17 +37,21 @@ def _momentum(move: Wide, memory: Memory, settings: Aggregation) -> tuple[Wide, 
     """m = beta m + (1 - beta) delta; eta * m / (1 - beta^t) (FedAvgM, Hsu et al. 2019, arXiv:1909.06335).
 
     Damped, which the paper's is not: once m is steady, a step of eta = 1 is the mean delta, and not 1 / (1 - beta)
-    times that.
+    times that. With `server-accumulate` sum it is the paper's: m = beta m + delta; eta * m.
     """
-    memory = _averaged(move, memory, settings.server_momentum)
+    memory = _accumulated(move, memory, settings)
     return settings.server_learning_rate * memory["mean"] / memory["weight"], memory
 
 
 def _nesterov(move: Wide, memory: Memory, settings: Aggregation) -> tuple[Wide, Memory]:
     """m as above, and its next value if the same delta came again: eta * (beta m + (1 - beta) delta) / (1 - beta^(t+1))
-    (DiLoCo, Douillard et al. 2023, arXiv:2311.08105, damped)."""
-    memory = _averaged(move, memory, settings.server_momentum)
-    ahead = _averaged(move, memory, settings.server_momentum)
+    (DiLoCo, Douillard et al. 2023, arXiv:2311.08105, damped).
+
+    With `server-accumulate` sum it is DiLoCo's own, which is torch's SGD(nesterov=True) on -delta: m = beta m + delta;
+    eta * (delta + beta m). DiLoCo has eta 0.7 and beta 0.9.
+    """
+    memory = _accumulated(move, memory, settings)
+    ahead = _accumulated(move, memory, settings)
     return settings.server_learning_rate * ahead["mean"] / ahead["weight"], memory
 
 
@@ -69,6 +73,13 @@ def _adam(move: Wide, memory: Memory, settings: Aggregation) -> tuple[Wide, Memo
     length = _rms(direction)
     step = settings.server_learning_rate * (_rms(mean) / length if length else 0.0) * direction
     return step, {**kept, "square": square, "square-weight": weight}
+
+
+def _accumulated(move: Wide, memory: Memory, settings: Aggregation) -> Memory:
+    """Return the running mean, or the decaying sum, whose weight is 1 so that it is taken as it is."""
+    if settings.server_accumulate == "mean":
+        return _averaged(move, memory, settings.server_momentum)
+    return {"mean": settings.server_momentum * memory["mean"] + move, "weight": np.ones(1)}
 
 
 def _averaged(move: Wide, memory: Memory, decay: float) -> Memory:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...common.analysis.contributions import Contribution, contributions
+from ...common.analysis.privacy import highest_epsilon
 from ...common.analysis.reward_hacking import HackingWarning, RewardHackingMonitor
 from ...common.analysis.scores import Climb, Score, climb_by_style, score
 from ...common.errors import ConfigError
@@ -101,6 +102,24 @@ class Run:
         mine = [line for line in lines if (line["round"], line["decoding"]) == (last, decoding)]
         return {i: mark == "1" for line in mine for i, mark in zip(line["problems"], line["right"], strict=True)}
 
+    @property
+    def sampled_tokens(self) -> int | None:
+        """Return the tokens that all clients sampled in the committed rounds; None where one did not report them.
+
+        The one line of a sum holds the mean over its members.
+        """
+        parts = [
+            (client.reported, max(1, len(line.members))) for line in self.rounds for client in line.clients.values()
+        ]
+        if not parts or any("tokens/sampled" not in reported for reported, _ in parts):
+            return None
+        return round(sum(reported["tokens/sampled"] * clients for reported, clients in parts))
+
+    @property
+    def epsilon(self) -> float | None:
+        """Return the highest epsilon that a client reported; None without differential privacy."""
+        return highest_epsilon(client.reported for line in self.rounds for client in line.clients.values())
+
     def warnings(self) -> list[HackingWarning]:
         """Return the reward-hacking warnings that the run's metrics give rise to."""
         return replayed(read_metrics(self.files.metrics), RewardHackingMonitor())
@@ -130,6 +149,7 @@ class Run:
             "climb": asdict(self.climb),
             "reward": {"first": _known(rewards[:1]), "last": _known(rewards[-1:])},
             "seconds": round(sum(line.seconds for line in self.rounds), 3),
+            "sampled_tokens": self.sampled_tokens,
             "bytes_up": sum(line.bytes_up for line in self.rounds),
             "bytes_down": sum(line.bytes_down for line in self.rounds),
             "aggregation_error": [line.aggregation_error for line in self.rounds],

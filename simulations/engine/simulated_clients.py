@@ -39,6 +39,7 @@ BUILTIN_POLICIES = {"builtin": BUILTIN_POLICY, "builtin-split": SPLIT_POLICY}
 
 def simulated_learner(node_config: dict[str, Value], config: RunConfig) -> Learner:
     """Return the learner of the client with a node's `partition-id` (entry point of the relay)."""
+    from ...client.learner.training.kept_state import KeptState
     from ...client.learner.training.local_learner import ClientData, LocalLearner
     from .progress import Reporter
 
@@ -62,6 +63,7 @@ def simulated_learner(node_config: dict[str, Value], config: RunConfig) -> Learn
         system_prompt=SYSTEM_PROMPTS[config.simulation.system_prompt],
         block=max(1, config.train.block_size),
         spent=Spent(own_folder(config, name) / FILE if config.output.run else None),
+        kept=KeptState(own_folder(config, name)),
     )
 
     learner = LocalLearner(_loaded_model(config, client_rank(config, number)), data, Reporter(name, held_out_indices))

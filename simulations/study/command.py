@@ -1,4 +1,4 @@
-"""The command `fedgrpo study`."""
+"""The commands `fedgrpo study` and `fedgrpo board`."""
 
 # pyright: reportUnknownMemberType=false
 
@@ -63,3 +63,25 @@ def study(
         print(json.dumps(done.result))
     if done.failed:
         raise typer.Exit(1)
+
+
+def board(
+    results: Annotated[list[Path], typer.Argument(help="result.json files, or folders that hold some.")],
+    out: Annotated[Path | None, typer.Option(help="Page to write; printed if not given.")] = None,
+) -> None:
+    """Make one page of the result files of studies: a line per arm, with the command that makes it again.
+
+    [bold]Example[/bold]
+
+      fedgrpo board docs/studies --out docs/board.md
+    """
+    from ...common.storage.atomic import write_atomic
+    from .board import board as page
+
+    text = page(results)
+    if out is None:
+        print(text, end="")
+    else:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(out, text.encode())
+        print(f"Board         {out}")

@@ -80,6 +80,10 @@ def _arm(study: Study, arm: Arm, found: Mapping[str, ArmOutcomes]) -> Json:
         "bytes_up": round(outcomes.bytes_up) if arm.kind == FEDERATED else None,
         "bytes_down": round(outcomes.bytes_down) if arm.kind == FEDERATED else None,
         "seconds": round(outcomes.seconds, 1),
+        "sampled_tokens": None if outcomes.sampled_tokens is None else round(outcomes.sampled_tokens),
+        "epsilon": None if outcomes.epsilon is None else round(outcomes.epsilon, DIGITS),
+        "lenient": round(outcomes.lenient, DIGITS),
+        "truncated": round(outcomes.truncated, DIGITS),
         "curve": _curve(outcomes),
     }
     if arm.name != study.baseline and study.baseline in found and not study.quick:

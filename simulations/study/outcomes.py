@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...common.analysis.bootstrap import Outcomes
+from ...common.analysis.scores import score
 from ...common.errors import FedGRPOError, RunError
 from ...server.run.reader import Run, accuracy
 from .study_file import Arm, Study
@@ -31,6 +32,14 @@ class ArmOutcomes:
     bytes_down: float
     seconds: float
     """Seconds of training, all rounds and clients one after another; mean over the seeds."""
+    sampled_tokens: float | None
+    """Tokens sampled for training, all rounds and clients; mean over the seeds. None where a run does not say."""
+    epsilon: float | None
+    """Highest that a client of any run reported; None without differential privacy."""
+    lenient: float
+    """Sampled accuracy by the last number anywhere; mean over seeds and clients."""
+    truncated: float
+    """Share of sampled answers that were cut off; mean over seeds and clients."""
     curves: dict[int, list[float]]
     """Seed -> accuracy by evaluated round, mean over the clients."""
     rounds: list[int]
@@ -84,6 +93,7 @@ def _whole(run: Run) -> Run:
 def _arm(arm: Arm, runs: Mapping[int, list[Run]]) -> ArmOutcomes:
     results = [[run.result() for run in of_seed] for of_seed in runs.values()]
     every = [run for of_seed in runs.values() for run in of_seed]
+    scores, tokens = [score(run.after.total) for run in every], [run.sampled_tokens for run in every]
 
     def total(key: str) -> float:
         return fmean(sum(float(result[key]) for result in of_seed) for of_seed in results)
@@ -96,6 +106,10 @@ def _arm(arm: Arm, runs: Mapping[int, list[Run]]) -> ArmOutcomes:
         bytes_up=total("bytes_up"),
         bytes_down=total("bytes_down"),
         seconds=total("seconds"),
+        sampled_tokens=None if None in tokens else total("sampled_tokens"),
+        epsilon=max((run.epsilon for run in every if run.epsilon is not None), default=None),
+        lenient=fmean(of_run.lenient for of_run in scores),
+        truncated=fmean(of_run.truncated for of_run in scores),
         curves={seed: _curve(of_seed) for seed, of_seed in runs.items()},
         rounds=[e.round for e in every[0].sampled],
     )

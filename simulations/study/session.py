@@ -53,7 +53,8 @@ def study(file: Path, out: Path, *, jobs: int | None, quick: bool, only_tabulate
     if not only_tabulate:
         failed = _played(states, jobs or runner.default_workers(), root)
         states = {study_run: study_run.state() for study_run in study_runs}
-    return Done(root, _tabulated(plan, states, failed, root), failed)
+    command = f"fedgrpo study {file.name if file.is_absolute() else file}"
+    return Done(root, _tabulated(plan, states, failed, root, command=command), failed)
 
 
 def show(done: Done) -> None:
@@ -85,13 +86,16 @@ def _check(study_runs: Sequence[StudyRun]) -> None:
             raise ConfigError(f"{study_run.name}: {error}") from error
 
 
-def _tabulated(plan: Study, states: Mapping[StudyRun, str], failed: Mapping[str, str], root: Path) -> dict[str, Any]:
+def _tabulated(
+    plan: Study, states: Mapping[StudyRun, str], failed: Mapping[str, str], root: Path, *, command: str
+) -> dict[str, Any]:
     """Write table, figure and result, and return the result."""
     found, reasons = gather(plan, states)
     if not found:
         told = "".join(f"\n{name} failed, {said}" for name, said in failed.items())
         raise ConfigError(f"{root} holds no arm with a finished seed, so there is nothing to tabulate.{told}")
     result = compared(plan, found, {**reasons, **{name: f"failed, {said}" for name, said in failed.items()}})
+    result["command"] = command
     write_atomic(root / "result.json", json.dumps(result, indent=1).encode() + b"\n")
     write_atomic(root / "table.md", markdown(result).encode())
     draw(result, root / "figure.svg", over_bytes=plan.figure == "bytes")

@@ -59,7 +59,7 @@ def schema(config: RunConfig) -> AdapterSchema:
 
 def metrics(effective: float = 3.0, groups: int = 4) -> dict[str, float]:
     names = TRAIN_METRICS + reward_metrics(("correctness",))
-    found = dict.fromkeys(names, 0.5) | {"tokens/total": 900.0}
+    found = dict.fromkeys(names, 0.5) | {"tokens/total": 900.0, "tokens/sampled": 600.0}
     found |= {name: 0.0 for name in names if name.startswith("completion/") and name.endswith("-share")}
     return {**found, "groups/effective": effective, "groups/zero-variance-share": 1 - effective / groups}
 

@@ -4,7 +4,9 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from fedgrpo.common.adapter.adapter import Adapter
+from fedgrpo.common.errors import ConfigError
 from fedgrpo.common.settings.aggregation import Aggregation
 from fedgrpo.server.aggregation.server_optimizers import SERVER_OPTIMIZERS
 from folds import folded, scalar
@@ -24,6 +26,42 @@ def test_the_servers_optimizers_by_hand():
     assert steps_of([1, 0], server_optimizer="momentum", server_momentum=0.5) == pytest.approx([1, 1 / 3])
     assert steps_of([1, 0], server_optimizer="nesterov", server_momentum=0.5) == pytest.approx([1, 1 / 7])
     assert steps_of([2, 0], server_optimizer="adam", server_momentum=0.5) == pytest.approx([2, 2 / 3])
+
+
+@pytest.mark.parametrize(("name", "nesterov"), [("nesterov", True), ("momentum", False)])
+def test_with_a_sum_momentum_is_torchs_sgd_on_the_negative_deltas(name, nesterov):
+    """DiLoCo's outer optimizer (arXiv:2311.08105): Nesterov with a learning rate of 0.7 and a momentum of 0.9."""
+    settings = Aggregation(
+        server_optimizer=name, server_accumulate="sum", server_learning_rate=0.7, server_momentum=0.9
+    )
+    optimizer, deltas = SERVER_OPTIMIZERS[name], np.random.default_rng(0).normal(size=(12, 5))
+    memory, place = optimizer.init(5), np.zeros(5)
+    weight = torch.nn.Parameter(torch.zeros(5, dtype=torch.float64))
+    oracle = torch.optim.SGD([weight], lr=0.7, momentum=0.9, nesterov=nesterov)
+    for delta in deltas:
+        step, memory = optimizer.apply(delta, memory, settings)
+        place += step
+        weight.grad = torch.tensor(-delta)
+        oracle.step()
+        np.testing.assert_allclose(place, weight.detach().numpy(), rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["momentum", "nesterov"])
+def test_a_damped_step_is_in_the_end_a_tenth_of_the_one_with_a_sum(name):
+    steps = {}
+    for accumulate in ("mean", "sum"):
+        settings = Aggregation(server_optimizer=name, server_accumulate=accumulate)
+        memory = SERVER_OPTIMIZERS[name].init(1)
+        for _ in range(400):
+            steps[accumulate], memory = SERVER_OPTIMIZERS[name].apply(np.ones(1), memory, settings)
+    assert steps["mean"] == pytest.approx(1)
+    assert steps["sum"] == pytest.approx(10)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam"])
+def test_what_has_no_sum_refuses_one(name):
+    with pytest.raises(ConfigError, match=f"server-optimizer is {name}, which has no such sum"):
+        Aggregation(server_optimizer=name, server_accumulate="sum")
 
 
 def test_adams_direction_by_hand():

@@ -146,13 +146,13 @@ class AdaptedModel:
         """Return the adapter that was loaded last, with the current values of its factors."""
         assert self._loaded is not None
         parts: dict[Key, Vector] = dict(self._loaded.parts())
-        for module in self.schema.modules:
-            layer = self._layer(module)
-            current = {(module.name, f): getattr(layer, f"lora_{f}")["default"].weight for f in "AB"}
-            if self._has_cores:
-                current = {self._core_key(module): self._core(module)}
-            parts |= {key: current[key].detach().float().cpu().numpy() for key in current.keys() & parts.keys()}
+        factors = self._factors()
+        parts |= {key: factors[key].detach().float().cpu().numpy() for key in factors.keys() & parts.keys()}
         return Adapter.from_parts(self.schema, parts)
+
+    def trained_parameters(self) -> dict[Key, nn.Parameter]:
+        """Return the factors that train, by their place in the vector."""
+        return {key: parameter for key, parameter in self._factors().items() if key[1] in self.trains}
 
     def add_reference(self) -> None:
         """Add the frozen second adapter that TRL measures the KL divergence from."""
@@ -187,6 +187,16 @@ class AdaptedModel:
                 yield
         finally:
             self._set_residuals(self._loaded)
+
+    def _factors(self) -> dict[Key, nn.Parameter]:
+        """Return the model's parameters by layer and factor, the frozen ones too."""
+        if self._has_cores:
+            return {self._core_key(module): self._core(module) for module in self.schema.modules}
+        return {
+            (module.name, factor): getattr(self._layer(module), f"lora_{factor}")["default"].weight
+            for module in self.schema.modules
+            for factor in "AB"
+        }
 
     @property
     def _has_cores(self) -> bool:

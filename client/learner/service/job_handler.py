@@ -209,6 +209,7 @@ class JobHandler:
             gc.collect()
 
     def _local_learner(self, config: RunConfig) -> Learner:
+        from ..training.kept_state import KeptState
         from ..training.local_learner import ClientData, LoadedModel, LocalLearner
 
         base = self.base(resolved_dtype(config, self.folder, self.organisation.settings.model.device))
@@ -222,6 +223,7 @@ class JobHandler:
             system_prompt=self.organisation.settings.prompt.system,
             block=policy.block_size(self.organisation.policy, config),
             spent=self.ledger.spent,
+            kept=KeptState(self.organisation.folder / "kept"),
             unit=self.organisation.settings.data.unit_id or "prompt",
         )
         hardware = self._model.measure(self.train[0], self.organisation.settings.prompt.system)

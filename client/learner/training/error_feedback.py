@@ -5,15 +5,13 @@ that counted,
 
     u = clip(delta + e),   sent = Q(u),   e' = u - Q(u)
 
-Clipping is not compensated. The server says which round and attempt of this client counted last. The residual of each
-round under way is on disk under that name, so a round that is void, repeated or resumed after a crash uses the right
-one. Methods whose aggregation changes the factors (`Method.keeps_factors`) have no error feedback: e would be added to
-factors that it was not taken from.
+Clipping is not compensated. Residuals are kept by round and attempt (`round_files`), so a round that is void, repeated
+or resumed after a crash uses the right one. Methods whose aggregation changes the factors (`Method.keeps_factors`) have
+no error feedback: e would be added to factors that it was not taken from.
 """
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,28 +26,24 @@ from ....common.foreign import safe_logger
 from ....common.messages.messages import Capabilities, EvaluateTask, Evaluation, TrainTask, Update
 from ....common.seeds import derived_seed
 from ....common.settings.run_config import RunConfig
-from ....common.storage.atomic import PRIVATE, write_atomic
 from .. import Learner
+from .round_files import RoundFiles
 
 LOGGER = safe_logger("fedgrpo.client")
 SHRINK, MOST_SHRINKS = 0.98, 1000
-KEPT_ROUNDS = 2
-"""Residuals of this many rounds before the last that counted are kept: a server may have to go back."""
-MOST_RESIDUALS, MOST_FEDERATIONS = 12, 4
-"""Limits on residuals per federation and on federations, which hold whatever the server says."""
 
 
 class Residuals:
     """What rounding took from an organisation's deltas, on its disk."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self._files = RoundFiles(folder, "rest")
 
     def load(self, task: TrainTask) -> Vector:
         """Return the compression error of the last delta that counted; zeros if there is none."""
-        if task.counted_round == 0:
+        path = self._files.counted(task)
+        if path is None:
             return np.zeros_like(task.adapter.vector)
-        path = self._file(task.federation, task.counted_round, task.counted_attempt)
         try:
             residual = np.fromfile(path, dtype="<f4").astype(np.float32)
         except OSError:
@@ -60,20 +54,8 @@ class Residuals:
         return residual
 
     def keep(self, task: TrainTask, residual: Vector) -> None:
-        """Save the residual of a round under way, and remove those that the server can no longer ask for."""
-        new = self._file(task.federation, task.round, task.attempt)
-        new.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_atomic(new, residual.astype("<f4", copy=False).tobytes(), PRIVATE)
-        kept = sorted(new.parent.glob("*.rest"), key=lambda path: path.stat().st_mtime_ns)
-        old = [path for path in kept if int(path.stem.split("-")[0]) < task.counted_round - KEPT_ROUNDS]
-        counted = self._file(task.federation, task.counted_round, task.counted_attempt)
-        for path in {*old, *kept[:-MOST_RESIDUALS]} - {new, counted}:  # the next attempt may need `counted` again
-            path.unlink(missing_ok=True)
-        for folder in sorted(self._folder.iterdir(), key=lambda path: path.stat().st_mtime_ns)[:-MOST_FEDERATIONS]:
-            shutil.rmtree(folder, ignore_errors=True)
-
-    def _file(self, federation: str, number: int, attempt: int) -> Path:
-        return self._folder / federation / f"{number}-{attempt}.rest"
+        """Save the residual of a round under way."""
+        self._files.keep(task, residual.astype("<f4", copy=False).tobytes())
 
 
 @dataclass(frozen=True)

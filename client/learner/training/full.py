@@ -64,6 +64,13 @@ def _no_meaning(config: RunConfig) -> Iterator[tuple[str, object, tuple[object, 
     yield "backend.quantization", config.backend.quantization, ("none",), "quantized weights cannot be trained"
     yield "grpo.kl-reference", config.grpo.kl_reference, ("base", "none"), "there is no global adapter to measure from"
     yield "train.prox", config.train.prox, (0.0,), "there is no global adapter to stay near"
+    yield (
+        "train.optimizer-state",
+        config.train.optimizer_state,
+        ("fresh",),
+        "all rounds are one, and Adam never restarts",
+    )
+    yield "train.replay", config.train.replay, (0,), "groups are kept for a client's next round alone"
     yield "simulation.tools", config.simulation.tools, ("",), "tools are not supported yet"
     yield (
         "simulation.environment",

@@ -32,6 +32,8 @@ from ..rewards import Reward
 from ..samplers import Sampler, Sampling
 from ..tools import ToolBox
 from .batches import take_as_old_policy, with_signal
+from .kept_moments import SecondMoment, resume
+from .replay import Memory
 from .round_stats import RoundStats, effective_groups, group_spreads
 
 
@@ -52,6 +54,10 @@ class FederatedTrainer(GRPOTrainer):
     """Whether each group of the last batch of completions has an advantage, booleans."""
     start: Sequence[tuple[torch.nn.Parameter, torch.Tensor]] = ()
     """Trained factors with their values at the start of the round; only for train.prox."""
+    moment: SecondMoment | None = None
+    """Adam's second moment at the start of the round; None starts with an empty one."""
+    memory: Memory | None = None
+    """Groups to replay in the places of groups without signal; None replays none."""
 
     def connect(self, adapted: AdaptedModel, config: RunConfig, sampler: Sampler, *, tool_turns: int = 0) -> None:
         """Give the trainer what it trains, by which settings, and what samples its completions.
@@ -81,11 +87,18 @@ class FederatedTrainer(GRPOTrainer):
         self.reward_weights = torch.tensor([reward.weight for reward in rewards])
         self.train_dataset = Dataset.from_list(rows)
         self.args.seed = seed
-        self.optimizer = self.lr_scheduler = None  # Adam's moments belong to one client and one round
+        self.optimizer = self.lr_scheduler = None  # Adam's moments belong to one client, and to one round but for v
         self.first_step, self.round_stats = first_step, RoundStats()
         if self.run_config.train.prox:
             trained = [p for p in self.adapted.model.parameters() if p.requires_grad]
             self.start = [(p, p.detach().clone()) for p in trained]
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """Return TRL's optimizer, which goes on from the round's second moment if it has one."""
+        optimizer = super().create_optimizer(model)
+        if self.moment is not None:
+            resume(optimizer, self.adapted.trained_parameters(), self.moment, self.adapted.schema)
+        return optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LambdaLR:
         """Return the part of the federation's learning-rate schedule that belongs to this round."""
@@ -118,6 +131,7 @@ class FederatedTrainer(GRPOTrainer):
         size = num_generations if same_prompts else 1  # an environment may begin each rollout of a group differently
         groups = self.sampler.sample(prompt_ids[::size], sampling, count=size)
         completions = [completion for group in groups for completion in group]
+        self.round_stats.sampled_tokens += sum(len(completion.tokens) for completion in completions)
         logprobs = [completion.logprobs for completion in completions if completion.logprobs is not None]
         return [completion.tokens for completion in completions], logprobs or None
 
@@ -193,7 +207,22 @@ class FederatedTrainer(GRPOTrainer):
         scored["advantages"] *= self.effective_P.repeat_interleave(size)  # an advantage of float noise becomes 0
         if self.run_config.corrects_sampler:
             take_as_old_policy(scored)
+        if self.memory is not None:
+            return self._with_replayed(scored, self.memory)
         return scored
+
+    def _with_replayed(self, scored: dict[str, Any], memory: Memory) -> dict[str, Any]:
+        """Return the batch with replayed groups; the log-probabilities of new ones are those of the policy as it is."""
+        if "old_per_token_logps" not in scored:
+            ids, mask = (
+                torch.cat([scored[f"prompt_{kind}"], scored[f"completion_{kind}"]], dim=1) for kind in ("ids", "mask")
+            )
+            with torch.no_grad():
+                scored["old_per_token_logps"] = self._get_per_token_logps_and_entropies(
+                    self.model, ids, mask, scored["completion_ids"].shape[1], batch_size=self.args.train_batch_size
+                )[0]
+        filler = cast(Any, self.processing_class).pad_token_id
+        return memory.used_in(scored, self.effective_P, self.run_config.grpo.num_generations, filler)
 
 
 def tool_arguments(box: ToolBox, base: Base) -> dict[str, Any]:

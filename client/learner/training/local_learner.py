@@ -6,7 +6,7 @@ import os
 import secrets
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 
@@ -23,33 +23,18 @@ from ..models.adapted_model import adapter_schema
 from ..models.base_model import Base
 from ..privacy.rounds import PrivateRounds
 from ..privacy.spent import Spent
-from ..rewards import Reward, try_rewards
+from ..rewards import try_rewards
 from ..samplers import Sampling
 from ..tools import ToolBox
+from .client_data import ClientData
 from .evaluate import Answered, answer_all, count, prompt_texts
+from .kept_state import RoundState
 from .local_trainer import LocalRound, LocalTrainer
 from .watcher import Watcher
 
 LOGGER = safe_logger("fedgrpo.learner")
 MEASURED_TOKENS = 16
 KEPT_ANSWERS = 4
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClientData:
-    """An organisation's name, problems, rewards and system prompt."""
-
-    organisation: str
-    shard: Sequence[Problem]
-    held_out: Sequence[Problem]
-    rewards: tuple[Reward, ...]
-    system_prompt: str
-    block: int = 1
-    """Prompts that are always trained on together (`in_blocks`); private training has no blocks."""
-    spent: Spent = field(default_factory=lambda: Spent(None))
-    """The privacy budget, which private training is charged to."""
-    unit: str = "prompt"
-    """What private training protects: a prompt, or the column that says whom it is about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,10 +164,12 @@ class LocalLearner:
             rewards=self._data.rewards,
             seed=derived_seed(seed, "train", name, task.round),
             first_step=(task.round - 1) * config.train.steps_per_round,
+            state=self._state(task),
             block=block,
             on_step=self._watcher.step,
         )
         delta, steps, metrics = trainer.train(work)
+        self._keep(task, work)
         self._watcher.trained(task.round, metrics)
         return Update(delta=delta, num_steps=steps, num_examples=config.prompts_in(steps), metrics=metrics)
 
@@ -202,9 +189,11 @@ class LocalLearner:
             rewards=self._data.rewards,
             seed=secrets.randbits(32),
             first_step=(task.round - 1) * config.train.steps_per_round,
+            state=self._state(task),
             on_step=self._watcher.step,
         )
         delta, steps, metrics = trainer.train(work)
+        self._keep(task, work)
         self._watcher.trained(task.round, metrics | {"privacy/epsilon": epsilon})
         return Update(
             delta=delta,
@@ -212,6 +201,13 @@ class LocalLearner:
             num_examples=config.prompts_in(steps),
             metrics={"privacy/epsilon": epsilon},
         )
+
+    def _state(self, task: TrainTask) -> RoundState:
+        return self._data.kept.load(task, self._model.config.train) if self._data.kept else RoundState()
+
+    def _keep(self, task: TrainTask, work: LocalRound) -> None:
+        if self._data.kept:
+            self._data.kept.keep(task, self._model.trainer.state_after(work))
 
     def evaluate(self, task: EvaluateTask) -> Evaluation:
         """Answer the held-out problems with the adapter, and count against the base model's answers."""

@@ -11,7 +11,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from datasets import Dataset
@@ -31,6 +31,8 @@ from ..samplers.make import make_sampler
 from ..tools import ToolBox
 from .callbacks import StepLog, TimeBudget
 from .grpo_trainer import FederatedTrainer, tool_arguments
+from .kept_moments import second_moment
+from .kept_state import RoundState
 from .private_trainer import Batch, PrivateTrainer
 from .trl_config import trl_config
 
@@ -52,6 +54,8 @@ class LocalRound:
     seed: int
     first_step: int
     """Steps of the federation's schedule before this round."""
+    state: RoundState = field(default_factory=RoundState)
+    """What the client kept from its last round that counted."""
     block: int = 1
     """Prompts that are always trained on together: a round that runs out of time ends with a whole block."""
     on_step: Callable[[int, Mapping[str, float]], None] = field(default=lambda step, figures: None)
@@ -84,6 +88,11 @@ class LocalTrainer:
                     "There are tools, and dp.noise-multiplier is above 0: what a tool keeps from one completion to the "
                     "next ties units together, and epsilon does not cover it. Train without tools, or without noise."
                 )
+        if config.train.replay and box:
+            raise ConfigError(
+                f"There are tools, and train.replay is {config.train.replay}: a replayed completion would need what "
+                "its tools said at the time. Train without tools, or with train.replay = 0."
+            )
         self.config = config
         self.log, self.budget = StepLog(), TimeBudget(config.train.seconds_per_round)
         self.trainer = self._trl_trainer(base, schema, row, box)
@@ -131,10 +140,24 @@ class LocalTrainer:
         if steps != planned and not (self.config.train.seconds_per_round and 1 <= steps < planned):
             raise RuntimeError(f"TRL took {steps} steps, not the {planned} of the round")
         delta = self.adapted.read().minus(work.adapter)
-        without_signal = self.trainer.round_stats.effective_groups == 0 and self.config.grpo.beta == 0
-        if without_signal and not self.config.dp.on:  # whether there was a signal is private
+        if not self._learned(work):
             delta = np.zeros_like(delta)  # without any advantage the gradient is float noise, which Adam scales up
         return delta, steps, self._metrics(work.rewards)
+
+    def state_after(self, work: LocalRound) -> RoundState:
+        """Return what the round just trained leaves; where nothing was learned, Adam's moment is the one before it."""
+        before, optimizer = work.state.moment, cast(Any, self.trainer.optimizer)
+        if before is None or not self._learned(work):
+            return work.state
+        optimizer = getattr(optimizer, "optimizer", optimizer)  # accelerate wraps it
+        moment = second_moment(optimizer, self.adapted.trained_parameters(), before, self.adapted.schema)
+        return RoundState(moment, work.state.memory)
+
+    def _learned(self, work: LocalRound) -> bool:
+        """Return whether anything in the round had a gradient. In private training that is private, and always True."""
+        replayed = work.state.memory.replayed if work.state.memory else 0
+        signal = self.trainer.round_stats.effective_groups > 0 or replayed > 0
+        return signal or self.config.grpo.beta != 0 or self.config.dp.on
 
     def _prepare(self, work: LocalRound) -> None:
         self.adapted.load(work.adapter)
@@ -145,6 +168,7 @@ class LocalTrainer:
         self.trainer.begin_round(work.rows, work.rewards, seed=work.seed, first_step=work.first_step)
         if isinstance(self.trainer, PrivateTrainer):
             self.trainer.batches, self.trainer.expected_units = work.batches, work.expected_units
+        self.trainer.moment, self.trainer.memory = work.state.moment, work.state.memory
         self.log.lines, self.log.on_step = [], work.on_step
         self.budget.may_stop = lambda step: self.config.prompts_in(step) % work.block == 0
         set_seed(work.seed)
@@ -170,6 +194,7 @@ class LocalTrainer:
             "completion/truncated-share": mean("completions/clipped_ratio"),
             **round_stats.completion_stats.shares(),
             "tokens/total": max(line.get("num_tokens", 0.0) for line in lines),
+            "tokens/sampled": float(round_stats.sampled_tokens),
             "seconds/generate": round_stats.generate_s,
             "seconds/reward": round_stats.reward_s,
             "seconds/update": max(0.0, round_stats.total_s - round_stats.generate_s - round_stats.reward_s),

@@ -26,6 +26,8 @@ class RoundStats:
     generate_s: float = 0.0
     reward_s: float = 0.0
     total_s: float = 0.0
+    sampled_tokens: int = 0
+    """Tokens that the sampler returned for training."""
     groups: int = 0
     effective_groups: int = 0
     all_right: int = 0
