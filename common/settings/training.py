@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..bounds import at_least
+from ..bounds import at_least, one_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,9 +23,13 @@ class Train:
     prox: float = 0.0
     """FedProx (Li et al. 2020, arXiv:1812.06127): adds prox / 2 times the squared distance of the trained factors from
     the round's global adapter to the loss."""
+    prompt_selection: str = "order"
+    """Prompts of a round: `order` takes the next of the shard, each once per epoch; `signal` draws more often, by
+    p (1 - p), those whose rewards differed in earlier rounds. What prompts have shown stays at the organisation."""
 
     def __post_init__(self) -> None:
         at_least("train.steps-per-round", self.steps_per_round, 1, "a round without a step has no update")
         at_least("train.seconds-per-round", self.seconds_per_round, 0.0, "0 does not limit the time")
         at_least("train.block-size", self.block_size, 0, "0 leaves it to each organisation's policy")
         at_least("train.prox", self.prox, 0.0, "it is the weight of a penalty; 0 turns it off")
+        one_of("train.prompt-selection", self.prompt_selection, ("order", "signal"))

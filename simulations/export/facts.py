@@ -27,6 +27,7 @@ SETTINGS = (
     "train.steps-per-round",
     "train.seconds-per-round",
     "train.prox",
+    "train.prompt-selection",
     "grpo.num-generations",
     "grpo.per-device-train-batch-size",
     "grpo.gradient-accumulation-steps",

@@ -64,6 +64,8 @@ def _no_meaning(config: RunConfig) -> Iterator[tuple[str, object, tuple[object, 
     yield "backend.quantization", config.backend.quantization, ("none",), "quantized weights cannot be trained"
     yield "grpo.kl-reference", config.grpo.kl_reference, ("base", "none"), "there is no global adapter to measure from"
     yield "train.prox", config.train.prox, (0.0,), "there is no global adapter to stay near"
+    why = "there are no rounds after which what prompts have shown would count"
+    yield "train.prompt-selection", config.train.prompt_selection, ("order",), why
     yield "simulation.tools", config.simulation.tools, ("",), "tools are not supported yet"
     yield (
         "simulation.environment",

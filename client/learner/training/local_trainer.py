@@ -136,6 +136,11 @@ class LocalTrainer:
             delta = np.zeros_like(delta)  # without any advantage the gradient is float noise, which Adam scales up
         return delta, steps, self._metrics(work.rewards)
 
+    @property
+    def signals(self) -> list[float]:
+        """Return the signal of each prompt of the last round, in the order of training (`differing_pairs`)."""
+        return self.trainer.round_stats.signals
+
     def _prepare(self, work: LocalRound) -> None:
         self.adapted.load(work.adapter)
         if REFERENCE in self.adapted.model.peft_config:
