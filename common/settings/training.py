@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..bounds import at_least, one_of
+from ..bounds import at_least, between, one_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +26,10 @@ class Train:
     prompt_selection: str = "order"
     """Prompts of a round: `order` takes the next of the shard, each once per epoch; `signal` draws more often, by
     p (1 - p), those whose rewards differed in earlier rounds. What prompts have shown stays at the organisation."""
+    min_signal: float = 0.0
+    """Adaptive local work: a client ends its round where fewer than this share of the groups of its last two steps (or
+    of its last blocks) had rewards that differ, and takes steps-per-round at most. Deltas are normalised by their
+    steps. 0 takes all steps."""
 
     def __post_init__(self) -> None:
         at_least("train.steps-per-round", self.steps_per_round, 1, "a round without a step has no update")
@@ -33,3 +37,9 @@ class Train:
         at_least("train.block-size", self.block_size, 0, "0 leaves it to each organisation's policy")
         at_least("train.prox", self.prox, 0.0, "it is the weight of a penalty; 0 turns it off")
         one_of("train.prompt-selection", self.prompt_selection, ("order", "signal"))
+        between("train.min-signal", self.min_signal, 0.0, 1.0, "it is a share of groups; 0 takes all steps")
+
+    @property
+    def may_end_early(self) -> bool:
+        """Whether a client may take fewer steps than steps-per-round."""
+        return self.seconds_per_round > 0 or self.min_signal > 0

@@ -28,6 +28,7 @@ SETTINGS = (
     "train.seconds-per-round",
     "train.prox",
     "train.prompt-selection",
+    "train.min-signal",
     "grpo.num-generations",
     "grpo.per-device-train-batch-size",
     "grpo.gradient-accumulation-steps",

@@ -142,6 +142,7 @@ HARMLESS = {
     "compression.error-feedback": "what is left of a delta goes into the next, which is clipped as any",
     "compression.top-share": "at most all of the delta",
     "train.prox": "acts on the loss alone",
+    "train.min-signal": "fewer steps than max-steps-per-round, and how many depends on whole blocks",
     "train.prompt-selection": "whole blocks of min-groups prompts are drawn, and what they have shown stays",
     "dp.noise-multiplier": "max-epsilon bounds what it costs, and refuses private runs or all others",
     "dp.clip-norm": "noise is in proportion to it",

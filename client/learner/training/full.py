@@ -66,6 +66,8 @@ def _no_meaning(config: RunConfig) -> Iterator[tuple[str, object, tuple[object, 
     yield "train.prox", config.train.prox, (0.0,), "there is no global adapter to stay near"
     why = "there are no rounds after which what prompts have shown would count"
     yield "train.prompt-selection", config.train.prompt_selection, ("order",), why
+    why = "there are no rounds that could end early"
+    yield "train.min-signal", config.train.min_signal, (0.0,), why
     yield "simulation.tools", config.simulation.tools, ("",), "tools are not supported yet"
     yield (
         "simulation.environment",

@@ -29,10 +29,13 @@ from ..rewards import Reward
 from ..rewards.own_files import printing_to_stderr
 from ..samplers.make import make_sampler
 from ..tools import ToolBox
-from .callbacks import StepLog, TimeBudget
+from .callbacks import SignalBudget, StepLog, TimeBudget
 from .grpo_trainer import FederatedTrainer, tool_arguments
 from .private_trainer import Batch, PrivateTrainer
 from .trl_config import trl_config
+
+SIGNAL_WINDOW = 2
+"""Steps whose groups say whether the signal has run out; a single step may have few groups."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +89,7 @@ class LocalTrainer:
                 )
         self.config = config
         self.log, self.budget = StepLog(), TimeBudget(config.train.seconds_per_round)
+        self.signal_budget = SignalBudget(config.train.min_signal)
         self.trainer = self._trl_trainer(base, schema, row, box)
         self.adapted = AdaptedModel(self.trainer.model, schema)  # pyright: ignore[reportArgumentType]
         self.adapted.drop_reference()
@@ -112,7 +116,7 @@ class LocalTrainer:
                 train_dataset=Dataset.from_list([row]),
                 processing_class=base.tokenizer,
                 peft_config=peft_config,
-                callbacks=[self.log, self.budget],
+                callbacks=[self.log, self.budget, self.signal_budget],
                 **tool_arguments(box, base),
             )
 
@@ -128,7 +132,7 @@ class LocalTrainer:
             self.trainer.train()
         self.trainer.round_stats.total_s = time.perf_counter() - start
         steps, planned = self.trainer.state.global_step, self.config.train.steps_per_round
-        if steps != planned and not (self.config.train.seconds_per_round and 1 <= steps < planned):
+        if steps != planned and not (self.config.train.may_end_early and 1 <= steps < planned):
             raise RuntimeError(f"TRL took {steps} steps, not the {planned} of the round")
         delta = self.adapted.read().minus(work.adapter)
         without_signal = self.trainer.round_stats.effective_groups == 0 and self.config.grpo.beta == 0
@@ -152,6 +156,9 @@ class LocalTrainer:
             self.trainer.batches, self.trainer.expected_units = work.batches, work.expected_units
         self.log.lines, self.log.on_step = [], work.on_step
         self.budget.may_stop = lambda step: self.config.prompts_in(step) % work.block == 0
+        self.signal_budget.may_stop, self.signal_budget.signals = self.budget.may_stop, lambda: self.signals
+        # Whole blocks: that a round ended may depend on nothing less (docs/decisions/016).
+        self.signal_budget.window = -(-SIGNAL_WINDOW * self.config.grpo.prompts_per_step // work.block) * work.block
         set_seed(work.seed)
 
     def _metrics(self, rewards: Sequence[Reward]) -> dict[str, float]:

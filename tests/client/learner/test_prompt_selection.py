@@ -83,3 +83,44 @@ def test_in_order_the_same_prompts_are_read_as_without_a_record(model, tmp_path)
     kept = learner(model, tmp_path).train(task(model))
     assert (plain.delta == kept.delta).all()
     assert list(tmp_path.iterdir()) == []
+
+
+def steps_taken(rewards_by_step, least, steps=4, block=1, prompts=2):
+    """Return the steps of a round in which the groups of step i have signal as `rewards_by_step[i]` says."""
+    config = make_config(train__min_signal=least, train__steps_per_round=steps)
+    assert config.grpo.prompts_per_step == prompts
+    asked = []
+
+    def reward(completions, trainer_state, **_):
+        if trainer_state is None:  # the trial
+            return [0.0] * len(completions)
+        signal = rewards_by_step[len(asked)]
+        asked.append(signal)
+        groups = [[1.0, 0.0, 0.0, 0.0]] * signal + [[0.0] * 4] * (prompts - signal)
+        return [value for group in groups for value in group]
+
+    model = make_model(config)
+    data = ClientData(
+        organisation="client-0",
+        shard=PROBLEMS,
+        held_out=PROBLEMS[:6],
+        rewards=(Reward("given", 1.0, reward, "test"),),
+        system_prompt="",
+        block=block,
+    )
+    update = LocalLearner(model, data, Watcher()).train(task(model))
+    assert update.num_examples == prompts * update.num_steps == prompts * len(asked)
+    assert update.metrics["groups/effective"] == sum(asked)
+    return update.num_steps
+
+
+def test_a_round_ends_where_the_signal_has_run_out_and_not_before():
+    assert steps_taken([1, 0, 0, 2], 0.25) == 3  # after a step without signal there is still a quarter; after two, none
+    assert steps_taken([0, 0, 2, 2], 0.25) == 2
+    assert steps_taken([0, 1, 0, 1], 0.25) == 4
+    assert steps_taken([0, 0, 0, 0], 0.0) == 4
+
+
+def test_a_round_of_blocks_ends_after_whole_blocks_and_by_whole_blocks():
+    assert steps_taken([2, 2, 0, 0, 0, 0], 0.25, steps=6, block=6) == 6  # 4 of the first 6 groups have signal
+    assert steps_taken([1, 0, 0, 2, 2, 2], 0.25, steps=6, block=6) == 3
