@@ -88,6 +88,10 @@ def _constraints(config: RunConfig) -> Iterator[tuple[str, object, tuple[object,
     yield "aggregation.weights", config.aggregation.weights, ("uniform", "examples"), why
     why = "how many steps fit depends on the completions, and leaves"
     yield "train.seconds-per-round", train.seconds_per_round, (0.0,), why
+    why = "epsilon assumes that a step takes each unit with the same probability, whatever it has shown"
+    yield "train.prompt-selection", train.prompt_selection, ("order",), why
+    why = "how many steps it leaves depends on the rewards, and leaves"
+    yield "train.min-signal", train.min_signal, (0.0,), why
     why = "a step takes each unit by chance and not in blocks"
     yield "train.block-size", train.block_size, (0, 1), why
     why = "its patched model is not checked against a plain gradient of each unit"

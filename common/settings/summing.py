@@ -59,6 +59,11 @@ def check_summing(config: RunConfig) -> None:
             "Set it to 0; privacy.clip-norm limits each update",
         ),
         (
+            config.train.min_signal > 0,
+            f"train.min-signal is {config.train.min_signal:g}: steps would differ by client and tell of its rewards: "
+            f"{mode}. Set it to 0",
+        ),
+        (
             config.train.seconds_per_round > 0,
             f"train.seconds-per-round is {config.train.seconds_per_round:g}: steps would differ by "
             f"client, and {mode}. Set it to 0",

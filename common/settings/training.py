@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..bounds import at_least, one_of
+from ..bounds import at_least, between, one_of
 
 OPTIMIZER_STATES = ("fresh", "kept")
 
@@ -25,6 +25,13 @@ class Train:
     prox: float = 0.0
     """FedProx (Li et al. 2020, arXiv:1812.06127): adds prox / 2 times the squared distance of the trained factors from
     the round's global adapter to the loss."""
+    prompt_selection: str = "order"
+    """Prompts of a round: `order` takes the next of the shard, each once per epoch; `signal` draws more often, by
+    p (1 - p), those whose rewards differed in earlier rounds. What prompts have shown stays at the organisation."""
+    min_signal: float = 0.0
+    """Adaptive local work: a client ends its round where fewer than this share of the groups of its last two steps (or
+    of its last blocks) had rewards that differ, and takes steps-per-round at most. Deltas are normalised by their
+    steps. 0 takes all steps."""
 
     optimizer_state: str = "fresh"
     """What Adam knows at the start of a client's round: nothing (`fresh`, docs/decisions/003), or its second moment
@@ -43,3 +50,10 @@ class Train:
         at_least("train.replay", self.replay, 0, "0 replays none")
         at_least("train.replay-rounds", self.replay_rounds, 0, "0 replays groups of the same round alone")
         at_least("train.prox", self.prox, 0.0, "it is the weight of a penalty; 0 turns it off")
+        one_of("train.prompt-selection", self.prompt_selection, ("order", "signal"))
+        between("train.min-signal", self.min_signal, 0.0, 1.0, "it is a share of groups; 0 takes all steps")
+
+    @property
+    def may_end_early(self) -> bool:
+        """Whether a client may take fewer steps than steps-per-round."""
+        return self.seconds_per_round > 0 or self.min_signal > 0

@@ -173,9 +173,9 @@ def accepted(content: RecordDict, records: set[str]) -> wire.Header:
 
 
 def _check_work(update: Update, config: RunConfig) -> None:
-    """Check steps and prompts: exactly those of a round, or fewer steps where the time was limited."""
+    """Check steps and prompts: exactly those of a round, or fewer steps where a client may end early."""
     most = config.train.steps_per_round
-    _check_count("num-steps", update.num_steps, 1 if config.train.seconds_per_round else most, most)
+    _check_count("num-steps", update.num_steps, 1 if config.train.may_end_early else most, most)
     examples = config.prompts_in(update.num_steps)
     _check_count("num-examples", update.num_examples, examples, examples)
 

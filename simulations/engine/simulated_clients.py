@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ...client.learner import Learner
 from ...client.learner.data.problems import Problem
+from ...client.learner.data.signal_record import FOLDER, SignalRecord
 from ...client.learner.data.system_prompts import SYSTEM_PROMPTS
 from ...client.learner.masking.summing import SummingLearner
 from ...client.learner.models.load import load_model
@@ -64,6 +65,7 @@ def simulated_learner(node_config: dict[str, Value], config: RunConfig) -> Learn
         block=max(1, config.train.block_size),
         spent=Spent(own_folder(config, name) / FILE if config.output.run else None),
         kept=KeptState(own_folder(config, name)),
+        record=SignalRecord(own_folder(config, name) / FOLDER),
     )
 
     learner = LocalLearner(_loaded_model(config, client_rank(config, number)), data, Reporter(name, held_out_indices))

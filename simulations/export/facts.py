@@ -30,6 +30,8 @@ SETTINGS = (
     "train.optimizer-state",
     "train.replay",
     "train.replay-rounds",
+    "train.prompt-selection",
+    "train.min-signal",
     "grpo.num-generations",
     "grpo.per-device-train-batch-size",
     "grpo.gradient-accumulation-steps",

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ...client.learner.data.problems import Problem, in_blocks, reading_order
+from ...client.learner.data.problems import Problem, in_blocks
+from ...client.learner.data.shard_reader import ShardReader
+from ...client.learner.data.signal_record import FOLDER, SignalRecord
 from ...client.learner.data.system_prompts import SYSTEM_PROMPTS
 from ...client.learner.privacy.spent import FILE
 from ...common.errors import ConfigError
@@ -79,8 +81,7 @@ def subjects_of_run(
     clients = config.simulation.taking_part if client is None else (client,)
     if not set(clients) <= set(config.simulation.taking_part):
         raise ConfigError(f"--client is {client}, but the clients of this run are {config.simulation.taking_part}.")
-    positions = next((c.positions for c in run.journal.of(Committed) if c.round == round_number), {})
-    readings = {k: reading(model, config, k, positions.get(client_name(k), 0)) for k in clients}
+    readings = {k: reading(model, run, k, round_number) for k in clients}
     planted = {canary.problem.question for canary in canaries}
     read = [p for each in readings.values() for p in each.read if p.question not in planted]
     unread = [p for each in readings.values() for p in each.unread if p.question not in planted]
@@ -100,13 +101,20 @@ def subjects_of_run(
     )
 
 
-def reading(model: LoadedModel, config: RunConfig, client: int, position: int) -> Reading:
-    """Return what a client had read when it stood at a position of its shard, as the learner reads it."""
+def reading(model: LoadedModel, run: Run, client: int, round_number: int) -> Reading:
+    """Return what a client had read by a round, as the learner reads its shard.
+
+    Raises:
+        ConfigError: it drew its prompts by their signal, and the record of that is lost.
+    """
+    config, name = run.config, client_name(client)
+    positions = next((c.positions for c in run.journal.of(Committed) if c.round == round_number), {})
     shard, block = divide(config)[0][client], max(1, config.train.block_size)
     lengths = model.prompt_lengths(shard, SYSTEM_PROMPTS[config.simulation.system_prompt])
     usable = in_blocks(shard, lengths, block, config.grpo.max_prompt_length)
-    seed, name = config.federation.seed, client_name(client)
-    read = set(reading_order(len(usable), 0, position, seed=seed, reader=name, block=block))
+    reader = ShardReader(config, usable, name, block, SignalRecord(run.files.client(name) / FOLDER))
+    position, federation = positions.get(name, 0), run.journal.created.federation if run.journal.created else ""
+    read = reader.read_until(federation, position, round_number)
     first, rest = ([p for i, p in enumerate(usable) if (i in read) is inside] for inside in (True, False))
     return Reading(first, rest, position)
 

@@ -25,7 +25,7 @@ def calibrate(config: RunConfig) -> Speed:
     number = config.simulation.taking_part[0]
     node: dict[str, Value] = {"partition-id": number, "num-partitions": config.simulation.clients}
     steps = MEASURED_STEPS * config.grpo.num_iterations
-    whole_round = {"train.steps-per-round": steps, "train.seconds-per-round": 0.0}
+    whole_round = {"train.steps-per-round": steps, "train.seconds-per-round": 0.0, "train.min-signal": 0.0}
     with TemporaryDirectory() as folder:
         apart = {"output.dir": folder, "output.run": "calibration"}
         learner = simulated_learner(node, config.with_values({**whole_round, **apart}))

@@ -52,6 +52,11 @@ def runs_of(kind: str, config: RunConfig) -> tuple[RunConfig, ...]:
     """
     if kind == FEDERATED:
         return (config,)
+    if config.train.min_signal:
+        raise ConfigError(
+            f"train.min-signal is {config.train.min_signal:g}, but rounds that end early have no set number of "
+            f"rollouts for an arm of kind {kind} to equal. Set it to 0."
+        )
     if config.train.seconds_per_round:
         raise ConfigError(
             f"train.seconds-per-round is {config.train.seconds_per_round:g}, but rounds by time have no set number of "

@@ -145,6 +145,8 @@ HARMLESS = {
     "train.replay": "its own groups again, from its own disk, in a step that has no more groups for it",
     "train.replay-rounds": "as train.replay, of which a bounded number is kept",
     "train.optimizer-state": "files of the adapter's size on its own disk; the delta alone leaves, clipped",
+    "train.min-signal": "fewer steps than max-steps-per-round, and how many depends on whole blocks",
+    "train.prompt-selection": "whole blocks of min-groups prompts are drawn, and what they have shown stays",
     "dp.noise-multiplier": "max-epsilon bounds what it costs, and refuses private runs or all others",
     "dp.clip-norm": "noise is in proportion to it",
     "dp.delta": "max-delta bounds it",

@@ -238,6 +238,7 @@ def test_noise_hides_an_organisation_and_is_as_long_on_the_mean_as_is_said_befor
         ({"gate.enabled": True}, "compares the answers of single clients"),
         ({"intake.clip-to-median": 2.0}, "each update's norm"),
         ({"train.seconds-per-round": 60.0}, "steps would differ by client"),
+        ({"train.min-signal": 0.25}, "steps would differ by client and tell of its rewards"),
         ({"compression.up": "top-k"}, "only numbers of one grid can be added up"),
         ({"compression.up": "int4"}, "only numbers of one grid can be added up"),
         ({"simulation.ranks": "2;1"}, "different lengths"),

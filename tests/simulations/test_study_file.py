@@ -99,7 +99,7 @@ def others(config):
 def test_a_kind_changes_what_it_is_about_and_no_other_setting(kind):
     config, seen = scenario("builtin"), set()
     for key, other in others(config):
-        if key == "train.seconds-per-round":
+        if key in ("train.seconds-per-round", "train.min-signal"):
             continue  # refused: see below
         seen.add(key)
         for run in runs_of(kind, other):
@@ -143,6 +143,9 @@ def test_all_kinds_but_local_learn_from_as_many_rollouts_as_the_federation(cohor
 
 
 def test_rounds_by_time_cannot_be_equalled():
+    adaptive = scenario("builtin").with_values({"train.min-signal": 0.25})
+    with pytest.raises(ConfigError, match=r"train.min-signal is 0.25, .* arm of kind central"):
+        runs_of("central", adaptive)
     config = scenario("builtin").with_values({"train.seconds-per-round": 5.0})
     assert runs_of("federated", config) == (config,)
     with pytest.raises(ConfigError, match="train.seconds-per-round is 5, .* arm of kind central"):

@@ -24,6 +24,7 @@ from ...organisation.bundle import told_bundle
 from ...organisation.settings import OrganisationFile
 from .. import Learner
 from ..data.problems import Problem
+from ..data.signal_record import FOLDER, SignalRecord
 from ..data.tables import fingerprint, read_organisation_data
 from ..masking.summing import SummingLearner
 from ..models.backend_check import check_backend
@@ -63,6 +64,7 @@ class JobHandler:
             ConfigError, DataError, RewardError: the organisation's file, a data row or a reward is wrong.
         """
         self.organisation = organisation
+        self._record = SignalRecord(organisation.folder / FOLDER if ledger else None)
         self.ledger, self.keeper = ledger or Ledger(None, organisation.policy), keeper
         check_backend(organisation.settings.backend)
         self.tracking = OrganisationTracking(organisation)
@@ -224,6 +226,7 @@ class JobHandler:
             block=policy.block_size(self.organisation.policy, config),
             spent=self.ledger.spent,
             kept=KeptState(self.organisation.folder / "kept"),
+            record=self._record,
             unit=self.organisation.settings.data.unit_id or "prompt",
         )
         hardware = self._model.measure(self.train[0], self.organisation.settings.prompt.system)

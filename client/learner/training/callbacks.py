@@ -1,9 +1,9 @@
-"""Callbacks of the trainer: the log of each step, and the time limit of a round."""
+"""Callbacks of the trainer: the log of each step, and what may end a round early."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from transformers import TrainerCallback
@@ -42,4 +42,25 @@ class TimeBudget(TrainerCallback):
         end = time.perf_counter()
         self._longest, self._last = max(self._longest, end - self._last), end
         if self._seconds and end - self._start + self._longest > self._seconds and self.may_stop(state.global_step):
+            control.should_training_stop = True
+
+
+class SignalBudget(TrainerCallback):
+    """Adaptive local work: no step starts where the last groups had hardly any signal."""
+
+    def __init__(self, least: float) -> None:
+        """Set the least share of groups with signal; 0 never ends a round."""
+        self._least = least
+        self.window = 1
+        """Groups that are looked at: the last ones, whole blocks of them."""
+        self.signals: Callable[[], Sequence[float]] = list
+        """Signal of each group of the round so far, in order."""
+        self.may_stop: Callable[[int], bool] = lambda step: True
+        """Whether a round may end after this many steps."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Stop training if too few of the last groups had rewards that differ."""
+        last = self.signals()[-self.window :]
+        enough = len(last) < self.window or sum(signal > 0 for signal in last) >= self._least * self.window
+        if not enough and self.may_stop(state.global_step):
             control.should_training_stop = True

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ..data.problems import Problem
+from ..data.signal_record import SignalRecord
 from ..privacy.spent import Spent
 from ..rewards import Reward
 from .kept_state import KeptState
@@ -26,5 +27,7 @@ class ClientData:
     """The privacy budget, which private training is charged to."""
     kept: KeptState | None = None
     """Where what a round leaves for the next is kept; None keeps nothing."""
+    record: SignalRecord = field(default_factory=lambda: SignalRecord(None))
+    """What the prompts have shown in earlier rounds."""
     unit: str = "prompt"
     """What private training protects: a prompt, or the column that says whom it is about."""

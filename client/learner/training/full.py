@@ -71,6 +71,10 @@ def _no_meaning(config: RunConfig) -> Iterator[tuple[str, object, tuple[object, 
         "all rounds are one, and Adam never restarts",
     )
     yield "train.replay", config.train.replay, (0,), "groups are kept for a client's next round alone"
+    why = "there are no rounds after which what prompts have shown would count"
+    yield "train.prompt-selection", config.train.prompt_selection, ("order",), why
+    why = "there are no rounds that could end early"
+    yield "train.min-signal", config.train.min_signal, (0.0,), why
     yield "simulation.tools", config.simulation.tools, ("",), "tools are not supported yet"
     yield (
         "simulation.environment",

@@ -34,7 +34,7 @@ from ..tools import ToolBox
 from .batches import take_as_old_policy, with_signal
 from .kept_moments import SecondMoment, resume
 from .replay import Memory
-from .round_stats import RoundStats, effective_groups, group_spreads
+from .round_stats import RoundStats, differing_pairs, effective_groups, group_spreads
 
 
 class FederatedTrainer(GRPOTrainer):
@@ -157,6 +157,7 @@ class FederatedTrainer(GRPOTrainer):
         grpo = self.run_config.grpo
         self.effective_P = effective_groups(rewards_NF, self.reward_weights, grpo, cut_off)
         self.round_stats.count(self.effective_P, correct)
+        self.round_stats.add_signals(differing_pairs(rewards_NF, self.reward_weights, grpo) * self.effective_P)
         self.round_stats.spread += float(group_spreads(rewards_NF, self.reward_weights, grpo).sum())
         self.round_stats.completion_stats.add(texts, correct, completion_ids_list)
         return rewards_NF

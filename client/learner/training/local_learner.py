@@ -18,7 +18,8 @@ from ....common.messages.messages import Capabilities, EvaluateTask, Evaluation,
 from ....common.messages.metric_names import PRIVATE_METRICS, TRAIN_METRICS, reward_metrics
 from ....common.seeds import derived_seed
 from ....common.settings.run_config import RunConfig
-from ..data.problems import Problem, in_blocks, reading_order
+from ..data.problems import Problem, in_blocks
+from ..data.shard_reader import ShardReader
 from ..models.adapted_model import adapter_schema
 from ..models.base_model import Base
 from ..privacy.rounds import PrivateRounds
@@ -122,6 +123,7 @@ class LocalLearner:
             )
         try_rewards(data.rewards, self._shard[0].row(data.system_prompt))
         self._private = PrivateRounds(model.config, data.spent, self._shard, data.unit) if model.config.dp.on else None
+        self._reader = ShardReader(model.config, self._shard, data.organisation, block, data.record)
         self._base_answers: dict[float, list[Answered]] = {}
         self._last_answers: dict[tuple[str, float], list[Answered]] = {}
 
@@ -150,26 +152,25 @@ class LocalLearner:
         return str(self._private.run_price(spent, max(self._model.schema.size_of(factors) for factors in trains)))
 
     def train(self, task: TrainTask) -> Update:
-        """Run one round of local GRPO from the task's adapter, on the next prompts of the shard."""
+        """Run one round of local GRPO from the task's adapter, on the round's prompts of the shard."""
         if self._private:
             return self._train_privately(task, self._private)
         config, trainer = self._model.config, self._model.trainer
-        name, seed = self._data.organisation, config.federation.seed
-        count, block = config.prompts_per_round, self._data.block
-        order = reading_order(len(self._shard), task.position, count, seed=seed, reader=name, block=block)
+        problems = self._reader.next(task)
         work = LocalRound(
             adapter=task.adapter,
             trains=METHODS[config.aggregation.method].trains_in(task.round),
-            rows=[self._shard[i].row(self._data.system_prompt) for i in order],
+            rows=[problem.row(self._data.system_prompt) for problem in problems],
             rewards=self._data.rewards,
-            seed=derived_seed(seed, "train", name, task.round),
+            seed=derived_seed(config.federation.seed, "train", self._data.organisation, task.round),
             first_step=(task.round - 1) * config.train.steps_per_round,
             state=self._state(task),
-            block=block,
+            block=self._data.block,
             on_step=self._watcher.step,
         )
         delta, steps, metrics = trainer.train(work)
         self._keep(task, work)
+        self._reader.note(task, problems, trainer.signals)
         self._watcher.trained(task.round, metrics)
         return Update(delta=delta, num_steps=steps, num_examples=config.prompts_in(steps), metrics=metrics)
 
@@ -194,13 +195,9 @@ class LocalLearner:
         )
         delta, steps, metrics = trainer.train(work)
         self._keep(task, work)
-        self._watcher.trained(task.round, metrics | {"privacy/epsilon": epsilon})
-        return Update(
-            delta=delta,
-            num_steps=steps,
-            num_examples=config.prompts_in(steps),
-            metrics={"privacy/epsilon": epsilon},
-        )
+        leaving = {"privacy/epsilon": epsilon}
+        self._watcher.trained(task.round, metrics | leaving)
+        return Update(delta=delta, num_steps=steps, num_examples=config.prompts_in(steps), metrics=leaving)
 
     def _state(self, task: TrainTask) -> RoundState:
         return self._data.kept.load(task, self._model.config.train) if self._data.kept else RoundState()

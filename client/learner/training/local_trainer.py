@@ -29,12 +29,15 @@ from ..rewards import Reward
 from ..rewards.own_files import printing_to_stderr
 from ..samplers.make import make_sampler
 from ..tools import ToolBox
-from .callbacks import StepLog, TimeBudget
+from .callbacks import SignalBudget, StepLog, TimeBudget
 from .grpo_trainer import FederatedTrainer, tool_arguments
 from .kept_moments import second_moment
 from .kept_state import RoundState
 from .private_trainer import Batch, PrivateTrainer
 from .trl_config import trl_config
+
+SIGNAL_WINDOW = 2
+"""Steps whose groups say whether the signal has run out; a single step may have few groups."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +98,7 @@ class LocalTrainer:
             )
         self.config = config
         self.log, self.budget = StepLog(), TimeBudget(config.train.seconds_per_round)
+        self.signal_budget = SignalBudget(config.train.min_signal)
         self.trainer = self._trl_trainer(base, schema, row, box)
         self.adapted = AdaptedModel(self.trainer.model, schema)  # pyright: ignore[reportArgumentType]
         self.adapted.drop_reference()
@@ -121,7 +125,7 @@ class LocalTrainer:
                 train_dataset=Dataset.from_list([row]),
                 processing_class=base.tokenizer,
                 peft_config=peft_config,
-                callbacks=[self.log, self.budget],
+                callbacks=[self.log, self.budget, self.signal_budget],
                 **tool_arguments(box, base),
             )
 
@@ -137,7 +141,7 @@ class LocalTrainer:
             self.trainer.train()
         self.trainer.round_stats.total_s = time.perf_counter() - start
         steps, planned = self.trainer.state.global_step, self.config.train.steps_per_round
-        if steps != planned and not (self.config.train.seconds_per_round and 1 <= steps < planned):
+        if steps != planned and not (self.config.train.may_end_early and 1 <= steps < planned):
             raise RuntimeError(f"TRL took {steps} steps, not the {planned} of the round")
         delta = self.adapted.read().minus(work.adapter)
         if not self._learned(work):
@@ -159,6 +163,11 @@ class LocalTrainer:
         signal = self.trainer.round_stats.effective_groups > 0 or replayed > 0
         return signal or self.config.grpo.beta != 0 or self.config.dp.on
 
+    @property
+    def signals(self) -> list[float]:
+        """Return the signal of each prompt of the last round, in the order of training (`differing_pairs`)."""
+        return self.trainer.round_stats.signals
+
     def _prepare(self, work: LocalRound) -> None:
         self.adapted.load(work.adapter)
         if REFERENCE in self.adapted.model.peft_config:
@@ -171,6 +180,9 @@ class LocalTrainer:
         self.trainer.moment, self.trainer.memory = work.state.moment, work.state.memory
         self.log.lines, self.log.on_step = [], work.on_step
         self.budget.may_stop = lambda step: self.config.prompts_in(step) % work.block == 0
+        self.signal_budget.may_stop, self.signal_budget.signals = self.budget.may_stop, lambda: self.signals
+        # Whole blocks: that a round ended may depend on nothing less (docs/decisions/016).
+        self.signal_budget.window = -(-SIGNAL_WINDOW * self.config.grpo.prompts_per_step // work.block) * work.block
         set_seed(work.seed)
 
     def _metrics(self, rewards: Sequence[Reward]) -> dict[str, float]:

@@ -40,6 +40,9 @@ class RoundStats:
     """Number of compared tokens."""
     spread: float = 0.0
     """Sum over the groups of the standard deviation of their rewards."""
+    signals: list[float] = field(default_factory=list[float])
+    """Of each group, in the order of training, the share of its pairs of completions whose rewards differ. It does not
+    leave."""
     completion_stats: CompletionStats = field(default_factory=CompletionStats)
 
     def count(self, effective_P: torch.Tensor, correct: Sequence[bool]) -> None:
@@ -51,6 +54,10 @@ class RoundStats:
         self.effective_groups += int(effective_P.sum())
         self.all_right += int((~effective_P & (shares_P == 1)).sum())
         self.all_wrong += int((~effective_P & (shares_P == 0)).sum())
+
+    def add_signals(self, signals_P: torch.Tensor) -> None:
+        """Keep the signal of a batch of groups (`differing_pairs`)."""
+        self.signals += signals_P.tolist()
 
     def compare(self, logprobs_NT: torch.Tensor, batch: dict[str, torch.Tensor]) -> None:
         """Compare the trainer's log-probabilities with those of the sampler."""
@@ -95,20 +102,47 @@ def effective_groups(
     Returns:
         Booleans, shape (P,).
     """
+    weighted_PGF = _weighted(rewards_NF, weights_F, settings)
+    highest_PF, lowest_PF, noise_PF = _range(weighted_PGF)
+    effective_P = (highest_PF - lowest_PF > noise_PF).any(dim=1)
+    if settings.mask_truncated_completions and len(cut_off):
+        masked_PG = torch.tensor(cut_off, device=effective_P.device).view(len(effective_P), -1)
+        effective_P &= ~masked_PG.all(dim=1)
+    return effective_P
+
+
+def differing_pairs(rewards_NF: torch.Tensor, weights_F: torch.Tensor, settings: GRPO) -> torch.Tensor:
+    """Return, of each group, the share of its pairs of scored completions whose rewards differ, beyond float noise.
+
+    Where rewards are 0 or 1 it is an unbiased estimate of 2 p (1 - p), the chance that two completions differ. It is
+    above 0 exactly where a group's rewards differ, whatever the reward functions, their number and their scale.
+
+    Returns:
+        Shape (P,), from 0 to 1.
+    """
+    weighted_PGF = _weighted(rewards_NF, weights_F, settings)
+    *_, noise_PF = _range(weighted_PGF)
+    gaps_PGGF = (weighted_PGF[:, :, None] - weighted_PGF[:, None]).abs()  # NaN, which is not above noise, if unscored
+    differ_P = (gaps_PGGF > noise_PF[:, None, None]).any(dim=3).sum(dim=(1, 2))
+    scored_P = (~weighted_PGF.isnan().all(dim=2)).sum(dim=1)
+    return differ_P / (scored_P * (scored_P - 1)).clamp(min=1)
+
+
+def _weighted(rewards_NF: torch.Tensor, weights_F: torch.Tensor, settings: GRPO) -> torch.Tensor:
+    """Return the rewards that advantages are made of, shape (P, G, F), or (P, G, 1) where they are summed first."""
     weighted_NF = rewards_NF * weights_F.to(rewards_NF)
     if settings.multi_objective_aggregation == "sum_then_normalize":
         scored_N1 = ~weighted_NF.isnan().all(dim=1, keepdim=True)
         # nansum alone would give an unscored completion a reward of 0
         weighted_NF = torch.where(scored_N1, weighted_NF.nansum(dim=1, keepdim=True), torch.nan)
-    weighted_PGF = weighted_NF.view(-1, settings.num_generations, weighted_NF.shape[1])
+    return weighted_NF.view(-1, settings.num_generations, weighted_NF.shape[1])
+
+
+def _range(weighted_PGF: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return (highest, lowest, difference that is float noise) of each group, each of shape (P, F)."""
     highest_PF = weighted_PGF.nan_to_num(nan=-torch.inf).amax(dim=1)
     lowest_PF = weighted_PGF.nan_to_num(nan=torch.inf).amin(dim=1)
-    scale_PF = torch.maximum(highest_PF.abs(), lowest_PF.abs()).clamp(min=1.0)
-    effective_P = (highest_PF - lowest_PF > EQUAL_REWARDS * scale_PF).any(dim=1)
-    if settings.mask_truncated_completions and len(cut_off):
-        masked_PG = torch.tensor(cut_off, device=effective_P.device).view(len(effective_P), -1)
-        effective_P &= ~masked_PG.all(dim=1)
-    return effective_P
+    return highest_PF, lowest_PF, EQUAL_REWARDS * torch.maximum(highest_PF.abs(), lowest_PF.abs()).clamp(min=1.0)
 
 
 def group_spreads(rewards_NF: torch.Tensor, weights_F: torch.Tensor, settings: GRPO) -> torch.Tensor:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from fedgrpo.client.learner.models.base_model import load_tokenizer
 from fedgrpo.client.learner.rewards import Reward, load_rewards
-from fedgrpo.client.learner.training.round_stats import effective_groups, group_spreads
+from fedgrpo.client.learner.training.round_stats import differing_pairs, effective_groups, group_spreads
 from fedgrpo.client.learner.training.watcher import Watcher
 from fedgrpo.common.adapter.adapter import Adapter
 from fedgrpo.common.adapter.peft_files import write_peft
@@ -301,6 +301,34 @@ def test_a_client_whose_completions_are_all_masked_has_no_effective_group_and_no
     assert update.metrics["completion/truncated-share"] == 1.0
     assert update.metrics["groups/effective"] == 0.0
     assert not update.delta.any()
+
+
+def pairs(rewards, weights=(1.0,), **values):
+    grpo = make_config(grpo__num_generations=4, grpo__per_device_train_batch_size=4, **values).grpo
+    return differing_pairs(torch.tensor(rewards), torch.tensor(weights), grpo).tolist()
+
+
+def test_the_signal_of_a_group_is_the_share_of_its_pairs_that_differ():
+    nan = float("nan")
+    assert pairs([[1.0], [0.0], [0.0], [0.0]]) == [0.5]
+    assert pairs([[1.0], [0.0], [1.0], [0.0]]) == pytest.approx([4 / 6])
+    assert pairs([[7.0]] * 4 + [[0.1], [0.2], [0.3], [0.4]]) == [0.0, 1.0]
+    assert pairs([[1e6], [1e6 + 1e-2], [1e6], [1e6]]) == [0.0]  # float noise
+    assert pairs([[nan], [1.0], [0.0], [nan]]) == [1.0]  # of those that were scored
+    assert pairs([[nan]] * 4) == pairs([[nan]] * 3 + [[1.0]]) == [0.0]
+    both = [[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 1.0]]
+    assert pairs(both, (1.0, 1.0)) == [0.0]
+    apart = {"grpo__multi_objective_aggregation": "normalize_then_sum"}
+    assert pairs(both, (1.0, 1.0), **apart) == pytest.approx([4 / 6])
+
+
+@pytest.mark.parametrize("right", range(9))
+def test_the_signal_of_right_and_wrong_is_an_unbiased_estimate_of_twice_p_times_1_minus_p(right):
+    rewards = torch.tensor([[1.0]] * right + [[0.0]] * (8 - right))
+    signal = differing_pairs(rewards, torch.ones(1), make_config(grpo__num_generations=8).grpo).item()
+    p = right / 8
+    assert signal == pytest.approx(2 * p * (1 - p) * 8 / 7)
+    assert (signal > 0) == effective_groups(rewards, torch.ones(1), make_config(grpo__num_generations=8).grpo).item()
 
 
 def test_the_spread_within_groups_is_not_that_of_the_batch():
