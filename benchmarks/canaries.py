@@ -1,9 +1,9 @@
-"""Whether canaries are recognised, without differential privacy and at epsilon 8, 4 and 2.
+"""Whether canaries are recognised, without differential privacy and at epsilon 3.5, 1.8 and 0.9.
 
     python benchmarks/canaries.py --out runs/canaries --jobs 2     half an hour on two cores; goes on if killed
     python benchmarks/canaries.py --quick
 
-Each run over-fits on purpose: two clients read some sixty prompts twenty times, most of them canaries that a coin
+Each run over-fits on purpose: two clients read some sixty prompts ten times, most of them canaries that a coin
 included. `fedgrpo audit membership` then guesses the coins. Two claims: the AUC over the coins falls with epsilon, and
 the lower bound on epsilon that a run shows is not above the epsilon that its clients charged.
 """
@@ -27,8 +27,8 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import t
 
-NOISE = {"none": 0.0, "epsilon 8": 1.51, "epsilon 4": 2.45, "epsilon 2": 4.27}
-"""Noise multipliers: at some 50 prompts a client, 8 a step and 160 steps."""
+NOISE = {"none": 0.0, "epsilon 3.5": 1.51, "epsilon 1.8": 2.45, "epsilon 0.9": 4.27}
+"""Noise multipliers, by about the largest epsilon that they charge a client: some 60 prompts, 4 a step, 160 steps."""
 DELTA = 1e-5
 SETTINGS = {
     "simulation.problems": 24,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ..bounds import at_least, between, one_of
 from ..errors import ConfigError
 
+DATASETS = ("builtin", "words", "gsm8k")
 FAULTS = ("saturated", "straggler", "dropout", "sign-flip", "scale", "inverted-reward")
 
 
@@ -22,11 +23,19 @@ class Simulation:
     workers: int = 0
     """Worker processes; 0 starts one per core, at most one per client."""
     dataset: str = "builtin"
-    """`builtin` (generated grade-school problems) or `gsm8k`."""
+    """`builtin` (generated grade-school problems), `words` (generated too, in plain English, for a small pretrained
+    model), or `gsm8k`."""
     data: str = ""
     """Folder with train.jsonl and test.jsonl; empty loads the dataset from the Hub."""
     problems: int = 0
     """Training problems of all clients together; 0 uses all."""
+    most_steps: int = 0
+    """Only problems with a solution of at most so many steps, in training and held out; 0 takes all."""
+    start_steps: int = 0
+    """Steps of supervised fine-tuning on worked-out training problems before the federation begins, which teach the
+    form of an answer; 0 begins with the model as it is. The taught model is kept in the cache, as the base model."""
+    start_learning_rate: float = 3e-4
+    """Of these steps; it decays to 0."""
     partition: str = "iid"
     """`iid`, `dirichlet` or `label` (by partition-label; the problems of a label are spread, or all go to one client),
     `size`, or `difficulty` (by the number of steps)."""
@@ -62,8 +71,11 @@ class Simulation:
         highest = self.clients - 1
         between("simulation.only", self.only, -1, highest, f"clients are 0 to {highest}, and -1 selects all of them")
         at_least("simulation.workers", self.workers, 0, "0 starts one per core")
-        one_of("simulation.dataset", self.dataset, ("builtin", "gsm8k"))
+        one_of("simulation.dataset", self.dataset, DATASETS)
         at_least("simulation.problems", self.problems, 0, "0 uses all")
+        at_least("simulation.most-steps", self.most_steps, 0, "0 takes all")
+        between("simulation.start-steps", self.start_steps, 0, 10_000, "0 begins with the model as it is")
+        between("simulation.start-learning-rate", self.start_learning_rate, 0.0, 1.0, "it is a step", open_low=True)
         one_of("simulation.partition", self.partition, ("iid", "dirichlet", "label", "size", "difficulty"))
         between(
             "simulation.partition-alpha",

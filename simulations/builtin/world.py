@@ -38,16 +38,29 @@ class Worked:
         """The result of the last step."""
         return str(self.steps[-1][3])
 
+    @property
+    def working(self) -> str:
+        """Return the solution, a step per line."""
+        return "\n".join(f"{left} {operator} {right} = {result}" for left, operator, right, result in self.steps)
+
     def problem(self) -> Problem:
         """Return the problem as a client trains on it. `operator` is that of the last step."""
         labels = {"topic": self.topic, "operator": OPERATORS[self.steps[-1][1]], "steps": str(len(self.steps))}
         return Problem(self.question, self.answer, labels)
 
 
-def problems(split: str, count: int, seed: int) -> list[Worked]:
-    """Return `count` problems of a split; the same ones for the same seed."""
-    rng = random.Random(f"{split}/{seed}")
-    return [_draw(rng, split) for _ in range(count)]
+def problems(split: str, count: int, seed: int, most_steps: int = 0) -> list[Worked]:
+    """Return `count` problems of a split; the same ones for the same seed.
+
+    Args:
+        most_steps: of a solution; 0 sets no limit.
+    """
+    rng, found = random.Random(f"{split}/{seed}"), list[Worked]()
+    while len(found) < count:
+        drawn = _draw(rng, split)
+        if not most_steps or len(drawn.steps) <= most_steps:
+            found.append(drawn)
+    return found
 
 
 def calculate(left: int, operator: str, right: int) -> int:

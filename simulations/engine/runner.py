@@ -27,6 +27,7 @@ from .federation_keys import prepare_manifest
 from .grid import LocalGrid, NodeConfig, Worker
 from .progress import keeping
 from .simulated_clients import BUILTIN_POLICIES, SYSTEM_PROMPTS, client_rewards, client_tools, divide, member_names
+from .start import started
 from .worker import ProcessWorker
 
 LOGGER = logging.getLogger("fedgrpo.simulation")
@@ -148,7 +149,7 @@ def checked(config: RunConfig) -> RunConfig:
     Raises:
         ConfigError: something is wrong, or a resumed run has other inputs than it started with.
     """
-    config = all_at_once(config).with_values({"output.run": run_folder(config).name})
+    config = started(all_at_once(config).with_values({"output.run": run_folder(config).name}))
     check(config)
     same_inputs(config)
     if config.privacy.mode == "secagg":

@@ -52,6 +52,7 @@ def test_epsilon_is_the_accountants(case):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(7200)
 def test_epsilon_is_the_accountants_on_a_thousand_settings():
     for case in random_settings(1000):
         agrees_with_the_accountant(*case)

@@ -1,0 +1,1 @@
+"""A world of word problems in plain English, for a small pretrained model."""
