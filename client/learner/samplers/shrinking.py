@@ -55,7 +55,7 @@ def complete(
     tokens = ids.new_zeros(count, sampling.max_tokens)
     rows, running = torch.arange(count), torch.ones(count, dtype=torch.bool)
     last, positions = ids[:, -1:], mask.sum(dim=1, keepdim=True) - 1
-    warp = _warpers(sampling)
+    warp: Any = _warpers(sampling)
     for step in range(sampling.max_tokens):
         output = model(
             input_ids=last,
