@@ -12,6 +12,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from ....common.errors import ConfigError, DivergedError
 from ..models.adapted_model import AdaptedModel
 from . import Sampled, Sampling
+from .shrinking import complete, shrinks
 
 
 class FirstLogitsAreFinite(LogitsProcessor):
@@ -79,15 +80,19 @@ class OwnModelSampler:
         model, tokenizer = self._adapted.model, self._tokenizer
         inputs = tokenizer.pad({"input_ids": list(prompts)}, padding=True, return_tensors="pt").to(model.device)
         ids, mask = inputs["input_ids"], inputs["attention_mask"]
-        shared = self._prefill(ids, mask, count) if count > 1 and ids.shape[1] > 1 else {}
+        shrinking = ids.shape[1] > 1 and shrinks(model)
+        shared = self._prefill(ids, mask, count) if (count > 1 or shrinking) and ids.shape[1] > 1 else {}
         ids, mask = ids.repeat_interleave(count, 0), mask.repeat_interleave(count, 0)
         if sampling.seed is not None:
             set_seed(sampling.seed)
+        check = FirstLogitsAreFinite()
+        if shrinking:
+            return complete(model, ids, mask, shared["past_key_values"], sampling, ends=self.ends, check=check)
         output = model.generate(
             input_ids=ids,
             attention_mask=mask,
             generation_config=self._generation_config(sampling),
-            logits_processor=LogitsProcessorList([FirstLogitsAreFinite()]),
+            logits_processor=LogitsProcessorList([check]),
             use_cache=True,
             **shared,
         )

@@ -16,7 +16,9 @@ import pytest
 from fedgrpo.client.learner.samplers import (
     Sampling,
     child_guard,
+    own_model,
     server_process,
+    shrinking,
     temp_folder,
     vllm_engine,
 )
@@ -64,6 +66,32 @@ def test_a_prompt_that_is_read_once_is_completed_as_one_read_for_each_completion
     apart = own.sample([ids for ids in prompts for _ in range(4)], sampling)
     assert [one for group in shared for one in group] == [one for (one,) in apart]
     assert len({tuple(one.tokens) for group in shared for one in group}) > 3
+
+
+@pytest.mark.parametrize(
+    ("temperature", "top_k", "top_p", "count"), [(0.0, 0, 1.0, 1), (1.0, 0, 1.0, 4), (0.7, 9, 0.9, 2)]
+)
+def test_a_batch_that_shrinks_has_the_same_completions(
+    model, adapted, prompts, monkeypatch, temperature, top_k, top_p, count
+):
+    own, rows = OwnModelSampler(adapted, model.tokenizer), []
+    sampling = Sampling(max_tokens=60, temperature=temperature, top_k=top_k, top_p=top_p, seed=3)
+    expected = own.sample(prompts, sampling, count=count)
+    monkeypatch.setattr(own_model, "shrinks", lambda model: True)
+    hook = adapted.model.register_forward_pre_hook(
+        lambda _, __, inputs: rows.append(len(inputs["input_ids"])), with_kwargs=True
+    )
+    found = own.sample(prompts, sampling, count=count)
+    hook.remove()
+    assert found == expected
+    assert rows[1] == len(prompts) * count
+    lengths = sorted(len(one.tokens) for group in found for one in group)
+    assert rows[-1] < rows[1] or lengths[0] == lengths[-1]
+    assert sum(rows[1:]) <= rows[1] * lengths[-1]
+
+
+def test_small_models_do_not_shrink_their_batches(adapted):
+    assert not shrinking.shrinks(adapted.model)
 
 
 def test_a_completion_ends_with_its_end_or_is_cut_off(model, adapted, prompts):
