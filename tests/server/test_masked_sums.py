@@ -99,8 +99,8 @@ class Case:
 
 
 def test_random_federations_give_the_exact_sum_or_a_refusal():
-    sums = sum(Case(seed, most=12).play() for seed in range(200))
-    assert 100 < sums < 180  # a quarter of them lose one member too many
+    sums = sum(Case(seed, most=12).play() for seed in range(100))
+    assert 50 < sums < 90  # a quarter of them lose one member too many
 
 
 @pytest.mark.slow

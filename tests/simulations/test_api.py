@@ -43,6 +43,7 @@ def run(tmp_path_factory):
     )
 
 
+@pytest.mark.e2e
 def test_the_snippet_of_the_readme_works(run, tmp_path):
     """Two clients where the scenario waits for four to start: the command's adjustment, not ten minutes of silence."""
     assert run.accuracy.problems == 12
@@ -65,11 +66,13 @@ def test_without_progress_nothing_is_printed(tmp_path):
     assert (done.stdout, done.stderr) == ("", "")
 
 
+@pytest.mark.e2e
 def test_an_own_reward_is_kept_with_the_run_as_a_file(run):
     assert "import math as math" in (run.folder / "rewards" / "few_letters.py").read_text()
     assert run.config.simulation.rewards == f"{run.folder}/rewards/few_letters.py:few_letters,correctness"
 
 
+@pytest.mark.e2e
 def test_an_adapter_is_evaluated_on_rows(run):
     rows = [{"question": "Ann has 3 eggs and buys 4. How many?", "answer": "7", "topic": "shop"}] * 2
     result = fedgrpo.evaluate(run, problems=rows, classes=["topic"]).as_json()
@@ -78,6 +81,7 @@ def test_an_adapter_is_evaluated_on_rows(run):
     assert result["adapter_sha256"] == run.adapter.sha256
 
 
+@pytest.mark.e2e
 def test_an_adapter_never_overwrites_files(run, tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(ConfigError, match="not an empty folder"):

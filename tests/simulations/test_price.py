@@ -21,7 +21,7 @@ SETTINGS = {
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize("mode", ["none", "secagg"])
+@pytest.mark.parametrize("mode", [pytest.param("none", marks=pytest.mark.slow), "secagg"])
 def test_a_private_simulation_charges_what_it_said(tmp_path, mode):
     settings = SETTINGS | {"privacy.mode": mode}
     folder = fedgrpo.simulate("builtin", clients=3, rounds=1, settings=settings, out=tmp_path, progress=False).folder
