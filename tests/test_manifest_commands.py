@@ -10,6 +10,8 @@ from fedgrpo.common.identity.keys import Identity
 from fedgrpo.common.identity.manifest import Manifest
 from organisations import organisation_file
 
+pytestmark = pytest.mark.e2e
+
 
 def answer(run, *words):
     status, out, err = run(*words, "--format", "json")

@@ -14,6 +14,8 @@ from fedgrpo.server.run.metrics import EvaluationMetrics, RoundMetrics, read_met
 from fedgrpo.simulations.engine.grid import LocalGrid
 from sums import NAMES, World
 
+pytestmark = pytest.mark.e2e
+
 STEPS = ("train", "share", "mask", "agree", "open")
 
 

@@ -17,6 +17,8 @@ from fedgrpo.common.secagg.masks import add_mask, add_masks
 from fedgrpo.common.secagg.statements import Bundle, roster_hash, unsigned
 from masked_federation import Federation, Sum
 
+pytestmark = pytest.mark.e2e
+
 FALSE_ALARMS = 1e-6
 RUNS, SIZE = 20, 256
 ONE, OTHER = "org-00", "org-01"
