@@ -13,8 +13,8 @@ SCRIPTS = sorted((ROOT / "benchmarks").glob("*.py"))
 NEEDS_VLLM = {"samplers"}
 
 
-LONG = {"golden", "faults", "real_model"}
-"""A minute and more each: `pytest -m slow tests/e2e/test_benchmarks.py`."""
+LONG = {"golden", "faults", "real_model", "canaries", "cpu_speed", "round_overhead", "warm_rounds"}
+"""Most of a minute and more each: `pytest -m slow tests/e2e/test_benchmarks.py`."""
 
 
 @pytest.mark.parametrize(

@@ -193,6 +193,10 @@ def test_a_tokenizer_whose_rule_has_no_name_is_refused():
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(False)]
     )
+    assert gguf_vocabulary.vocabulary(tokenizer, 500).rule == "smollm"
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Whitespace(), pre_tokenizers.ByteLevel(False)]
+    )
     with pytest.raises(ConfigError, match="one that GGUF has no name for"):
         gguf_vocabulary.vocabulary(tokenizer, 500)
     with pytest.raises(ConfigError, match="tokens, but the model only has 400"):
