@@ -24,24 +24,30 @@ REDRAW_TEMPLATE_AFTER = 500
 OPERATORS = {"+": "plus", "-": "minus", "*": "times"}
 
 
-@dataclass(frozen=True, slots=True)
-class Worked:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Solved:
     """A problem with its solution: `(left, operator, right, result)` per step."""
 
     question: str
-    topic: str
-    template: str
     steps: tuple[tuple[int, str, int, int], ...]
 
     @property
     def answer(self) -> str:
-        """The result of the last step."""
+        """Return the result of the last step."""
         return str(self.steps[-1][3])
 
     @property
     def working(self) -> str:
         """Return the solution, a step per line."""
         return "\n".join(f"{left} {operator} {right} = {result}" for left, operator, right, result in self.steps)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worked(Solved):
+    """A problem of the built-in world."""
+
+    topic: str
+    template: str
 
     def problem(self) -> Problem:
         """Return the problem as a client trains on it. `operator` is that of the last step."""
@@ -79,7 +85,8 @@ def _draw(rng: random.Random, split: str) -> Worked:
             used = {k: v for k, v in numbers.items() if f"{{{k}}}" in text}
             steps = _work(plan, numbers)
             if _bucket(list(used.values())) in SPLITS[split] and all(0 < s[3] < RESULT_BELOW for s in steps):
-                return Worked(_fill(rng, text, topic, numbers), topic, f"{topic}-{number}", steps)
+                question, template = _fill(rng, text, topic, numbers), f"{topic}-{number}"
+                return Worked(question=question, topic=topic, template=template, steps=steps)
 
 
 def _fill(rng: random.Random, text: str, topic: str, numbers: dict[str, int]) -> str:

@@ -39,23 +39,11 @@ class Template:
         return "".join(step[1] for step in self.plan)
 
 
-@dataclass(frozen=True, slots=True)
-class Worked:
-    """A problem with its solution: `(left, operator, right, result)` per step."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worked(world.Solved):
+    """A problem in English."""
 
-    question: str
     template: Template
-    steps: tuple[tuple[int, str, int, int], ...]
-
-    @property
-    def answer(self) -> str:
-        """Return the result of the last step."""
-        return str(self.steps[-1][3])
-
-    @property
-    def working(self) -> str:
-        """Return the solution, a step per line."""
-        return "\n".join(f"{left} {operator} {right} = {result}" for left, operator, right, result in self.steps)
 
     def problem(self) -> Problem:
         """Return the problem as a client trains on it. `operation` is that of the last step."""
@@ -104,7 +92,8 @@ def _draw(rng: random.Random, known: Sequence[Template]) -> Worked:
         steps = _work(template.plan, numbers)
         if all(0 < number <= LARGEST for left, _, right, result in steps for number in (left, right, result)):
             name, other = rng.sample(NAMES, 2)
-            return Worked(template.text.format(n=name, m=other, **numbers), template, steps)
+            question = template.text.format(n=name, m=other, **numbers)
+            return Worked(question=question, template=template, steps=steps)
 
 
 def _work(plan: Sequence[str], numbers: dict[str, int]) -> tuple[tuple[int, str, int, int], ...]:
