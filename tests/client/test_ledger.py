@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from charges import charge
 from federation import schema, settings
 from fedgrpo.client.learner.data.problems import Problem, in_blocks, reading_order
-from fedgrpo.client.learner.privacy.spent import Charge, Spent
+from fedgrpo.client.learner.privacy.spent import Spent
 from fedgrpo.client.learner.service.jobs import JobQueue
 from fedgrpo.client.learner.service.ledger import Ledger
 from fedgrpo.common.adapter.adapter import Adapter
@@ -239,19 +240,7 @@ def test_a_private_training_after_one_without_noise_is_refused_until_the_folder_
     (tmp_path / "ledger.jsonl").unlink()
     ledger = opened(policy__max_epsilon=8.0)
     ledger.begin_training(training(private, federation="fed-2"), private)
-    charge = Charge(
-        federation="fed-2",
-        round=1,
-        attempt=1,
-        noise_multiplier=1.0,
-        clip_norm=1.0,
-        rate=0.1,
-        steps=1,
-        units=10,
-        unit="prompt",
-        data="",
-    )
-    ledger.spent.charge(charge, 1e-5)
+    ledger.spent.charge(charge(federation="fed-2"), 1e-5)
     ledger.close()
     opened(policy__max_epsilon=8.0).begin_training(training(private, federation="fed-3"), private)
     assert len(Spent(tmp_path / "privacy.jsonl").charges) == 1  # beside the ledger

@@ -6,9 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from audited import AuditedFederation, place_of
+from charges import charge
 from federation import schema
 from fedgrpo.client.learner.privacy.spent import FILE as SPENT_FILE
-from fedgrpo.client.learner.privacy.spent import Charge, Spent
+from fedgrpo.client.learner.privacy.spent import Spent
 from fedgrpo.common.adapter.adapter import Adapter
 from fedgrpo.common.audit.receipts import read_receipts
 from fedgrpo.common.audit.record import Contribution, Line, head_statement
@@ -241,25 +242,13 @@ def test_a_receipt_says_what_the_round_was_charged_and_what_all_cost_by_then(fed
     task = server.task()
     keeper.sign(server.all())
     budget = Spent(keeper.folder / SPENT_FILE)
-    charge = Charge(
-        federation="fed-1",
-        round=1,
-        attempt=1,
-        noise_multiplier=1.5,
-        clip_norm=0.1,
-        rate=0.1,
-        steps=4,
-        units=80,
-        unit="patient",
-        data="0" * 64,
-    )
-    earlier = replace(charge, federation="fed-0")
-    for each in (earlier, charge):
+    now, earlier = charge(unit="patient", steps=4), charge(unit="patient", steps=4, federation="fed-0")
+    for each in (earlier, now):
         budget.charge(each, 1e-5)
     keeper.note(place_of(task), b"masked", "masked")
     keeper.note((task.federation, 1, 2, task.adapter.sha256), b"masked", "masked")
     charged, without = read_receipts(keeper.folder / "audit" / "receipts.jsonl")
     said = json.loads(charged.spent)
-    assert said["epsilon"] == pytest.approx(Spent(None).epsilon(1e-5, [earlier, charge]))
+    assert said["epsilon"] == pytest.approx(Spent(None).epsilon(1e-5, [earlier, now]))
     assert (said["unit"], said["units"], said["steps"], said["delta"]) == ("patient", 80, 4, 1e-5)
     assert (charged.privacy, without.spent) == ("", "")

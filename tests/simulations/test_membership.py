@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from charges import charge
 from fedgrpo.client.learner.data.problems import Problem
-from fedgrpo.client.learner.privacy.spent import FILE, Charge, Spent
+from fedgrpo.client.learner.privacy.spent import FILE, Spent
 from fedgrpo.common.errors import ConfigError
 from fedgrpo.simulations.membership import words
 from fedgrpo.simulations.membership.findings import LEAKS, NOT_COMPARABLE, NOT_FOUND, findings
@@ -234,18 +235,7 @@ def test_a_simulated_run_is_audited_and_the_files_hold_no_prompt(run, trained):
         assert not any(canary["problem"]["question"] in text for canary in canaries)
 
 
-CHARGE = Charge(
-    federation="fed-1",
-    round=1,
-    attempt=1,
-    noise_multiplier=1.5,
-    clip_norm=0.1,
-    rate=0.1,
-    steps=10,
-    units=80,
-    unit="prompt",
-    data="0" * 64,
-)
+CHARGE = charge()
 
 
 def test_beside_the_bound_stands_the_largest_charge_unless_somebody_trained_without_noise(tmp_path):
