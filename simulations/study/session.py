@@ -14,6 +14,7 @@ from ...common.errors import ConfigError
 from ...common.storage.atomic import write_atomic
 from ...server.run.lock import locked
 from ..engine import runner
+from ..engine.start import started
 from .comparison import compared
 from .figure import draw
 from .outcomes import gather
@@ -72,6 +73,8 @@ def _played(states: Mapping[StudyRun, str], jobs: int, root: Path) -> dict[str, 
         if study_run not in left:
             runner.same_inputs(study_run.own_config())
     with locked(root), watching(states) as watch:
+        for start in {study_run.config.model.name: study_run.of_study for study_run in left}.values():
+            started(start)
         failed = play(left, jobs, watch).failed
     return {study_run.name: f"{said}\nAll that it said: {study_run.log}" for study_run, said in failed.items()}
 
@@ -81,7 +84,7 @@ def _check(study_runs: Sequence[StudyRun]) -> None:
     first = {(study_run.arm, study_run.seed): study_run for study_run in reversed(study_runs)}
     for study_run in reversed(first.values()):
         try:
-            runner.check(study_run.config)
+            runner.check(study_run.of_study)
         except ConfigError as error:
             raise ConfigError(f"{study_run.name}: {error}") from error
 

@@ -12,6 +12,7 @@ from ...common.storage.atomic import write_atomic
 from ...server.run.journal import Journal
 from ...server.run.layout import RunFolder
 from ...server.run.lock import is_busy
+from ..engine.start import start_named
 from .arms import is_local
 from .study_file import Study
 
@@ -26,6 +27,9 @@ class StudyRun:
     seed: int
     client: int | None
     config: RunConfig
+    """The settings that its journal records: those of the study, with the taught model as the base model."""
+    of_study: RunConfig
+    """The settings as the study has them."""
     root: Path
     """The study's folder."""
 
@@ -130,7 +134,8 @@ def study_runs_of(study: Study, root: Path) -> list[StudyRun]:
             arm=arm.name,
             seed=seed,
             client=config.simulation.only if is_local(arm.kind) else None,
-            config=config,
+            config=start_named(config),
+            of_study=config,
             root=root,
         )
         for seed in study.seeds

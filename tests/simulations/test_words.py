@@ -1,15 +1,17 @@
 """The world of word problems in English, worked-out demonstrations, and the supervised start that uses them."""
 
 import collections
+import os
 import re
 
 import pytest
 from fedgrpo.client.learner.rewards.catalogue import BUILT_IN
-from fedgrpo.common.errors import ConfigError
+from fedgrpo.common.errors import ConfigError, RunError
 from fedgrpo.common.settings.run_config import RunConfig
 from fedgrpo.simulations.engine.datasets import demonstrations, load_problems
 from fedgrpo.simulations.engine.runner import scenario
 from fedgrpo.simulations.engine.start import started
+from fedgrpo.simulations.study import session
 from fedgrpo.simulations.words.world import LARGEST, problems, templates
 
 WORDS = RunConfig().with_values({"simulation.dataset": "words", "simulation.system-prompt": "hash"})
@@ -118,6 +120,36 @@ def test_a_start_is_made_once_and_is_the_base_model_from_then_on(tmp_path, monke
     assert first.simulation.start_steps == 0
     assert started(config.with_values({"federation.seed": 7})).model.name == first.model.name
     assert started(config.with_values({"simulation.start-steps": 3})).model.name != first.model.name
+
+
+@pytest.mark.e2e
+def test_a_process_that_dies_while_it_teaches_is_told_of(tmp_path, monkeypatch):
+    monkeypatch.setenv("FEDGRPO_CACHE", str(tmp_path))
+    monkeypatch.setattr("fedgrpo.simulations.engine.start._teach", os._exit)
+    config = WORDS.with_values({"simulation.start-steps": 2, "simulation.dataset": "builtin"})
+    with pytest.raises(RunError, match="ended early, with exit status"):
+        started(config)
+    assert not (tmp_path / "models").exists()
+
+
+@pytest.mark.e2e
+def test_a_study_begins_with_the_taught_model_and_knows_its_finished_runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("FEDGRPO_CACHE", str(tmp_path / "cache"))
+    file = tmp_path / "taught.toml"
+    file.write_text(
+        '[study]\nquestion = "Is it run once?"\nscenario = "builtin"\nseeds = [0]\nbaseline = "a"\n'
+        '[settings]\n"federation.rounds" = 1\n"simulation.clients" = 2\n"train.steps-per-round" = 1\n'
+        '"evaluation.problems" = 10\n"simulation.start-steps" = 1\n"simulation.system-prompt" = "hash"\n'
+        '[arms.a]\n[arms.b]\n"grpo.learning-rate" = 1e-3\n'
+    )
+    first = session.study(file, tmp_path, jobs=2, quick=False, only_tabulate=False)
+    assert not first.failed
+    assert set(first.result["arms"]) == {"a", "b"}
+    made = {path: path.stat().st_mtime_ns for path in tmp_path.glob("taught/runs/*/*/journal.jsonl")}
+    assert len(made) == 2
+    again = session.study(file, tmp_path, jobs=2, quick=False, only_tabulate=False)
+    assert again.result == first.result
+    assert {path: path.stat().st_mtime_ns for path in made} == made
 
 
 def test_the_scenario_gives_two_organisations_other_topics_and_rewards():
