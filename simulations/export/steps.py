@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...client.learner.models.model_files import TAUGHT
 from ...common import __version__
 from ...common.errors import ConfigError, RunError
 from .card import card, check_jinja
@@ -16,7 +17,7 @@ from .output_folder import RECORD, check_free, listing, new_folder
 from .peft_folder import write_adapter, write_base
 from .push import check_push, push
 from .quantize import QUANTISED, quantize, quantizer
-from .source import Source
+from .source import BaseModel, Source
 
 Say = Callable[[str], None]
 HEAVY = ("torch", "transformers", "peft")
@@ -120,6 +121,7 @@ def _check(request: Wanted) -> None:
 def _adapter(source: Source, request: Wanted, folder: Path, say: Say) -> Made:
     say("writing the adapter in PEFT's format")
     largest, rank, warnings = write_adapter(source.adapter, source.base, folder)
+    warnings = [*taught_base(source.base, Path(request.model or source.base.name)), *warnings]
     comparison = f"largest difference {largest:.1e}, relative to the layer's largest change"
     return Made(
         {"change of a layer's weights, file against adapter": comparison}, {"weights": largest}, warnings, rank=rank
@@ -140,6 +142,16 @@ def _merged(source: Source, request: Wanted, folder: Path, say: Say) -> Made:
         {"merged": sum_difference.as_json(), "read_back": written.as_json()},
         quantized_base(source),
     )
+
+
+def taught_base(base: BaseModel, folder: Path) -> list[str]:
+    """Warn if the adapter's base model was made by fine-tuning: on the model it was made from, the adapter is wrong."""
+    if not (folder.expanduser() / TAUGHT).is_file():
+        return []
+    return [
+        "The base model was made by supervised fine-tuning, and the adapter fits that model, not the one it was made "
+        f"from. Unless {base.public} is a copy of it, give others the whole model: --to merged, or --to gguf."
+    ]
 
 
 def quantized_base(source: Source) -> list[str]:

@@ -137,6 +137,15 @@ def test_the_folder_tells_nothing_of_this_machine_or_of_an_organisation(run, com
     assert record["differences"]["weights"] < 1e-6
 
 
+def test_an_adapter_of_a_taught_model_says_that_it_fits_no_other(run, command, tmp_path, base):
+    (base / "sft.json").write_text("{}")
+    status, out, _ = command("export", "run-7", "--out", "made", "--base-model", "org/untaught", "--format", "json")
+    assert status == 0
+    told = json.loads(out)["warnings"][0]
+    assert "adapter fits that model, not the one it was made from. Unless org/untaught is a copy" in told
+    assert " ".join(told.split()) in " ".join((tmp_path / "made" / "README.md").read_text().split())
+
+
 def card(command, tmp_path, *words):
     status, _, err = command("export", "run-7", "--out", "made", "--force", *words)
     assert status == 0, err

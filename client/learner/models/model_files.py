@@ -14,6 +14,8 @@ from pathlib import Path
 from ....common.errors import ConfigError
 from .registry import PUBLISHED, gguf_folder, is_gguf, published_folder
 
+TAUGHT = "sft.json"
+"""In the folder of a model that was made by supervised fine-tuning: of which model, and how."""
 WANTED = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]
 """Files of a model to download: no pickles, no code."""
 

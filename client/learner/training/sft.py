@@ -26,9 +26,7 @@ from ....common.settings.run_config import RunConfig
 from ..models.adapted_model import adapter_schema, lora_config
 from ..models.base_model import Base
 from ..models.chat_template import keep_ends, opening, turn_end
-from ..models.model_files import copy_tokenizer, file_hash, new_folder
-
-RECORD = "sft.json"
+from ..models.model_files import TAUGHT, copy_tokenizer, file_hash, new_folder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +111,7 @@ def teach(
         keep_ends(part, base.model)
         sha256 = file_hash(part)
         record = {"base_sha256": base.sha256, "examples": len(kept), "losses": log.losses, "settings": asdict(settings)}
-        (part / RECORD).write_text(json.dumps(record, indent=1) + "\n")
+        (part / TAUGHT).write_text(json.dumps(record, indent=1) + "\n")
     return Taught(out, sha256, base.sha256, len(kept), len(chats) - len(kept), log.losses)
 
 
