@@ -24,10 +24,10 @@ from .datasets import demonstrations
 
 LOGGER = logging.getLogger("fedgrpo.simulation")
 BATCH_SIZE = 8
-_base_hash = functools.cache(file_hash)
-"""Of a study's base model, which does not change while the study's process asks for each of its runs."""
 START_SEED = 0
 """Of all runs: seeds of a study begin with the same model."""
+_base_hash = functools.cache(file_hash)
+"""Hash of a base model, which does not change while a study asks for the settings of each of its runs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

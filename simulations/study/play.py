@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from ...common.errors import RunError
+from ...common.errors import ConfigError, RunError
 from .study_runs import BUSY, FINISHED, StudyRun
 
 LOOK_S = 0.2
@@ -105,7 +105,11 @@ def _reap(progress: Progress) -> None:
         if process.poll() is None:
             continue
         del progress.running[study_run]
-        state = study_run.state()
+        try:
+            state = study_run.state()
+        except ConfigError as error:
+            progress.failed[study_run] = str(error)
+            continue
         if state == FINISHED:
             progress.finished.append(study_run)
         elif state == BUSY:  # a run that a killed study left behind started first

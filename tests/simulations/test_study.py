@@ -177,6 +177,14 @@ def test_a_run_that_fails_is_told_and_does_not_lose_the_others(played):
     assert len(done.finished) == 6
 
 
+def test_a_run_that_is_another_afterwards_fails_alone(played):
+    other = ENDS.replace('sys.argv[1], "a"', 'sys.argv[1], "a" if "naive" not in sys.argv[1] else "w"')
+    done = play(played(other), 4, lambda now: None)
+    assert {study_run.name for study_run in done.failed} == {"naive/seed-0", "naive/seed-1"}
+    assert all("was played with other settings than the study has now" in said for said in done.failed.values())
+    assert len(done.finished) == 6
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_study_leaves_no_process_behind(played, number):
     study_runs = played("import time; time.sleep(60)")

@@ -6,7 +6,7 @@ import re
 
 import pytest
 from fedgrpo.client.learner.rewards.catalogue import BUILT_IN
-from fedgrpo.common.errors import ConfigError, RunError
+from fedgrpo.common.errors import ConfigError, DivergedError, RunError
 from fedgrpo.common.settings.run_config import RunConfig
 from fedgrpo.simulations.engine.datasets import demonstrations, load_problems
 from fedgrpo.simulations.engine.runner import scenario
@@ -122,12 +122,29 @@ def test_a_start_is_made_once_and_is_the_base_model_from_then_on(tmp_path, monke
     assert started(config.with_values({"simulation.start-steps": 3})).model.name != first.model.name
 
 
+def end_early(*_):
+    os._exit(9)
+
+
+def diverge(sender, _):
+    sender.send(DivergedError("The loss of step 1 is nan."))
+
+
+@pytest.mark.e2e
+def test_an_error_of_teaching_is_told_as_it_was_raised(tmp_path, monkeypatch):
+    monkeypatch.setenv("FEDGRPO_CACHE", str(tmp_path))
+    monkeypatch.setattr("fedgrpo.simulations.engine.start._teach", diverge)
+    config = WORDS.with_values({"simulation.start-steps": 2, "simulation.dataset": "builtin"})
+    with pytest.raises(DivergedError, match="The loss of step 1 is nan"):
+        started(config)
+
+
 @pytest.mark.e2e
 def test_a_process_that_dies_while_it_teaches_is_told_of(tmp_path, monkeypatch):
     monkeypatch.setenv("FEDGRPO_CACHE", str(tmp_path))
-    monkeypatch.setattr("fedgrpo.simulations.engine.start._teach", os._exit)
+    monkeypatch.setattr("fedgrpo.simulations.engine.start._teach", end_early)
     config = WORDS.with_values({"simulation.start-steps": 2, "simulation.dataset": "builtin"})
-    with pytest.raises(RunError, match="ended early, with exit status"):
+    with pytest.raises(RunError, match="ended early, with exit status 9"):
         started(config)
     assert not (tmp_path / "models").exists()
 
