@@ -1,15 +1,17 @@
-"""What leaving out completions without an advantage saves, and what reading each prompt once does.
+"""What leaving out completions without an advantage saves, and what computing each prompt once does.
 
     python benchmarks/no_signal.py [--quick]
 
 The built-in policy, 64 completions of 8 groups, in one process and one thread. A pass (loss and gradient) of our
-trainer against TRL's own on the same batch, by the share of groups without signal; sampling with each prompt read once
-against once for each completion, for prompts of 60 and of 400 tokens. Repetitions alternate; ratios are of medians.
+trainer against TRL's own on the same batch, by the share of groups without signal (all prompts differ), and with one
+prompt to each group; sampling with each prompt computed once against once for each completion. Prompts of 60 and of 400
+tokens. Repetitions alternate; ratios are of medians.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import statistics
 import time
@@ -45,17 +47,24 @@ def ratio(ours: Callable[[], object], theirs: Callable[[], object], repeats: int
     return one, other, one / other
 
 
-def batch(silent: int) -> dict[str, torch.Tensor]:
-    """Completions of many lengths; the first `silent` groups have no advantage."""
+def batch(silent: int, *, shared: int = 0) -> dict[str, torch.Tensor]:
+    """Completions of many lengths; the first `silent` groups have no advantage.
+
+    Args:
+        shared: tokens of the one prompt of each group; 0 has a prompt of its own for each completion.
+    """
     draw = torch.Generator().manual_seed(0)
     count = GROUPS * SIZE
     lengths = torch.randint(LENGTH // 2, LENGTH + 1, (count, 1), generator=draw)
     mask = (torch.arange(LENGTH) < lengths).long()
     advantages = torch.randn(count, generator=draw)
     advantages[: silent * SIZE] = 0
+    prompts = torch.randint(5, 700, (count, shared or PROMPT), generator=draw)
+    if shared:
+        prompts = prompts[:GROUPS].repeat_interleave(SIZE, dim=0)
     return {
-        "prompt_ids": torch.randint(5, 700, (count, PROMPT), generator=draw),
-        "prompt_mask": torch.ones(count, PROMPT, dtype=torch.long),
+        "prompt_ids": prompts,
+        "prompt_mask": torch.ones_like(prompts),
         "completion_ids": torch.randint(5, 700, (count, LENGTH), generator=draw),
         "completion_mask": mask,
         "advantages": advantages,
@@ -81,13 +90,20 @@ def main() -> None:
     trainer = model.trainer.trainer
     trainer.current_gradient_accumulation_steps = 1
     trainer.model.train()
-    for silent in (0, 2, 4, 6):
-        inputs = batch(silent)
-        add(
-            f"pass, {silent}/{GROUPS} groups without signal",
-            lambda inputs=inputs: trainer.compute_loss(trainer.model, inputs).backward(),
-            lambda inputs=inputs: GRPOTrainer.compute_loss(trainer, trainer.model, inputs).backward(),
-        )
+    plainly = config.with_values({"backend.shared-prompts": False})
+
+    def ours(inputs: dict[str, torch.Tensor]) -> None:
+        trainer.run_config = config
+        trainer.compute_loss(trainer.model, inputs).backward()
+
+    def theirs(inputs: dict[str, torch.Tensor]) -> None:
+        trainer.run_config = plainly
+        GRPOTrainer.compute_loss(trainer, trainer.model, inputs).backward()
+
+    batches = {f"pass, {silent}/{GROUPS} groups without signal": batch(silent) for silent in (0, 2, 4, 6)}
+    batches |= {f"pass, one prompt of {n} tokens to a group": batch(0, shared=n) for n in (60, 400)}
+    for name, inputs in batches.items():
+        add(name, functools.partial(ours, inputs), functools.partial(theirs, inputs))
     sampling = Sampling(max_tokens=20, temperature=1.0, seed=0)
     for tokens in (60, 400):
         prompts = [list(range(5 + i, 5 + i + tokens)) for i in range(GROUPS)]

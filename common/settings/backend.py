@@ -36,6 +36,9 @@ class Backend:
     """Quantization of the base model when it is loaded: `none`, `8bit` or `4bit` (bitsandbytes; NF4)."""
     gradient_checkpointing: str = "auto"
     """Recomputes activations to save memory: `on`, `off`, or `auto`, which is on with a GPU."""
+    shared_prompts: bool = True
+    """Whether training computes each prompt once for all completions of its group, where the model allows it, which is
+    several times faster. `false` is TRL's pass over whole sequences, whose gradient differs in the last bits."""
     max_lora_rank: int = 0
     """Largest rank that vLLM reserves memory for; 0 uses the adapter's."""
     source: str = "hub"

@@ -19,22 +19,19 @@ from datasets import Dataset
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PrinterCallback, ProgressCallback, get_scheduler
 from trl import GRPOConfig, GRPOTrainer  # pyright: ignore[reportPrivateImportUsage]
-from trl.chat_template_utils import add_response_schema, supports_tool_calling
 
-from ....common.errors import ConfigError
 from ....common.settings.run_config import RunConfig
 from ..data.answers import last_said
 from ..data.judge import is_right
 from ..models.adapted_model import AdaptedModel
-from ..models.base_model import Base
 from ..models.chat_template import opening, with_opening
 from ..rewards import Reward
 from ..samplers import Sampler, Sampling
-from ..tools import ToolBox
 from .batches import take_as_old_policy, with_signal
 from .kept_moments import SecondMoment, resume
 from .replay import Memory
 from .round_stats import RoundStats, differing_pairs, effective_groups, group_spreads
+from .shared_prompts import logprobs_by_prompt
 
 
 class FederatedTrainer(GRPOTrainer):
@@ -196,8 +193,26 @@ class FederatedTrainer(GRPOTrainer):
         batch = cast(int, cast(GRPOConfig, self.args).steps_per_generation)
         return self._step // batch % self.run_config.grpo.num_iterations == 0
 
-    def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
-        result = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        logits_to_keep: int,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        """Return (log-probabilities, entropies, auxiliary loss), as TRL does, from a pass that does less if it can."""
+        by_prompt = None
+        if self.run_config.backend.shared_prompts:
+            with self.accelerator.autocast():
+                by_prompt = logprobs_by_prompt(model, input_ids, attention_mask, logits_to_keep)
+        if by_prompt is not None:
+            result = (*by_prompt, None)
+        else:
+            result = super()._get_per_token_logps_and_entropies(
+                model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
+            )
         self.logprobs_NT = result[0].detach()
         return result
 
@@ -224,24 +239,3 @@ class FederatedTrainer(GRPOTrainer):
                 )[0]
         filler = cast(Any, self.processing_class).pad_token_id
         return memory.used_in(scored, self.effective_P, self.run_config.grpo.num_generations, filler)
-
-
-def tool_arguments(box: ToolBox, base: Base) -> dict[str, Any]:
-    """Return the arguments of the trainer for a tool box.
-
-    Raises:
-        ConfigError: the model's chat template does not support tools.
-    """
-    if not box:
-        return {}
-    try:
-        if not supports_tool_calling(base.tokenizer):
-            raise ValueError("it does not render tool calls and their results.")
-        if getattr(base.tokenizer, "response_template", None) is None:
-            add_response_schema(base.tokenizer)
-    except ValueError as error:
-        raise ConfigError(
-            f"There are tools, but the chat template of the model in {base.folder} does not support them: {error} "
-            "Use a model of Qwen2.5 or Qwen3, or give the tokenizer a response_template."
-        ) from error
-    return {"tools": list(box.tools), "environment_factory": box.environment}

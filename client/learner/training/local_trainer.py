@@ -30,11 +30,11 @@ from ..rewards.own_files import printing_to_stderr
 from ..samplers.make import make_sampler
 from ..tools import ToolBox
 from .callbacks import SignalBudget, StepLog, TimeBudget
-from .grpo_trainer import FederatedTrainer, tool_arguments
+from .grpo_trainer import FederatedTrainer
 from .kept_moments import second_moment
 from .kept_state import RoundState
 from .private_trainer import Batch, PrivateTrainer
-from .trl_config import trl_config
+from .trl_config import tool_arguments, trl_config
 
 SIGNAL_WINDOW = 2
 """Steps whose groups say whether the signal has run out; a single step may have few groups."""

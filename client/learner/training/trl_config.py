@@ -11,8 +11,12 @@ from typing import Any
 
 import torch
 from trl import GRPOConfig  # pyright: ignore[reportPrivateImportUsage]
+from trl.chat_template_utils import add_response_schema, supports_tool_calling
 
+from ....common.errors import ConfigError
 from ....common.settings.run_config import RunConfig
+from ..models.base_model import Base
+from ..tools import ToolBox
 
 NOT_FOR_TRL = ("max_prompt_length", "lr_scheduler_type", "warmup_ratio", "kl_reference")
 """GRPO settings that fedgrpo implements itself; all the others are passed to TRL unchanged, under its own names."""
@@ -59,3 +63,24 @@ def trl_config(
         save_total_limit=2,
         disable_tqdm=True,
     )
+
+
+def tool_arguments(box: ToolBox, base: Base) -> dict[str, Any]:
+    """Return the arguments of the trainer for a tool box.
+
+    Raises:
+        ConfigError: the model's chat template does not support tools.
+    """
+    if not box:
+        return {}
+    try:
+        if not supports_tool_calling(base.tokenizer):
+            raise ValueError("it does not render tool calls and their results.")
+        if getattr(base.tokenizer, "response_template", None) is None:
+            add_response_schema(base.tokenizer)
+    except ValueError as error:
+        raise ConfigError(
+            f"There are tools, but the chat template of the model in {base.folder} does not support them: {error} "
+            "Use a model of Qwen2.5 or Qwen3, or give the tokenizer a response_template."
+        ) from error
+    return {"tools": list(box.tools), "environment_factory": box.environment}
