@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -85,6 +87,9 @@ def simulate(
     resume: Annotated[
         Path | None, typer.Option(help="Resume the run in this folder.", autocompletion=complete_run)
     ] = None,
+    dashboard: Annotated[
+        bool, typer.Option("--dashboard", help="Show the run on a local page while it runs (fedgrpo dashboard).")
+    ] = False,
     list_settings: Annotated[bool, typer.Option("--list-settings", help="Print the settings and exit.")] = False,
     output: FormatOption = Format.text,
 ) -> None:
@@ -126,7 +131,7 @@ def simulate(
     if list_settings:
         print(config.to_toml() if output is Format.text else json.dumps(config.flat()))
     else:
-        _simulate(config, engine, resume, output)
+        _simulate(config, engine, resume, output, show=dashboard)
 
 
 def _resumed(resume: Path, workers: int | None, changes: list[object]) -> RunConfig:
@@ -165,7 +170,7 @@ def new_run(
     return simulated_settings(config, central=central)
 
 
-def _simulate(config: RunConfig, engine: Engine, resume: Path | None, output: Format) -> None:
+def _simulate(config: RunConfig, engine: Engine, resume: Path | None, output: Format, *, show: bool) -> None:
     """Run the simulation while the live view shows it, then write the report and print the summary."""
     from ..server.run.layout import RunFolder
     from .engine import runner, superlink
@@ -173,7 +178,14 @@ def _simulate(config: RunConfig, engine: Engine, resume: Path | None, output: Fo
     from .report.html import write_report
 
     started = time.monotonic()
-    with live_view.watching(config, resumed=resume is not None):
+    page = nullcontext()
+    if show:
+        from .dashboard.serve import listen_anywhere, serving
+
+        address = listen_anywhere()
+        print(f"Dashboard   {address.url}#/run/{config.output.run}", file=sys.stderr, flush=True)
+        page = serving(Path(config.output.dir), address)
+    with page, live_view.watching(config, resumed=resume is not None):
         real = engine is Engine.superlink or (resume is not None and RunFolder(resume).loopback.exists())
         run = superlink.run_loopback(config) if real else runner.run_simulation(config)
     report_path = write_report(run)

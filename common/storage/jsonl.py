@@ -61,10 +61,20 @@ def read_lines(path: Path) -> list[Entry]:
 
 def numbered_lines(path: Path) -> list[tuple[int, Entry]]:
     """Read as `read_lines` does, each line with its number in the file, from 1."""
-    if not path.exists():
-        return []
-    *whole, _ = path.read_bytes().split(b"\n")
-    return [(number, _entry(path, number, line)) for number, line in enumerate(whole, start=1) if line]
+    return numbered_entries(path, path.read_bytes()) if path.exists() else []
+
+
+def numbered_entries(path: Path, data: bytes, first: int = 1) -> list[tuple[int, Entry]]:
+    """Return the JSON objects of a file's lines, each with its number; an incomplete last line is ignored.
+
+    Args:
+        first: number of the first line of `data`.
+
+    Raises:
+        RunError: a line is not a JSON object; names file and line.
+    """
+    *whole, _ = data.split(b"\n")
+    return [(number, _entry(path, number, line)) for number, line in enumerate(whole, start=first) if line]
 
 
 def _entry(path: Path, number: int, line: bytes) -> Entry:

@@ -151,7 +151,7 @@ class Journal:
         Raises:
             RunError: a line is damaged, or a newer fedgrpo wrote it.
         """
-        lines = read_typed(path, _parsed)
+        lines = read_typed(path, parsed_event)
         formats = [line.format for line in lines if isinstance(line, (Created, Resumed))]
         if max(formats, default=FORMAT) > FORMAT:
             raise RunError(
@@ -191,7 +191,12 @@ def append(path: Path, line: JournalLine, time: float) -> None:
     append_line(path, {"time": fields.pop("time"), "event": NAMES[type(line)], **fields})
 
 
-def _parsed(entry: Entry) -> JournalLine:
+def parsed_event(entry: Entry) -> JournalLine:
+    """Return the typed line of a JSON object.
+
+    Raises:
+        ValueError: a field is missing or has another type; names it.
+    """
     event = entry.get("event")
     if not isinstance(event, str) or event not in EVENTS:
         raise ValueError(f"event is {event!r:.80}, not one of {', '.join(EVENTS)}")

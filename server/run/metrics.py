@@ -6,7 +6,7 @@ A metric is written as `area/name`. Format 1 had names without an area for those
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from ...common.analysis.scores import score
@@ -105,7 +105,7 @@ def read_metrics(path: Path) -> list[MetricsLine]:
     Raises:
         RunError: a line is damaged; names file, line and field.
     """
-    return read_typed(path, _parsed)
+    return read_typed(path, parsed_metrics)
 
 
 def metrics_entry(line: MetricsLine) -> Entry:
@@ -113,8 +113,19 @@ def metrics_entry(line: MetricsLine) -> Entry:
     return {"kind": NAMES[type(line)], **as_entry(line)}
 
 
-def _parsed(entry: Entry) -> MetricsLine:
+def parsed_metrics(entry: Entry) -> MetricsLine:
+    """Return the typed line of a JSON object.
+
+    Raises:
+        ValueError: a field is missing or has another type; names it.
+    """
     kind = entry.get("kind")
     if not isinstance(kind, str) or kind not in KINDS:
         raise ValueError(f"kind is {kind!r:.80}, not one of {', '.join(KINDS)}")
     return parsed(KINDS[kind], entry)
+
+
+def former_names() -> list[tuple[str, str]]:
+    """Return (name, name in format 1) of the metrics of rounds and clients that were renamed."""
+    pairs = [f.metadata["keys"] for kind in (RoundMetrics, ClientMetrics) for f in fields(kind) if "keys" in f.metadata]
+    return [pair for pair in pairs if pair and pair[0] != pair[1]]

@@ -1,0 +1,1 @@
+"""Watching runs: `fedgrpo dashboard`, a local page, and `fedgrpo watch`, the same in a terminal."""
