@@ -180,11 +180,15 @@ def _simulate(config: RunConfig, engine: Engine, resume: Path | None, output: Fo
     started = time.monotonic()
     page = nullcontext()
     if show:
-        from .dashboard.serve import listen_anywhere, serving
+        from ..common.web.serve import listen_anywhere, serving
+        from .dashboard.app import dashboard_app
+        from .dashboard.command import PORT
+        from .dashboard.runs_folder import RunsFolder
 
-        address = listen_anywhere()
+        address = listen_anywhere(PORT)
         print(f"Dashboard   {address.url}#/run/{config.output.run}", file=sys.stderr, flush=True)
-        page = serving(Path(config.output.dir), address)
+        Path(config.output.dir).mkdir(parents=True, exist_ok=True)
+        page = serving(dashboard_app(RunsFolder(Path(config.output.dir))), address)
     with page, live_view.watching(config, resumed=resume is not None):
         real = engine is Engine.superlink or (resume is not None and RunFolder(resume).loopback.exists())
         run = superlink.run_loopback(config) if real else runner.run_simulation(config)

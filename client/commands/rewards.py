@@ -24,8 +24,10 @@ from ..learner.data.cells import as_text
 from ..learner.data.problems import json_lines
 from ..learner.rewards import FUNCTIONS, SETS, Reward, load_rewards
 from ..organisation.columns import check_columns
+from ..playground.command import playground
 
 rewards = typer.Typer(help="List rewards, score completions with them, and write your own.", no_args_is_help=True)
+rewards.command("playground")(playground)
 TEMPLATES = Path(__file__).parent
 Row = dict[str, Any]
 

@@ -18,7 +18,7 @@ from starlette.staticfiles import StaticFiles
 
 from ...common.errors import FedGRPOError
 from ...common.foreign import printable
-from .guard import Guard
+from ...common.web.guard import Guard
 from .run_view import RunView
 from .runs_folder import RunsFolder
 

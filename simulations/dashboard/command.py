@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from ...server.run.completion import complete_run
-from .serve import PORT
+
+PORT = 8017
 
 
 def dashboard(
@@ -32,15 +33,17 @@ def dashboard(
       fedgrpo dashboard
       fedgrpo dashboard federation/runs --port 9000
     """
+    from ...common.web.serve import listen, serve
+    from .app import dashboard_app
     from .runs_folder import RunsFolder
-    from .serve import listen, serve
 
-    count = len(RunsFolder(folder).names())
+    runs = RunsFolder(folder)
+    count = len(runs.names())
     address = listen(host, port)
     print(f"{count} runs in {folder}: {address.url}\nCtrl-C ends it.", file=sys.stderr, flush=True)
     if open_page:
         typer.launch(address.url)
-    serve(folder, address)
+    serve(dashboard_app(runs, token=address.token), address)
 
 
 def watch(

@@ -11,7 +11,9 @@ import pytest
 from browser import browser_page, violations
 from federation import play, settings
 from fedgrpo.common.storage.jsonl import append_line, append_lines
-from fedgrpo.simulations.dashboard.serve import listen, serving
+from fedgrpo.common.web.serve import listen, serving
+from fedgrpo.simulations.dashboard.app import dashboard_app
+from fedgrpo.simulations.dashboard.runs_folder import RunsFolder
 
 pytestmark = pytest.mark.e2e
 EVIL = "<img src=x onerror=window.hacked=1><script>window.hacked=1</script>\x1b[2J"
@@ -26,7 +28,7 @@ def folder(tmp_path):
 def site(folder):
     """Address of a dashboard of a folder that holds one finished run."""
     address = listen("127.0.0.1", 0)
-    with serving(folder.parent, address):
+    with serving(dashboard_app(RunsFolder(folder.parent)), address):
         yield address.url
 
 
@@ -121,7 +123,7 @@ def test_a_live_run_is_watched_to_its_end(tmp_path):
         with browser_page() as page:
             page.goto(url)
             assert page.get_by_role("heading", level=1).inner_text() == "Runs"
-            with serving(tmp_path, address):  # the run's own page ends with it
+            with serving(dashboard_app(RunsFolder(tmp_path)), address):  # the run's own page ends with it
                 deadline = time.monotonic() + 120
                 while not (tmp_path / "live" / "journal.jsonl").exists() and time.monotonic() < deadline:
                     time.sleep(0.2)

@@ -13,16 +13,16 @@ import pytest
 from federation import play, settings
 from fedgrpo.common.errors import ConfigError, RunError
 from fedgrpo.common.storage.jsonl import append_line
+from fedgrpo.common.web.guard import COOKIE, is_loopback
+from fedgrpo.common.web.serve import Address, listen, serving
 from fedgrpo.server.run.journal import Planned, append
 from fedgrpo.server.run.lock import locked
 from fedgrpo.server.run.reader import Run
-from fedgrpo.simulations.dashboard import serve
+from fedgrpo.simulations.dashboard import app
 from fedgrpo.simulations.dashboard.app import dashboard_app
 from fedgrpo.simulations.dashboard.columns import Columns
-from fedgrpo.simulations.dashboard.guard import COOKIE, is_loopback
 from fedgrpo.simulations.dashboard.run_view import RunView
 from fedgrpo.simulations.dashboard.runs_folder import RunsFolder
-from fedgrpo.simulations.dashboard.serve import Address, listen, serving
 from fedgrpo.simulations.dashboard.terminal import watch_run
 from rich.console import Console
 from starlette.testclient import TestClient
@@ -237,7 +237,7 @@ def test_nothing_can_be_changed(folder):
 
 
 def test_the_page_names_no_other_machine():
-    static = Path(serve.__file__).parent / "static"
+    static = Path(app.__file__).parent / "static"
     files = [*static.glob("*"), *static.glob("vendor/*.js"), *static.glob("vendor/*.css")]
     named = {
         url
@@ -252,7 +252,7 @@ def test_the_page_names_no_other_machine():
 def test_a_port_in_use_is_told(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(ConfigError, match=f"cannot listen on 127.0.0.1, port {port}: .*another --port"):
+        with pytest.raises(ConfigError, match=f"cannot be served on 127.0.0.1, port {port}: .*another --port"):
             listen("127.0.0.1", port)
 
 
@@ -280,7 +280,7 @@ def test_an_event_is_told_within_two_seconds(folder):
                     return
 
     with (
-        serving(folder.parent, Address(address.socket, "127.0.0.1", "")),
+        serving(dashboard_app(RunsFolder(folder.parent)), Address(address.socket, "127.0.0.1", "")),
         httpx.stream(
             "GET", f"http://127.0.0.1:{port}/api/changes", params={"run": folder.name}, timeout=20
         ) as response,

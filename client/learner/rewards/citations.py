@@ -26,7 +26,10 @@ def answer_precision(completions: Sequence[str], answer: Sequence[str], **_: obj
     >>> answer_precision(["<answer>the Seine [d1]</answer>", "<answer>Seine or Rhine</answer>"], answer=["Seine"] * 2)
     [1.0, 0.3846153846153846]
     """
-    return [_f_half(_words(_answer_text(text)), _words(right)) for text, right in zip(completions, answer, strict=True)]
+    return [
+        _f_half(content_words(answer_text(text)), content_words(right))
+        for text, right in zip(completions, answer, strict=True)
+    ]
 
 
 def citation_support(
@@ -48,18 +51,20 @@ def citation_support(
     >>> citation_support(texts, ["the Seine"] * 4, documents=[documents] * 4)
     [1.0, 0.5, 0.0, 0.0]
     """
-    texts = [_documents(each) for each in column("citation-support", "documents", documents)]
-    named = [None] * len(texts) if sources is None else [_ids(each) for each in sources]
+    texts = [read_documents(each) for each in column("citation-support", "documents", documents)]
+    named = [None] * len(texts) if sources is None else [read_ids(each) for each in sources]
     rows = zip(completions, answer, texts, named, strict=True)
-    return [_supported(text, _supporting(right, each, ids) & each.keys()) for text, right, each, ids in rows]
+    return [_supported(text, supporting(right, each, ids) & each.keys()) for text, right, each, ids in rows]
 
 
-def _answer_text(text: str) -> str:
+def answer_text(text: str) -> str:
+    """Return the answer in a completion, without its citations."""
     final = final_answer(text)
     return CITED.sub(" ", after_thought(text) if final is None else final)
 
 
-def _words(text: str) -> list[str]:
+def content_words(text: str) -> list[str]:
+    """Return the words of a text that count: without case, articles and the like."""
     return [word for word in WORD.findall(text.casefold()) if word not in EMPTY_WORDS]
 
 
@@ -71,7 +76,8 @@ def _f_half(answer: list[str], right: list[str]) -> float:
     return 1.25 * precision * recall / (0.25 * precision + recall)
 
 
-def _documents(value: Any) -> Mapping[str, str]:
+def read_documents(value: Any) -> Mapping[str, str]:
+    """Return the documents of a row by their ids."""
     documents = from_json("citation-support", "documents", value)
     try:
         is_mapping = isinstance(documents, dict)
@@ -81,14 +87,15 @@ def _documents(value: Any) -> Mapping[str, str]:
         raise ValueError('citation-support needs documents as {id: text} or [{"id": ..., "text": ...}]') from error
 
 
-def _ids(value: Any) -> frozenset[str]:
+def read_ids(value: Any) -> frozenset[str]:
+    """Return the ids in a row's column `sources`."""
     ids = from_json("citation-support", "sources", value)
     if not isinstance(ids, list):
         raise ValueError("citation-support needs a JSON list of ids in the column 'sources'")
     return frozenset(str(each) for each in ids)
 
 
-def _supporting(right: str, documents: Mapping[str, str], ids: frozenset[str] | None) -> frozenset[str]:
+def supporting(right: str, documents: Mapping[str, str], ids: frozenset[str] | None) -> frozenset[str]:
     """Return the ids of the documents that support an answer."""
     if ids is not None:
         return ids
@@ -97,7 +104,7 @@ def _supporting(right: str, documents: Mapping[str, str], ids: frozenset[str] | 
 
 
 def _phrase(text: str) -> str:
-    return f" {' '.join(_words(text))} "
+    return f" {' '.join(content_words(text))} "
 
 
 def _supported(text: str, supporting: frozenset[str]) -> float:

@@ -104,7 +104,7 @@ def _holds_json(text: str) -> bool:
 
 
 def _fits(text: str, schema: str) -> bool:
-    validator = _validator(schema)
+    validator = schema_validator(schema)
     try:
         return validator.is_valid(read_json(text))
     except (NoJSON, RecursionError):
@@ -112,7 +112,8 @@ def _fits(text: str, schema: str) -> bool:
 
 
 @functools.lru_cache(maxsize=64)
-def _validator(schema: str) -> Any:
+def schema_validator(schema: str) -> Any:
+    """Return the validator of a JSON Schema, which follows no references to other documents."""
     from jsonschema import Draft202012Validator, SchemaError
     from jsonschema.validators import validator_for
     from referencing import Registry
@@ -128,20 +129,21 @@ def _validator(schema: str) -> Any:
 
 def _share(text: str, right: Any) -> float:
     try:
-        values = dict(_fields(read_json(text)))
+        values = dict(leaves(read_json(text)))
     except NoJSON:
         return 0.0
-    references = dict(_fields(right))
-    equal = sum(_same(values[path], references[path]) for path in values.keys() & references.keys())
+    references = dict(leaves(right))
+    equal = sum(same_leaf(values[path], references[path]) for path in values.keys() & references.keys())
     return equal / len(values.keys() | references.keys())
 
 
-def _same(one: Any, other: Any) -> bool:
+def same_leaf(one: Any, other: Any) -> bool:
+    """Return whether two values of a field are equal: texts without case, numbers as numbers."""
     texts = isinstance(one, str) and isinstance(other, str)
     return same_value(one, other) or (texts and same_answer(one, other))
 
 
-def _fields(document: Any) -> Iterator[tuple[tuple[str | int, ...], Any]]:
+def leaves(document: Any) -> Iterator[tuple[tuple[str | int, ...], Any]]:
     """Yield (path, value) of each leaf; an empty object or list is a leaf. Not recursive: models nest deeply."""
     todo: list[tuple[tuple[str | int, ...], Any]] = [((), document)]
     while todo:

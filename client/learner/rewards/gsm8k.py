@@ -58,7 +58,7 @@ def number_present(completions: Sequence[str], answer: Sequence[str], **_: objec
     [0.5, 0.0]
     """
     pairs = zip(completions, answer, strict=True)
-    return [0.5 if _among_the_last(text, as_number(right)) else 0.0 for text, right in pairs]
+    return [0.5 if among_the_last(text, as_number(right)) else 0.0 for text, right in pairs]
 
 
 def integer(completions: Sequence[str], **_: object) -> list[float]:
@@ -115,7 +115,8 @@ def _hash_answer(text: str) -> str | None:
     return number if HASHES.findall(text) == ["####"] and as_number(number) is not None else None
 
 
-def _among_the_last(text: str, right: Decimal | None) -> bool:
+def among_the_last(text: str, right: Decimal | None) -> bool:
+    """Return whether a number is among the last LAST_NUMBERS of a text."""
     return right is not None and any(as_number(number) == right for number in last_numbers(text, LAST_NUMBERS))
 
 

@@ -48,7 +48,7 @@ def repetition_penalty(completions: Sequence[str], **_: object) -> list[float]:
     >>> round(repetition_penalty(["#### " * 200])[0], 2)
     -1.0
     """
-    return [-max(0.0, _repeated(text) - FREE_SHARE) / (1 - FREE_SHARE) or 0.0 for text in completions]
+    return [-max(0.0, repeated_share(text) - FREE_SHARE) / (1 - FREE_SHARE) or 0.0 for text in completions]
 
 
 def truncation_penalty(
@@ -67,7 +67,8 @@ def truncation_penalty(
     return [-1.0 if cut else 0.0 for cut in truncated]
 
 
-def _repeated(text: str) -> float:
+def repeated_share(text: str) -> float:
+    """Return the share of a text's 4-grams that occurred before in it."""
     pieces = PIECE.findall(text)
     grams = list(zip(*(pieces[start:] for start in range(NGRAM)), strict=False))
     return 1 - len(set(grams)) / len(grams) if grams else 0.0

@@ -59,7 +59,7 @@ def read_code(text: str) -> str | None:
 
 def _code_tests(completions: Sequence[str], answer: Sequence[Any], *, unsafe: bool) -> list[float]:
     require(unsafe=unsafe)
-    tests = [_tests(each) for each in answer]
+    tests = [read_tests(each) for each in answer]
     codes = [read_code(text) for text in completions]
     pairs = list(zip(codes, tests, strict=True))
     once = list(dict.fromkeys((code, each.function, each.arguments) for code, each in pairs if code is not None))
@@ -75,7 +75,8 @@ def _passed(outcomes: list[Outcome], tests: Tests) -> float:
     return 1.0 if all(isinstance(o, Returned) and same_value(o.value, right) for o, right in pairs) else 0.0
 
 
-def _tests(value: Any) -> Tests:
+def read_tests(value: Any) -> Tests:
+    """Return the tests in a row's answer."""
     raw = from_json("code-tests", "answer", value)
     try:
         cases = [(list(each["args"]), each["result"]) for each in raw["tests"]]

@@ -1,4 +1,4 @@
-"""Serving the dashboard: address, token, and the process or thread it runs in."""
+"""Serving a local page: address, token, and the process or thread it runs in."""
 
 from __future__ import annotations
 
@@ -7,21 +7,17 @@ import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import uvicorn
+from starlette.types import ASGIApp
 
-from ...common.errors import ConfigError
-from .app import dashboard_app
+from ..errors import ConfigError
 from .guard import is_loopback, new_token
-from .runs_folder import RunsFolder
-
-PORT = 8017
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a dashboard is served."""
+    """Where a page is served."""
 
     socket: socket.socket
     host: str
@@ -52,30 +48,29 @@ def listen(host: str, port: int) -> Address:
         taken.close()
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(
-            f"The dashboard cannot listen on {host}, port {port}: {reason}. Another one may be running there; give "
+            f"The page cannot be served on {host}, port {port}: {reason}. Another one may be running there; give "
             "another --port, or --port 0 for any that is free."
         ) from error
     return Address(taken, host, "" if is_loopback(host) else new_token())
 
 
-def listen_anywhere() -> Address:
-    """Take the usual port on this machine, or another one if that is in use."""
+def listen_anywhere(port: int) -> Address:
+    """Take a port on this machine, or another one if that is in use."""
     try:
-        return listen("127.0.0.1", PORT)
+        return listen("127.0.0.1", port)
     except ConfigError:
         return listen("127.0.0.1", 0)
 
 
-def serve(folder: Path, address: Address) -> None:
-    """Serve the runs of a folder until the process is interrupted."""
-    _server(folder, address).run(sockets=[address.socket])
+def serve(app: ASGIApp, address: Address) -> None:
+    """Serve an application until the process is interrupted."""
+    _server(app).run(sockets=[address.socket])
 
 
 @contextmanager
-def serving(folder: Path, address: Address) -> Generator[None]:
+def serving(app: ASGIApp, address: Address) -> Generator[None]:
     """Serve in a thread while the block runs."""
-    folder.mkdir(parents=True, exist_ok=True)
-    server = _server(folder, address)
+    server = _server(app)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [address.socket]}, daemon=True)
     thread.start()
     try:
@@ -85,6 +80,5 @@ def serving(folder: Path, address: Address) -> Generator[None]:
         thread.join(timeout=5)
 
 
-def _server(folder: Path, address: Address) -> uvicorn.Server:
-    app = dashboard_app(RunsFolder(folder), token=address.token)
+def _server(app: ASGIApp) -> uvicorn.Server:
     return uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=1))

@@ -1,4 +1,4 @@
-"""Who may see the dashboard: this machine; others with a token, over an address that was asked for."""
+"""Who may open a local page: this machine; others with a token, over an address that was asked for."""
 
 from __future__ import annotations
 
@@ -55,8 +55,11 @@ class Guard:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
+        host, origin = headers.get("host", ""), headers.get("origin", "")
         given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
-        if not self._token and _name(headers.get("host", "")) not in LOCAL_NAMES:
+        if scope["method"] not in ("GET", "HEAD") and origin.partition("://")[2] not in ("", host):
+            await self._refuse(403, "Another page may not ask this one.", scope, receive, send)
+        elif not self._token and _name(host) not in LOCAL_NAMES:
             await self._refuse(421, "Open this page as http://localhost.", scope, receive, send)
         elif self._token and not self._knows(given) and not self._knows(_cookie(headers)):
             await self._refuse(401, "Give the token that the command printed: ?token=...", scope, receive, send)

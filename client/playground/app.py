@@ -1,0 +1,92 @@
+"""The playground's page and its JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from ...common.errors import FedGRPOError
+from ...common.foreign import printable
+from ...common.web.guard import Guard
+from .scoring import Refused, Workbench
+
+STATIC = Path(__file__).parent / "static"
+LONGEST_REQUEST = 2_000_000
+"""Bytes."""
+
+
+def playground_app(bench: Workbench, *, token: str = "") -> Starlette:
+    """Return the application that scores what its page sends."""
+    answers = _Answers(bench)
+    return Starlette(
+        routes=[
+            Route("/", lambda request: FileResponse(STATIC / "index.html")),
+            Route("/api/start", answers.start),
+            Route("/api/version", answers.version),
+            Route("/api/spread", answers.spread),
+            Route("/api/score", answers.score, methods=["POST"]),
+            Mount("/static", StaticFiles(directory=STATIC)),
+        ],
+        middleware=[Middleware(Guard, token=token)],
+        exception_handlers={FedGRPOError: _told, Refused: _told},
+    )
+
+
+class _Answers:
+    """The answers. Rewards run one request at a time: an organisation's function need not be made for two."""
+
+    def __init__(self, bench: Workbench) -> None:
+        self._bench, self._scoring = bench, asyncio.Lock()
+
+    async def start(self, request: Request) -> Response:
+        spec = request.query_params.get("rewards", "") or self._bench.choices[0]
+        bench = self._bench
+        if spec not in bench.choices:
+            raise Refused(f"{spec!r:.80} is not one of the rewards that this page may use")
+        number = request.query_params.get("group", "")
+        known = number.isdigit() and int(number) < len(bench.groups)
+        example = bench.groups[int(number)] if known else bench.start(spec)
+        given = {"choices": bench.choices, "own": bench.own_spec, "groups": len(bench.groups)}
+        return JSONResponse({**given, "rewards": spec, "example": example, "version": bench.version()})
+
+    async def version(self, request: Request) -> Response:
+        return JSONResponse(self._bench.version())
+
+    async def spread(self, request: Request) -> Response:
+        spec = request.query_params.get("rewards", "")
+        return await self._run(lambda: self._bench.spread(spec))
+
+    async def score(self, request: Request) -> Response:
+        if request.headers.get("content-type", "").partition(";")[0] != "application/json":
+            raise Refused("the request is not JSON")
+        body = bytearray()
+        async for part in request.stream():
+            body += part
+            if len(body) > LONGEST_REQUEST:
+                raise Refused(f"the request is longer than {LONGEST_REQUEST} bytes")
+        try:
+            asked = json.loads(body)
+        except (ValueError, RecursionError) as error:
+            raise Refused("the request is not JSON") from error
+        if not isinstance(asked, dict):
+            raise Refused("the request is not an object")
+        return await self._run(lambda: self._bench.score(asked))
+
+    async def _run(self, work: Callable[[], Any]) -> Response:
+        async with self._scoring:
+            return JSONResponse(await run_in_threadpool(work))
+
+
+async def _told(request: Request, error: Exception) -> Response:
+    return JSONResponse({"error": printable(str(error))}, 422)
