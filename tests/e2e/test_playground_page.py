@@ -95,5 +95,5 @@ def test_completions_stay_text_and_groups_can_be_changed(site):
         page.get_by_role("button", name="Remove").last.click()
         assert page.locator(".completion").count() == 3
         page.locator("#rewards").select_option("extraction")
-        page.get_by_text("name is missing").first.wait_for()
+        page.get_by_text("age is missing, and should be 4").first.wait_for()
         assert page.get_by_label("Column schema").count() == 1
