@@ -50,22 +50,22 @@ class _Answers:
         self._bench, self._scoring = bench, asyncio.Lock()
 
     async def start(self, request: Request) -> Response:
-        spec = request.query_params.get("rewards", "") or self._bench.choices[0]
         bench = self._bench
+        spec = request.query_params.get("rewards", "") or bench.spec
         if spec not in bench.choices:
             raise Refused(f"{spec!r:.80} is not one of the rewards that this page may use")
         number = request.query_params.get("group", "")
-        known = number.isdigit() and int(number) < len(bench.groups)
-        example = bench.groups[int(number)] if known else bench.start(spec)
-        given = {"choices": bench.choices, "own": bench.own_spec, "groups": len(bench.groups)}
+        groups = bench.groups if spec == bench.spec else []
+        known = number.isdigit() and int(number) < len(groups)
+        example = groups[int(number)] if known else bench.start(spec)
+        given = {"choices": bench.choices, "own": bench.own_spec, "groups": len(groups)}
         return JSONResponse({**given, "rewards": spec, "example": example, "version": bench.version()})
 
     async def version(self, request: Request) -> Response:
         return JSONResponse(self._bench.version())
 
     async def spread(self, request: Request) -> Response:
-        spec = request.query_params.get("rewards", "")
-        return await self._run(lambda: self._bench.spread(spec))
+        return await self._run(self._bench.spread)
 
     async def score(self, request: Request) -> Response:
         if request.headers.get("content-type", "").partition(";")[0] != "application/json":

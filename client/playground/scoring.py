@@ -43,6 +43,8 @@ class Workbench:
             ConfigError, DataError: the rewards or the data cannot be read.
         """
         self.own_spec = spec
+        self.spec = spec or next(iter(PRESETS))
+        """What the page begins with, and what the samples of `data` are scored by."""
         self._files = [Path(part.partition("=")[0].partition(":")[0].strip()).expanduser() for part in spec.split(",")]
         self._files = [path for path in self._files if path.suffix == ".py"]
         self._loaded: dict[str, tuple[str, tuple[Reward, ...]]] = {}
@@ -81,7 +83,7 @@ class Workbench:
 
     def start(self, spec: str) -> Row:
         """Return what the page begins with for a specification: a problem and completions."""
-        if spec == self.own_spec and self.groups:
+        if spec == self.spec and self.groups:
             return self.groups[0]
         return {"columns": {}, **PRESETS.get(spec, PRESETS["gsm8k"])}
 
@@ -113,9 +115,9 @@ class Workbench:
             "signal": bool(result.signal[0]),
         }
 
-    def spread(self, spec: str) -> dict[str, Any]:
-        """Return how many groups of the data have a signal under some rewards: without one, nothing is learned."""
-        chosen = self.rewards(spec)
+    def spread(self) -> dict[str, Any]:
+        """Return how many groups of the data have no signal: nothing is learned from those."""
+        chosen = self.rewards(self.spec)
         weights = [reward.weight for reward in chosen]
         silent = []
         for number, group in enumerate(self.groups):

@@ -159,7 +159,8 @@ def test_samples_of_a_model_are_grouped_and_silent_groups_counted(tmp_path):
     start = client.get("/api/start").json()
     assert (start["groups"], start["example"]["completions"]) == (2, ["<answer>4</answer>", "4"])
     assert client.get("/api/start?group=1").json()["example"]["answer"] == "5"
-    assert client.get("/api/spread?rewards=correctness").json() == {"groups": 2, "silent": [1]}
+    assert client.get("/api/start?rewards=extraction&group=1").json()["groups"] == 0
+    assert client.get("/api/spread").json() == {"groups": 2, "silent": [1]}
 
 
 def test_what_the_command_names_must_be_there(tmp_path):

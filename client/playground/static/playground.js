@@ -48,11 +48,12 @@ async function begin(rewards = "", group = "") {
   drawColumns();
   drawCompletions();
   await score();
+  byId("spread").textContent = "";
   if (start.groups) await showSpread();
 }
 
 async function showSpread() {
-  const found = await ask(`spread?${new URLSearchParams({ rewards: byId("rewards").value })}`);
+  const found = await ask("spread");
   const share = found.silent.length / found.groups;
   byId("spread").textContent = word("spread", { silent: found.silent.length || "0", groups: found.groups, share: Math.round(100 * share) }) + (share > 0.5 ? ` ${word("spread-bad")}` : "");
   byId("spread").className = share > 0.5 ? "warn" : "quiet";
