@@ -72,16 +72,26 @@ def partition(
 
 def report(
     folder: Annotated[Path, typer.Argument(help="A run folder.", autocompletion=complete_run)],
+    figures: Annotated[
+        Path | None, typer.Option(help="Folder to write every figure to, as SVG and PNG for a paper.")
+    ] = None,
     output: FormatOption = Format.text,
 ) -> None:
     """Write report.html of a run: one file with curves, classes, bytes and samples that opens in any browser.
 
-    [bold]Example[/bold]
+    [bold]Examples[/bold]
 
       fedgrpo report runs/builtin-20260101-120000
+      fedgrpo report runs/builtin-20260101-120000 --figures figures/
     """
     from ..server.run.reader import Run
+    from .report.figures import write_figures
     from .report.html import write_report
 
-    path = write_report(Run.read(folder))
-    print(json.dumps({"report": str(path)}) if output is Format.json else f"Wrote {path}")
+    run = Run.read(folder)
+    path = write_report(run)
+    written = [str(each) for each in write_figures(run, figures)] if figures else []
+    if output is Format.json:
+        print(json.dumps({"report": str(path), "figures": written}))
+    else:
+        print(f"Wrote {path}" + (f"\nWrote {len(written)} figures to {figures}" if written else ""))

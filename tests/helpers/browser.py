@@ -44,5 +44,5 @@ def violations(page: Any) -> list[str]:
 
 def _only_local(url: str, errors: list[str]) -> None:
     place = urlsplit(url)
-    if place.scheme not in ("data", "blob") and place.hostname not in ("127.0.0.1", "localhost"):
+    if place.scheme not in ("data", "blob", "file") and place.hostname not in ("127.0.0.1", "localhost"):
         errors.append(f"a request left this machine: {url}")
