@@ -18,7 +18,7 @@ from ..builtin.templates import NAMES
 
 FILE = Path(__file__).parent / "templates.toml"
 OPERATIONS = {"+": "plus", "-": "minus", "*": "times", "/": "divided by"}
-ONE_STEP_SHARE = 0.7
+ONE_STEP_SHARE = 0.85
 """Right answers pay early: most problems have one step."""
 LARGEST = 60
 """No number of a problem or of its solution is larger."""
