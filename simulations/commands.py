@@ -87,6 +87,7 @@ def simulate(
     resume: Annotated[
         Path | None, typer.Option(help="Resume the run in this folder.", autocompletion=complete_run)
     ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show nothing but the result, or the error.")] = False,
     dashboard: Annotated[
         bool, typer.Option("--dashboard", help="Show the run on a local page while it runs (fedgrpo dashboard).")
     ] = False,
@@ -131,7 +132,7 @@ def simulate(
     if list_settings:
         print(config.to_toml() if output is Format.text else json.dumps(config.flat()))
     else:
-        _simulate(config, engine, resume, output, show=dashboard)
+        _simulate(config, engine, resume, output, show=dashboard, quiet=quiet)
 
 
 def _resumed(resume: Path, workers: int | None, changes: list[object]) -> RunConfig:
@@ -170,7 +171,9 @@ def new_run(
     return simulated_settings(config, central=central)
 
 
-def _simulate(config: RunConfig, engine: Engine, resume: Path | None, output: Format, *, show: bool) -> None:
+def _simulate(
+    config: RunConfig, engine: Engine, resume: Path | None, output: Format, *, show: bool, quiet: bool
+) -> None:
     """Run the simulation while the live view shows it, then write the report and print the summary."""
     from ..server.run.layout import RunFolder
     from .engine import runner, superlink
@@ -189,7 +192,7 @@ def _simulate(config: RunConfig, engine: Engine, resume: Path | None, output: Fo
         print(f"Dashboard   {address.url}#/run/{config.output.run}", file=sys.stderr, flush=True)
         Path(config.output.dir).mkdir(parents=True, exist_ok=True)
         page = serving(dashboard_app(RunsFolder(Path(config.output.dir))), address)
-    with page, live_view.watching(config, resumed=resume is not None):
+    with page, live_view.watching(config, resumed=resume is not None, quiet=quiet):
         real = engine is Engine.superlink or (resume is not None and RunFolder(resume).loopback.exists())
         run = superlink.run_loopback(config) if real else runner.run_simulation(config)
     report_path = write_report(run)

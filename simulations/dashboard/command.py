@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from ...common.cli.options import Format, FormatOption
 from ...server.run.completion import complete_run
 
 PORT = 8017
@@ -48,16 +50,21 @@ def dashboard(
 
 def watch(
     folder: Annotated[Path, typer.Argument(help="A run folder.", autocompletion=complete_run)],
+    output: FormatOption = Format.text,
 ) -> None:
     """Watch one run in the terminal until it ends, whichever process works on it.
 
-    Without a terminal, prints a line for each event, those so far first.
+    Without a terminal, prints a line for each event, those so far first; with --format json each as a JSON object.
 
     [bold]Examples[/bold]
 
       fedgrpo watch runs/builtin-20260101-120000
-      fedgrpo watch federation/runs/first
+      fedgrpo watch federation/runs/first --format json
     """
-    from .terminal import watch_run
+    from .terminal import follow_events, watch_run
 
-    watch_run(folder)
+    if output is Format.json:
+        for event in follow_events(folder):
+            print(json.dumps(event), flush=True)
+    else:
+        watch_run(folder)

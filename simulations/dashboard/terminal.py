@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -24,30 +25,40 @@ TROUBLE = ("VOID", "WARNED", "WITHHELD")
 
 
 def watch_run(folder: Path, console: Console | None = None) -> None:
-    """Show a run until it has ended.
+    """Show a run until it has ended: a picture on a terminal, a line for each event elsewhere.
 
     Raises:
         ConfigError: the folder holds no run.
         RunError: a file is damaged.
     """
     console = console or Console()
+    if not console.is_terminal:
+        for event in follow_events(folder):
+            console.print(Text(_line(event)))
+        return
     view = RunView(folder, folder.name)
     view.update()
-    if console.is_terminal:
-        with Live(_picture(view.overview()), console=console, refresh_per_second=2) as live:
-            while view.state() not in ENDED:
-                time.sleep(LOOK_S)
-                view.update()
-                live.update(_picture(view.overview()))
-        return
-    printed = 0
+    with Live(_picture(view.overview()), console=console, refresh_per_second=2) as live:
+        while view.state() not in ENDED:
+            time.sleep(LOOK_S)
+            view.update()
+            live.update(_picture(view.overview()))
+
+
+def follow_events(folder: Path) -> Iterator[dict[str, Any]]:
+    """Yield the events of a run, those so far first, until it has ended: `time` (seconds since 1970), `event`, `text`.
+
+    Raises:
+        ConfigError: the folder holds no run.
+        RunError: a file is damaged.
+    """
+    view, told = RunView(folder, folder.name), 0
+    view.update()
     while True:
         state = view.state()
         view.update()
-        events = view.events()
-        for event in events[printed:]:
-            console.print(Text(_line(event)))
-        printed = len(events)
+        yield from view.events()[told:]
+        told = len(view.events())
         if state in ENDED:
             return
         time.sleep(LOOK_S)

@@ -36,11 +36,15 @@ TROUBLE = (
 
 
 @contextmanager
-def watching(config: RunConfig, *, resumed: bool) -> Iterator[None]:
-    """Show events on stderr while the block runs: a live picture on a terminal, plain lines elsewhere."""
-    console = Console(stderr=True)
+def watching(config: RunConfig, *, resumed: bool, quiet: bool = False) -> Iterator[None]:
+    """Show events on stderr while the block runs: a live picture on a terminal, plain lines elsewhere.
+
+    Args:
+        quiet: show nothing at all.
+    """
+    console = Console(stderr=True, quiet=quiet)
     logger = logging.getLogger("fedgrpo")
-    handler = _LiveView(config) if console.is_terminal else _PlainLines(sys.stderr)
+    handler = logging.NullHandler() if quiet else _LiveView(config) if console.is_terminal else _PlainLines(sys.stderr)
     logger.setLevel(logging.INFO)
     logger.propagate = False
     logger.addHandler(handler)

@@ -304,6 +304,15 @@ def test_watch_prints_what_happened_and_ends_with_the_run(folder):
     assert lines[-1].endswith(f"finished after round {len(Run.read(folder).rounds)}")
 
 
+def test_watch_prints_events_as_json_lines(folder, run):
+    status, out, _ = run("watch", folder, "--format", "json")
+    events = [json.loads(line) for line in out.splitlines()]
+    assert status == 0
+    assert events[0]["event"] == "CREATED"
+    assert events[-1]["event"] == "FINISHED"
+    assert all(event["time"] > 0 and event["text"] for event in events)
+
+
 def test_watch_draws_a_picture_on_a_terminal(folder):
     console = Console(width=120, record=True, force_terminal=True)
     watch_run(folder, console)

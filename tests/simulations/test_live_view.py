@@ -9,7 +9,7 @@ from fedgrpo.common.messages.messages import Tally
 from fedgrpo.server.run import events
 from fedgrpo.simulations.engine.progress import LOGGER, Reporter
 from fedgrpo.simulations.engine.runner import scenario
-from fedgrpo.simulations.report.live_view import _LiveView, _PlainLines
+from fedgrpo.simulations.report.live_view import _LiveView, _PlainLines, watching
 from rich.console import Console
 
 
@@ -83,3 +83,11 @@ def test_plain_lines_say_that_an_evaluation_began_and_leave_out_its_batches():
     assert stream.getvalue() == ""
     assert str(events.EvaluationStarted(0, "greedy", ("a", "b"))) == "before round 1: 2 clients evaluate (greedy)"
     assert str(events.EvaluationStarted(3, "sampled", ("a",))) == "after round 3: 1 client evaluate (sampled)"
+
+
+def test_quiet_shows_nothing(capsys):
+    with watching(scenario("builtin"), resumed=False, quiet=True):
+        events.emit(events.EvaluationStarted(0, "greedy", ("client-0", "client-1")))
+        logging.getLogger("fedgrpo").warning("a warning")
+    out, err = capsys.readouterr()
+    assert out + err == ""

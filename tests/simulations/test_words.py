@@ -12,7 +12,7 @@ from fedgrpo.simulations.engine.datasets import demonstrations, load_problems
 from fedgrpo.simulations.engine.runner import scenario
 from fedgrpo.simulations.engine.start import started
 from fedgrpo.simulations.study import session
-from fedgrpo.simulations.words.world import LARGEST, problems, templates
+from fedgrpo.simulations.words.world import LARGEST, ONE_STEP_SHARE, problems, templates
 
 WORDS = RunConfig().with_values({"simulation.dataset": "words", "simulation.system-prompt": "hash"})
 
@@ -55,7 +55,7 @@ def test_problems_differ_and_topics_and_operations_are_even():
     assert len({worked.question for worked in drawn}) == 1200
     assert set(collections.Counter(worked.template.topic for worked in drawn).values()) == {300}
     one_step = [worked for worked in drawn if len(worked.steps) == 1]
-    assert len(one_step) / 1200 == pytest.approx(0.7, abs=0.04)
+    assert len(one_step) / 1200 == pytest.approx(ONE_STEP_SHARE, abs=0.04)
     for count in collections.Counter(worked.template.operations for worked in one_step).values():
         assert count / len(one_step) == pytest.approx(0.25, abs=0.05)
     assert problems("train", 20, 5) == drawn[:20] != problems("train", 20, 6)
