@@ -1,0 +1,1 @@
+"""A Flower app that runs fedgrpo, as it is installed."""
