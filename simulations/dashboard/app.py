@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 from starlette.applications import Starlette
@@ -19,6 +20,7 @@ from starlette.staticfiles import StaticFiles
 from ...common.errors import FedGRPOError
 from ...common.foreign import printable
 from ...common.web.guard import Guard
+from .egress_view import EgressView
 from .run_view import RunView
 from .runs_folder import RunsFolder
 
@@ -51,6 +53,47 @@ def dashboard_app(folder: RunsFolder, *, token: str = "") -> Starlette:
     )
 
 
+def organisation_app(view: EgressView, *, token: str = "") -> Starlette:
+    """Return the application that shows an organisation what has left it."""
+
+    async def egress(request: Request) -> Response:
+        await run_in_threadpool(view.update)
+        return JSONResponse(view.overview())
+
+    async def version() -> object:
+        await run_in_threadpool(view.update)
+        return view.version
+
+    async def changes(request: Request) -> Response:
+        return StreamingResponse(_told_of(version, LOOK_S), media_type="text/event-stream")
+
+    return Starlette(
+        routes=[
+            Route("/", lambda request: FileResponse(STATIC / "organisation.html")),
+            Route("/api/egress", egress),
+            Route("/api/changes", changes),
+            Mount("/static", StaticFiles(directory=STATIC)),
+        ],
+        middleware=[Middleware(Guard, token=token)],
+        exception_handlers={FedGRPOError: _told},
+    )
+
+
+async def _told_of(version: Callable[[], Awaitable[object]], seconds: float) -> AsyncIterator[str]:
+    """Yield an event whenever a version has changed."""
+    yield "retry: 2000\n\n"
+    last: object = None
+    while True:
+        try:
+            now = await version()
+        except (FedGRPOError, HTTPException):
+            now = "gone"
+        if now != last:
+            yield f"data: {json.dumps(now)}\n\n"
+            last = now
+        await asyncio.sleep(seconds)
+
+
 class _Views:
     """The answers. Files are read in threads, one at a time, as a view is not made for two."""
 
@@ -77,20 +120,10 @@ class _Views:
         name = request.query_params.get("run", "")
         if name:
             await self._version(name)
-        return StreamingResponse(self._changes(name), media_type="text/event-stream")
-
-    async def _changes(self, name: str) -> AsyncIterator[str]:
-        yield "retry: 2000\n\n"
-        last: object = None
-        while True:
-            try:
-                now: object = await (self._version(name) if name else self._versions())
-            except (FedGRPOError, HTTPException):
-                now = "gone"
-            if now != last:
-                yield f"data: {json.dumps(now)}\n\n"
-                last = now
-            await asyncio.sleep(LOOK_S if name else LOOK_S * LIST_EVERY)
+        version = functools.partial(self._version, name) if name else self._versions
+        return StreamingResponse(
+            _told_of(version, LOOK_S if name else LOOK_S * LIST_EVERY), media_type="text/event-stream"
+        )
 
     async def _version(self, name: str) -> list[object]:
         async with self._reading:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from pathlib import Path
@@ -18,7 +19,10 @@ PORT = 8017
 def dashboard(
     folder: Annotated[
         Path,
-        typer.Argument(help="A folder of runs: a simulation's --out, an operator's, a study's, or one run."),
+        typer.Argument(
+            help="A folder of runs: a simulation's --out, an operator's, a study's, or one run. Or an organisation's "
+            "file, for what has left it."
+        ),
     ] = Path("runs"),
     port: Annotated[int, typer.Option(help="Port; 0 takes any that is free.", min=0, max=65535)] = PORT,
     host: Annotated[
@@ -34,18 +38,26 @@ def dashboard(
 
       fedgrpo dashboard
       fedgrpo dashboard federation/runs --port 9000
+      fedgrpo dashboard clinic.toml               what has left the organisation
     """
+    from ...client.organisation.settings import OrganisationFile
     from ...common.web.serve import listen, serve
-    from .app import dashboard_app
+    from .app import dashboard_app, organisation_app
+    from .egress_view import EgressView
     from .runs_folder import RunsFolder
 
-    runs = RunsFolder(folder)
-    count = len(runs.names())
+    if folder.suffix == ".toml":
+        organisation = OrganisationFile.read(folder)
+        shown = f"What has left {organisation.name}"
+        app = functools.partial(organisation_app, EgressView(organisation.egress_record, organisation.name))
+    else:
+        runs = RunsFolder(folder)
+        shown, app = f"{len(runs.names())} runs in {folder}", functools.partial(dashboard_app, runs)
     address = listen(host, port)
-    print(f"{count} runs in {folder}: {address.url}\nCtrl-C ends it.", file=sys.stderr, flush=True)
+    print(f"{shown}: {address.url}\nCtrl-C ends it.", file=sys.stderr, flush=True)
     if open_page:
         typer.launch(address.url)
-    serve(dashboard_app(runs, token=address.token), address)
+    serve(app(token=address.token), address)
 
 
 def watch(

@@ -12,7 +12,8 @@ from browser import browser_page, violations
 from federation import play, settings
 from fedgrpo.common.storage.jsonl import append_line, append_lines
 from fedgrpo.common.web.serve import listen, serving
-from fedgrpo.simulations.dashboard.app import dashboard_app
+from fedgrpo.simulations.dashboard.app import dashboard_app, organisation_app
+from fedgrpo.simulations.dashboard.egress_view import EgressView
 from fedgrpo.simulations.dashboard.runs_folder import RunsFolder
 
 pytestmark = pytest.mark.e2e
@@ -159,3 +160,27 @@ def test_a_long_run_opens_quickly(folder, site):
         page.get_by_text("100 lines; names and values in the table").first.wait_for()
     print(f"1,000 rounds of 100 clients: {seconds:.1f} s")
     assert seconds < 30  # benchmarks/dashboard.py has the claim, this is no timed test
+
+
+@pytest.mark.parametrize(("width", "theme"), [(1280, "light"), (400, "dark")])
+def test_an_organisation_sees_what_leaves_while_it_leaves(tmp_path, width, theme):
+    field = {"name": "vector.update", "type": "f4", "bytes": 40, "sha256": "ab" * 32, "norm": 1.25}
+    line = {"time": 1e9, "answers": "train", "to": EVIL, "sent": True, "bytes": 100, "fields": [field]}
+    record = tmp_path / "egress.jsonl"
+    append_line(record, {**line, "number": 1})
+    address = listen("127.0.0.1", 0)
+    with (
+        serving(organisation_app(EgressView(record, "clinic-a")), address),
+        browser_page(width, theme) as page,
+    ):
+        page.goto(address.url)
+        page.get_by_role("heading", name="clinic-a: what has left").wait_for()
+        page.locator("summary").first.click()
+        page.get_by_text("vector.update").wait_for()
+        assert violations(page) == []
+        assert page.evaluate("() => document.documentElement.scrollWidth") <= width
+        append_line(record, {**line, "number": 3})
+        page.get_by_text("Messages are missing from the record: 2").wait_for()
+        assert page.get_by_text("vector.update").last.is_visible()  # what was opened stays open
+        assert page.evaluate("() => window.hacked") is None
+        page.goto("about:blank")

@@ -1,6 +1,7 @@
 // The pages: the list of runs, one run, several runs compared. Every text is set as text, never as markup.
 
 import { Chart, element, shown, spark } from "./charts.js";
+import { themed } from "./theme.js";
 
 const page = document.getElementById("page");
 const live = document.getElementById("live");
@@ -285,18 +286,6 @@ function route() {
   else showList();
 }
 
-function setTheme(theme) {
-  document.documentElement.dataset.theme = theme;
-  charts.forEach((chart) => chart.redraw());
-}
-
-const dark = matchMedia("(prefers-color-scheme: dark)");
-setTheme(localStorage.getItem("theme") ?? (dark.matches ? "dark" : "light"));
-dark.addEventListener("change", () => localStorage.getItem("theme") ?? setTheme(dark.matches ? "dark" : "light"));
-document.getElementById("theme").addEventListener("click", () => {
-  const theme = document.documentElement.dataset.theme === "dark" ? "light" : "dark";
-  localStorage.setItem("theme", theme);
-  setTheme(theme);
-});
+themed(() => charts.forEach((chart) => chart.redraw()));
 addEventListener("hashchange", route);
 route();
