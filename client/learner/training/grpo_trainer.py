@@ -199,19 +199,23 @@ class FederatedTrainer(GRPOTrainer):
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor,
         logits_to_keep: int,
-        *args: Any,
-        **kwargs: Any,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        **others: Any,
     ) -> Any:
         """Return (log-probabilities, entropies, auxiliary loss), as TRL does, from a pass that does less if it can."""
         by_prompt = None
-        if self.run_config.backend.shared_prompts:
+        text_alone = all(
+            value is None or value is False for value in others.values()
+        )  # no image, no mixture of experts
+        if self.run_config.backend.shared_prompts and text_alone:
             with self.accelerator.autocast():
-                by_prompt = logprobs_by_prompt(model, input_ids, attention_mask, logits_to_keep)
+                by_prompt = logprobs_by_prompt(model, input_ids, attention_mask, logits_to_keep, batch_size)
         if by_prompt is not None:
             result = (*by_prompt, None)
         else:
             result = super()._get_per_token_logps_and_entropies(
-                model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
+                model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, **others
             )
         self.logprobs_NT = result[0].detach()
         return result

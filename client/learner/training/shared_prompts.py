@@ -45,17 +45,30 @@ def shared_prompts(ids_NS: torch.Tensor, mask_NS: torch.Tensor, tokens: int) -> 
 
 
 def logprobs_by_prompt(
-    model: Any, ids_NS: torch.Tensor, mask_NS: torch.Tensor, tokens: int
+    model: Any, ids_NS: torch.Tensor, mask_NS: torch.Tensor, tokens: int, batch_size: int | None = None
 ) -> tuple[torch.Tensor, torch.Tensor] | None:
     """Return (log-probabilities, entropies) of the completions' tokens, N x T; 0 where there is padding.
 
     Args:
         model: a PEFT model with TRL's fused output layer.
+        batch_size: completions of a pass; None takes all at once.
 
     Returns:
         None where a pass over whole sequences is needed: prompts are not shared, the model recomputes its activations,
         or its attention does not keep all keys and values (a sliding window, a state).
     """
+    size, parts = batch_size or len(ids_NS), list[tuple[torch.Tensor, torch.Tensor]]()
+    for start in range(0, len(ids_NS), size):
+        part = _of_one_pass(model, ids_NS[start : start + size], mask_NS[start : start + size], tokens)
+        if part is None:
+            return None
+        parts.append(part)
+    return torch.cat([logprobs for logprobs, _ in parts]), torch.cat([entropy for _, entropy in parts])
+
+
+def _of_one_pass(
+    model: Any, ids_NS: torch.Tensor, mask_NS: torch.Tensor, tokens: int
+) -> tuple[torch.Tensor, torch.Tensor] | None:
     if not hasattr(model, "get_base_model") or (shared := shared_prompts(ids_NS, mask_NS, tokens)) is None:
         return None
     backbone = model.get_base_model().base_model

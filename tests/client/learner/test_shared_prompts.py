@@ -5,6 +5,7 @@ import torch
 from fedgrpo.client.learner.models.base_model import load_base
 from fedgrpo.client.learner.training.shared_prompts import logprobs_by_prompt, shared_prompts
 from fedgrpo.simulations.engine.simulated_clients import BUILTIN_POLICY
+from learners import make_config, make_model
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, GemmaConfig, MistralConfig, Qwen2Config
 from trl.trainer.utils import add_fused_lm_head
@@ -95,6 +96,26 @@ def test_a_prompts_values_do_not_depend_on_the_padding_of_others():
     start = 2 * (PROMPTS - 1)
     alone, _ = logprobs_by_prompt(model, ids[shortest, start:], mask[shortest, start:], T)
     torch.testing.assert_close(together[shortest], alone, atol=1e-6, rtol=1e-6)
+
+
+def test_passes_of_a_few_completions_give_the_same():
+    model = with_adapter(AutoModelForCausalLM.from_config(MODELS["qwen2"]))
+    ids, mask = (each.repeat(2, 1) for each in batch())
+    at_once, in_passes = (logprobs_by_prompt(model, ids, mask, T, size) for size in (None, 8))
+    for one, other in zip(at_once, in_passes, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+
+
+def test_images_and_experts_get_trls_own_pass(monkeypatch):
+    trainer = make_model(make_config()).trainer.trainer
+    ids, mask = batch(vocabulary=trainer.model.config.vocab_size)
+    used = []
+    monkeypatch.setattr("trl.GRPOTrainer._get_per_token_logps_and_entropies", lambda *_, **k: used.append(k) or [ids])
+    trainer._get_per_token_logps_and_entropies(trainer.model, ids, mask, T, pixel_values=None, compute_aux_loss=False)
+    assert not used
+    for given in ({"pixel_values": torch.ones(2, 2)}, {"compute_aux_loss": True}):
+        trainer._get_per_token_logps_and_entropies(trainer.model, ids, mask, T, **given)
+    assert len(used) == 2
 
 
 def test_prompts_that_differ_are_not_shared():
