@@ -37,7 +37,7 @@ def drawn(page):
     return page.locator(".plot canvas")
 
 
-@pytest.mark.parametrize(("width", "theme"), [(1280, "light"), (1280, "dark"), (400, "light"), (400, "dark")])
+@pytest.mark.parametrize(("width", "theme"), [(1280, "light"), (400, "dark")])
 def test_list_and_run_are_drawn_and_accessible(folder, site, width, theme):
     with browser_page(width, theme) as page:
         page.goto(site)
