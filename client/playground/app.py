@@ -10,15 +10,11 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response
-from starlette.routing import Mount, Route
-from starlette.staticfiles import StaticFiles
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
-from ...common.errors import FedGRPOError
-from ...common.foreign import printable
-from ...common.web.guard import Guard
+from ...common.web.page import local_page
 from .scoring import Refused, Workbench
 
 STATIC = Path(__file__).parent / "static"
@@ -29,18 +25,13 @@ LONGEST_REQUEST = 2_000_000
 def playground_app(bench: Workbench, *, token: str = "") -> Starlette:
     """Return the application that scores what its page sends."""
     answers = _Answers(bench)
-    return Starlette(
-        routes=[
-            Route("/", lambda request: FileResponse(STATIC / "index.html")),
-            Route("/api/start", answers.start),
-            Route("/api/version", answers.version),
-            Route("/api/spread", answers.spread),
-            Route("/api/score", answers.score, methods=["POST"]),
-            Mount("/static", StaticFiles(directory=STATIC)),
-        ],
-        middleware=[Middleware(Guard, token=token)],
-        exception_handlers={FedGRPOError: _told, Refused: _told},
-    )
+    routes = [
+        Route("/api/start", answers.start),
+        Route("/api/version", answers.version),
+        Route("/api/spread", answers.spread),
+        Route("/api/score", answers.score, methods=["POST"]),
+    ]
+    return local_page(STATIC, routes, token=token, refusal=Refused)
 
 
 class _Answers:
@@ -86,7 +77,3 @@ class _Answers:
     async def _run(self, work: Callable[[], Any]) -> Response:
         async with self._scoring:
             return JSONResponse(await run_in_threadpool(work))
-
-
-async def _told(request: Request, error: Exception) -> Response:
-    return JSONResponse({"error": printable(str(error))}, 422)

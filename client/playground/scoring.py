@@ -26,6 +26,9 @@ MOST_COMPLETIONS = 64
 LONGEST = 20_000
 """Characters of a completion."""
 MOST_SAID = 20
+OWN_COLUMNS = ("completion", "question", "answer", "prompt")
+JUDGED = {"decoding": "sampled", "model": "base"}
+"""What `fedgrpo evaluate --save` writes beside a completion -> the completions that are shown."""
 Row = dict[str, Any]
 
 
@@ -204,17 +207,24 @@ def _plain(values: Sequence[float | None] | np.ndarray) -> list[float | None]:
 
 
 def _groups(data: Path) -> list[Row]:
-    """Return the completions of a file, in groups of the same question: at most MOST_COMPLETIONS of each."""
+    """Return the completions of a file, in groups of the same question: at most MOST_COMPLETIONS of each.
+
+    Of a file that `fedgrpo evaluate --save` wrote, those that were sampled from the base model.
+    """
     found: dict[tuple[str, str], Row] = {}
     for _, line in json_lines(data):
-        if not isinstance(line.get("completion"), str):
-            continue  # a heading, as `fedgrpo evaluate --save` writes one
+        saved = line.keys() & JUDGED.keys()
+        if not isinstance(line.get("completion"), str) or any(line[name] != JUDGED[name] for name in saved):
+            continue  # a heading, or what the playground does not show
         question, answer = (as_text(line.get(name)) or "" for name in ("question", "answer"))
-        group = found.setdefault((question, answer), {"question": question, "answer": answer, "completions": []})
-        others = {"completion", "question", "answer", "prompt"}
-        group["columns"] = {k: v for k, v in line.items() if k not in others and isinstance(v, str)}
-        if len(group["completions"]) < MOST_COMPLETIONS:
-            group["completions"].append(line["completion"][:LONGEST])
+        columns = {} if saved else {k: v for k, v in line.items() if k not in OWN_COLUMNS and isinstance(v, str)}
+        group = {"question": question, "answer": answer, "columns": columns, "completions": []}
+        completions = found.setdefault((question, answer), group)["completions"]
+        if len(completions) < MOST_COMPLETIONS:
+            completions.append(line["completion"][:LONGEST])
     if not found:
-        raise DataError(f"{data} has no line with a text in 'completion'.")
+        raise DataError(
+            f"{data} has no line with a text in 'completion'. A file of fedgrpo evaluate has some if it sampled: "
+            "--samples 8."
+        )
     return list(found.values())

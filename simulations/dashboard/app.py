@@ -11,15 +11,13 @@ from pathlib import Path
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
-from starlette.routing import Mount, Route
-from starlette.staticfiles import StaticFiles
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
 
 from ...common.errors import FedGRPOError
 from ...common.foreign import printable
-from ...common.web.guard import Guard
+from ...common.web.page import local_page
 from .egress_view import EgressView
 from .run_view import RunView
 from .runs_folder import RunsFolder
@@ -38,19 +36,14 @@ def dashboard_app(folder: RunsFolder, *, token: str = "") -> Starlette:
         token: what a browser has to give; empty answers this machine alone.
     """
     views = _Views(folder)
-    return Starlette(
-        routes=[
-            Route("/", lambda request: FileResponse(STATIC / "index.html")),
-            Route("/api/runs", views.runs),
-            Route("/api/run", views.run),
-            Route("/api/metric", views.metric),
-            Route("/api/samples", views.samples),
-            Route("/api/changes", views.changes),
-            Mount("/static", StaticFiles(directory=STATIC)),
-        ],
-        middleware=[Middleware(Guard, token=token)],
-        exception_handlers={FedGRPOError: _told},
-    )
+    routes = [
+        Route("/api/runs", views.runs),
+        Route("/api/run", views.run),
+        Route("/api/metric", views.metric),
+        Route("/api/samples", views.samples),
+        Route("/api/changes", views.changes),
+    ]
+    return local_page(STATIC, routes, token=token)
 
 
 def organisation_app(view: EgressView, *, token: str = "") -> Starlette:
@@ -67,16 +60,8 @@ def organisation_app(view: EgressView, *, token: str = "") -> Starlette:
     async def changes(request: Request) -> Response:
         return StreamingResponse(_told_of(version, LOOK_S), media_type="text/event-stream")
 
-    return Starlette(
-        routes=[
-            Route("/", lambda request: FileResponse(STATIC / "organisation.html")),
-            Route("/api/egress", egress),
-            Route("/api/changes", changes),
-            Mount("/static", StaticFiles(directory=STATIC)),
-        ],
-        middleware=[Middleware(Guard, token=token)],
-        exception_handlers={FedGRPOError: _told},
-    )
+    routes = [Route("/api/egress", egress), Route("/api/changes", changes)]
+    return local_page(STATIC, routes, index="organisation.html", token=token)
 
 
 async def _told_of(version: Callable[[], Awaitable[object]], seconds: float) -> AsyncIterator[str]:
@@ -146,8 +131,3 @@ class _Views:
             return self._folder.view(name)
         except KeyError:
             raise HTTPException(404, "there is no such run") from None
-
-
-async def _told(request: Request, error: Exception) -> Response:
-    """Answer a run that cannot be read with what is wrong with it."""
-    return JSONResponse({"error": printable(str(error))}, 422)

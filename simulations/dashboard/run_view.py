@@ -30,7 +30,7 @@ MEANS = (
     "seconds/reward",
     "seconds/update",
 )
-HEADING = ("federation.rounds", "model.name", "aggregation.method")
+DEFAULTS = RunConfig().flat()
 BOOKKEEPING: Entry = {"positions": {}, "strikes": {}, "counted": {}, "rewards": {}}
 """Of a commit, for each client: nothing that is shown, and most of a journal."""
 EVENTS_SHOWN = 200
@@ -100,21 +100,25 @@ class RunView:
         self._begun, self._updated = self._begun or line.time, line.time
         self._events.append({"time": line.time, "event": NAMES[type(line)], "text": printable(sentence(line))})
 
-    @property
-    def config(self) -> dict[str, Any]:
-        """Return its settings that are not the defaults', and those that a heading needs, by name."""
+    def _setting(self, name: str) -> Any:
+        return self._settings().get(name, DEFAULTS[name])
+
+    def _settings(self) -> dict[str, Any]:
+        """Return the settings of the run's file, by name."""
         if not self._config:
             try:
                 tables = tomllib.loads(self._files.settings.read_text(encoding="utf-8"))
             except (OSError, ValueError) as error:
                 raise RunError(f"{self._files.settings} cannot be read: {error}") from error
-            own = {f"{t}.{k}": v for t, values in tables.items() if isinstance(values, dict) for k, v in values.items()}
-            default = RunConfig().flat()
-            self._config = {k: v for k, v in own.items() if v != default.get(k) and not k.startswith("output.")}
-            self._heading = {
-                k: own.get(k, default[k]) for k in ("federation.rounds", "model.name", "aggregation.method")
-            }
+            sections = {name: values for name, values in tables.items() if isinstance(values, dict)}
+            self._config = {f"{name}.{key}": v for name, values in sections.items() for key, v in values.items()}
         return self._config
+
+    def _changed_settings(self) -> dict[str, str]:
+        """Return the settings that are not the defaults'."""
+        own = {key: value for key, value in self._settings().items() if not key.startswith("output.")}
+        changed = {key: value for key, value in sorted(own.items()) if value != DEFAULTS.get(key)}
+        return {printable(key): printable(str(value)) for key, value in changed.items()}
 
     def state(self) -> str:
         """Return `finished`, `running`, `stopped` (it gave up) or `interrupted`."""
@@ -126,17 +130,17 @@ class RunView:
 
     def summary(self) -> dict[str, Any]:
         """Return one line of the list of runs."""
-        settings, columns = self.config, self._columns
+        columns = self._columns
         evaluated = by_decoding(columns.evaluations, "sampled")
         rewards = columns.mean("reward/mean")
         return {
             "name": self.name,
             "state": self.state(),
             "round": columns.rounds[-1] if columns.rounds else 0,
-            "rounds": self._heading["federation.rounds"],
-            "model": printable(str(self._heading["model.name"])),
-            "method": printable(str(self._heading["aggregation.method"])),
-            "seed": settings.get("federation.seed", 0),
+            "rounds": self._setting("federation.rounds"),
+            "model": printable(str(self._setting("model.name"))),
+            "method": printable(str(self._setting("aggregation.method"))),
+            "seed": self._setting("federation.seed"),
             "clients": len(columns.clients),
             "before": score(evaluated[0][1]).strict if evaluated else None,
             "after": score(evaluated[-1][1]).strict if evaluated else None,
@@ -154,7 +158,7 @@ class RunView:
         ]
         return {
             **self.summary(),
-            "settings": {printable(k): printable(str(v)) for k, v in sorted(self.config.items())},
+            "settings": self._changed_settings(),
             "accuracy": {decoding: self._accuracy(decoding) for decoding in ("sampled", "greedy")},
             "at": columns.rounds,
             "of_round": {name: plain(values) for name, values in columns.of_round.items()},

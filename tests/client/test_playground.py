@@ -163,6 +163,17 @@ def test_samples_of_a_model_are_grouped_and_silent_groups_counted(tmp_path):
     assert client.get("/api/spread").json() == {"groups": 2, "silent": [1]}
 
 
+def test_of_a_saved_evaluation_the_base_models_samples_are_shown(tmp_path):
+    file = tmp_path / "saved.jsonl"
+    row = {"question": "a", "answer": "4", "style": "untagged", "strict_answer": "4", "labels": {}}
+    passes = [("sampled", "base", "4"), ("sampled", "base", "5"), ("greedy", "base", "6"), ("sampled", "adapter", "7")]
+    lines = [{"evaluation": {}}, *({**row, "decoding": d, "model": m, "completion": c} for d, m, c in passes)]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    example = page_of("correctness", file).get("/api/start").json()["example"]
+    assert example["completions"] == ["4", "5"]
+    assert example["columns"] == {}
+
+
 def test_what_the_command_names_must_be_there(tmp_path):
     with pytest.raises(ConfigError, match="There is no reward file"):
         Workbench(str(tmp_path / "none.py"))

@@ -105,9 +105,11 @@ def test_a_run_that_cannot_be_read_is_told(folder, site):
     with (folder / "journal.jsonl").open("a") as file:
         file.write("[]\n")
     with browser_page() as page:
-        page.on("console", lambda message: None)
         page.goto(site)
-        page.get_by_text("is damaged: it is not a JSON object").wait_for()
+        row = page.get_by_role("row", name="damaged")
+        row.wait_for()
+        assert "is damaged: it is not a JSON object" in row.inner_text()
+        assert row.get_by_role("link").count() == 0
 
 
 def test_a_live_run_is_watched_to_its_end(tmp_path):
@@ -140,7 +142,7 @@ def test_a_live_run_is_watched_to_its_end(tmp_path):
         process.kill()
 
 
-def test_a_long_run_opens_quickly(folder, site):
+def test_a_run_of_a_thousand_rounds_and_a_hundred_clients_is_drawn(folder, site):
     big = folder.parent / "big"
     shutil.copytree(folder, big)
     metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -150,16 +152,11 @@ def test_a_long_run_opens_quickly(folder, site):
     line["clients"] = {f"client-{i}": {**part, "reward/mean": i / 100} for i in range(100)}
     append_lines(big / "metrics.jsonl", ({**line, "round": number} for number in range(4, 1001)))
     with browser_page() as page:
-        page.goto(site)
-        page.get_by_role("heading", name="Runs").wait_for()
-    with browser_page() as page:
-        start = time.monotonic()
         page.goto(f"{site}#/run/big")
-        drawn(page).nth(8).wait_for()
-        seconds = time.monotonic() - start
         page.get_by_text("100 lines; names and values in the table").first.wait_for()
-    print(f"1,000 rounds of 100 clients: {seconds:.1f} s")
-    assert seconds < 30  # benchmarks/dashboard.py has the claim, this is no timed test
+        assert drawn(page).count() > 8
+        reward = page.locator("figure", has_text="Reward of each client").get_by_role("img")
+        assert "rounds 1 to 1000" in reward.get_attribute("aria-label")
 
 
 @pytest.mark.parametrize(("width", "theme"), [(1280, "light"), (400, "dark")])

@@ -82,6 +82,8 @@ def test_a_saved_file_is_read_again(site, file):
         page.get_by_text("sum 5.5").wait_for()
         file.write_text(OWN.replace("{PAY}", "2.0"))
         page.get_by_text("sum 11").wait_for(timeout=10_000)
+        assert [number(text) for text in page.locator(".sum").all_inner_texts()] == [11, 1, 2]
+        assert page.get_by_role("status").first.inner_text().startswith("read again at")
 
 
 def test_completions_stay_text_and_groups_can_be_changed(site):

@@ -1,5 +1,6 @@
 // The playground. Scores come from the real Python rewards behind the page; every text is set as text.
 
+import { element, themed } from "../shared/page.js";
 import { WORDS } from "./words.js";
 
 const byId = (id) => document.getElementById(id);
@@ -10,17 +11,6 @@ let timer = null;
 function word(key, values = {}) {
   const text = WORDS[state.language][key] ?? WORDS.en[key] ?? key;
   return text.replace(/\{([a-z_]+)\}/g, (_, name) => (values[name] ?? "") === "" ? "–" : String(values[name]));
-}
-
-function element(tag, attributes = {}, ...children) {
-  const made = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (name === "class") made.className = value;
-    else if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
-    else if (value !== null && value !== false) made.setAttribute(name, value);
-  }
-  made.append(...children.filter((child) => child !== null));
-  return made;
 }
 
 const number = (value) => (value === null || value === undefined ? word("left-out") : String(Number(value.toFixed(4))));
@@ -199,13 +189,7 @@ byId("language").addEventListener("click", () => {
   localStorage.setItem("language", state.language);
   speak();
 });
-const dark = matchMedia("(prefers-color-scheme: dark)");
-document.documentElement.dataset.theme = localStorage.getItem("theme") ?? (dark.matches ? "dark" : "light");
-byId("theme").addEventListener("click", () => {
-  const theme = document.documentElement.dataset.theme === "dark" ? "light" : "dark";
-  document.documentElement.dataset.theme = theme;
-  localStorage.setItem("theme", theme);
-});
+themed();
 
 async function lookForChanges() {
   try {

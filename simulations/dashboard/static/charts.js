@@ -1,19 +1,10 @@
 // Charts: uPlot with a key that tells values, and the same numbers as a table for those who do not see the picture.
 
+import { element } from "../shared/page.js";
+
 const MANY = 12; // more series than this are drawn alike, with their mean above them
 
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
-
-export function element(tag, attributes = {}, ...children) {
-  const made = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (name === "class") made.className = value;
-    else if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
-    else if (value !== undefined && value !== null && value !== false) made.setAttribute(name, value === true ? "" : value);
-  }
-  made.append(...children.filter((child) => child !== null && child !== undefined));
-  return made;
-}
 
 export function shown(value, unit = "") {
   if (value === null || value === undefined) return "–";

@@ -1,7 +1,7 @@
 // The pages: the list of runs, one run, several runs compared. Every text is set as text, never as markup.
 
-import { Chart, element, shown, spark } from "./charts.js";
-import { themed } from "./theme.js";
+import { element, themed } from "../shared/page.js";
+import { Chart, shown, spark } from "./charts.js";
 
 const page = document.getElementById("page");
 const live = document.getElementById("live");

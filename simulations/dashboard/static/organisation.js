@@ -1,7 +1,7 @@
 // What has left an organisation, message by message. Every text is set as text, never as markup.
 
-import { element, shown } from "./charts.js";
-import { themed } from "./theme.js";
+import { element, themed } from "../shared/page.js";
+import { shown } from "./charts.js";
 
 const page = document.getElementById("page");
 const live = document.getElementById("live");

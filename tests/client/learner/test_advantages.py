@@ -18,21 +18,29 @@ CASES = {
 WAYS = [("group", False), ("batch", False), ("none", False), ("group", True)]
 
 
-def trls(rewards, weights, scale, normalize):
-    """What TRL's trainer gives the loss for these rewards."""
-    names = [f"reward-{i}" for i in range(len(weights))]
-    config = make_config(
-        grpo__scale_rewards=scale,
-        grpo__multi_objective_aggregation="normalize_then_sum" if normalize else "sum_then_normalize",
-    )
-    flat = np.asarray(rewards, dtype=np.float32).reshape(GROUPS * SIZE, -1)
+@pytest.fixture(scope="module")
+def trainer_of():
+    """TRL's trainer for a way to make advantages; one for all cases."""
+    made = {}
+
+    def trainer(scale, normalize):
+        if (scale, normalize) not in made:
+            how = "normalize_then_sum" if normalize else "sum_then_normalize"
+            model = make_model(make_config(grpo__scale_rewards=scale, grpo__multi_objective_aggregation=how))
+            make_learner(model)
+            made[scale, normalize] = model.trainer.trainer
+        return made[scale, normalize]
+
+    return trainer
+
+
+def trls(trainer, rewards, weights):
+    """Return the advantages that TRL's trainer gives the loss for these rewards, and which groups have a signal."""
+    flat = rewards.reshape(GROUPS * SIZE, -1)
     functions = [
-        Reward(name, weight, lambda completions, i=i, **_: [None if np.isnan(v) else v for v in flat[:, i]], "test")
-        for i, (name, weight) in enumerate(zip(names, weights, strict=True))
+        Reward(f"reward-{i}", weight, lambda i=i, **_: [None if np.isnan(v) else v for v in flat[:, i]], "test")
+        for i, weight in enumerate(weights)
     ]
-    model = make_model(config)
-    make_learner(model)
-    trainer = model.trainer.trainer
     rows = [problem.row("") for problem in PROBLEMS[:GROUPS]]
     trainer.begin_round(rows, functions, seed=0, first_step=0)
     trainer.model.train()
@@ -43,10 +51,10 @@ def trls(rewards, weights, scale, normalize):
 
 @pytest.mark.parametrize(("scale", "normalize"), WAYS)
 @pytest.mark.parametrize("case", CASES)
-def test_they_are_trls(case, scale, normalize):
+def test_they_are_trls(trainer_of, case, scale, normalize):
     rewards = np.array(CASES[case], dtype=np.float32)
     weights = [1.0, 0.5][: rewards.shape[2]]
-    theirs, signal = trls(rewards, weights, scale, normalize)
+    theirs, signal = trls(trainer_of(scale, normalize), rewards, weights)
     ours = advantages(rewards, weights, scale_rewards=scale, normalize_first=normalize)
     np.testing.assert_allclose(ours.advantage, theirs, atol=1e-6)
     assert ours.signal.tolist() == signal.tolist()
