@@ -31,10 +31,15 @@ FORMAT_1 = Path(__file__).parents[1] / "server" / "format_1"
 EVIL = "<img src=x onerror=alert(1)>\x1b[2J"
 
 
+@pytest.fixture(scope="module")
+def played(tmp_path_factory):
+    return play(settings(tmp_path_factory.mktemp("played"))).folder
+
+
 @pytest.fixture
-def folder(tmp_path):
+def folder(played, tmp_path):
     """A finished run of three rounds."""
-    return play(settings(tmp_path)).folder
+    return Path(shutil.copytree(played, tmp_path / played.name))
 
 
 def client_of(folder, token=""):

@@ -70,8 +70,8 @@ def test_many_clients_are_drawn_alike_with_their_mean(rose):
     assert "client-19" not in svg
 
 
-def test_figures_are_written_for_a_paper(rose, tmp_path):
+def test_figures_are_written_for_a_paper(rose, tmp_path, monkeypatch):
+    monkeypatch.setattr("fedgrpo.simulations.report.figures.figures", lambda run: figures(run)[:1])
     paths = write_figures(rose, tmp_path / "figures")
-    assert {path.suffix for path in paths} == {".svg", ".png"}
-    assert (tmp_path / "figures" / "held-out-accuracy.svg") in paths
+    assert [path.name for path in paths] == ["held-out-accuracy.svg", "held-out-accuracy.png"]
     assert all(path.stat().st_size > 1000 for path in paths)
