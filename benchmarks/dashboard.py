@@ -22,6 +22,7 @@ from fedgrpo.common.settings.run_config import RunConfig
 from fedgrpo.common.storage.jsonl import append_lines
 from fedgrpo.common.web.serve import listen, serving
 from fedgrpo.server.run.journal import Committed, Created, Planned, append
+from fedgrpo.server.run.layout import RunFolder
 from fedgrpo.simulations.dashboard.app import dashboard_app
 from fedgrpo.simulations.dashboard.columns import OF_A_ROUND
 from fedgrpo.simulations.dashboard.run_view import RunView
@@ -34,16 +35,17 @@ CHARTS = 9
 
 def write_run(folder: Path, rounds: int, clients: int) -> None:
     folder.mkdir()
-    (folder / "config.resolved.toml").write_text(RunConfig().with_values({"federation.rounds": rounds}).to_toml())
+    run = RunFolder(folder)
+    run.settings.write_text(RunConfig().with_values({"federation.rounds": rounds}).to_toml())
     names = [f"client-{i}" for i in range(clients)]
     common = dict.fromkeys(("federation", "base_model", "config", "schema", "adapter"), "00")
-    append(folder / "journal.jsonl", Created(**common), 1.0)
+    append(run.journal, Created(**common), 1.0)
     for number in range(1, rounds + 1):
         planned = Planned(round=number, attempt=1, cohort=tuple(names), adapter="00")
         kept = {"positions": dict.fromkeys(names, number), "strikes": {}}
-        append(folder / "journal.jsonl", planned, number)
-        append(folder / "journal.jsonl", Committed(round=number, attempt=1, adapter="00", **kept), number)
-    append_lines(folder / "metrics.jsonl", (one_round(number, names) for number in range(1, rounds + 1)))
+        append(run.journal, planned, number)
+        append(run.journal, Committed(round=number, attempt=1, adapter="00", **kept), number)
+    append_lines(run.metrics, (one_round(number, names) for number in range(1, rounds + 1)))
 
 
 def one_round(number: int, names: list[str]) -> dict[str, object]:
@@ -87,7 +89,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "run"
         write_run(folder, rounds, clients)
-        file = folder / "metrics.jsonl"
+        file = RunFolder(folder).metrics
         plain = seconds_of(lambda: [json.loads(line) for line in file.open("rb")])
         view = RunView(folder, "run")
         whole = seconds_of(lambda: (view.update(), view.overview()))
