@@ -19,7 +19,6 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from ..common.adapter.adapter import Adapter
-from ..common.adapter.methods import METHODS
 from ..common.adapter.schema import AdapterSchema, trained_part
 from ..common.audit.shown import Signed, take_lines, with_signature
 from ..common.errors import ConfigError, FedGRPOError, PeerFailedError, ProtocolError
@@ -109,7 +108,7 @@ def trained(learner: Learner, content: RecordDict, config: RunConfig) -> RecordD
     if config.privacy.mode != "none":
         return _part_of(cast(SummedLearner, learner), task, TaskId.of(task))
     update = replace(learner.train(task), task=TaskId.of(task))
-    factors = METHODS[config.aggregation.method].trains_in(task.round)
+    factors = config.method.trains_in(task.round)
     part = trained_part(schema, update.delta, factors)
     return wire.record_of(update, array=wire.packed(part, config.compression.up))
 

@@ -41,7 +41,7 @@ class Table(Mapping[str, Entry], Generic[Entry]):
         Args:
             group: the entry points' group.
             complaint: what an object of a plug-in lacks to be an entry; empty for one that is an entry.
-            reserved: further names that a plug-in must not take.
+            reserved: further values of the setting, which name no entry: a plug-in must not take them.
         """
         self.group, self.built_in = group, MappingProxyType(dict(built_in))
         self._complaint, self._reserved = complaint, reserved
@@ -69,8 +69,9 @@ class Table(Mapping[str, Entry], Generic[Entry]):
         """
         self._installed()  # a package that takes a built-in name is refused, not ignored
         if name not in self:
+            possible = ", ".join([*self._reserved, *self])
             raise ConfigError(
-                f"{setting} is {name!r}, but must be one of: {', '.join(self)}.{self.nearest(name)} If it comes with "
+                f"{setting} is {name!r}, but must be one of: {possible}.{self.nearest(name)} If it comes with "
                 f"a plug-in ({self.group}), install that package here too."
             )
         return self[name]

@@ -59,8 +59,8 @@ def allowed_run(organisation: OrganisationFile) -> RunConfig:
         "model.name": organisation.settings.model.name,
         "adapter.rank": max(1, min(usual.adapter.rank, policy.max_rank)),
         "adapter.alpha": max(1, min(usual.adapter.alpha, policy.max_alpha)),
-        "aggregation.method": usual.aggregation.method
-        if not policy.methods or usual.aggregation.method in policy.methods
+        "aggregation.method": usual.method_name
+        if not policy.methods or usual.method_name in policy.methods
         else policy.methods[0],
         "adapter.target-modules": ",".join(policy.target_modules) or usual.adapter.target_modules,
         "federation.rounds": max(1, min(usual.federation.rounds, policy.max_rounds)),

@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
 from ...common.adapter.compression import most_bytes
-from ...common.adapter.methods import METHODS
 from ...common.adapter.schema import AdapterSchema
 from ...common.errors import PolicyError
 from ...common.messages.messages import Evaluation, Tally
@@ -37,8 +36,8 @@ def check_run(organisation: OrganisationFile, config: RunConfig) -> None:
         _refuse("privacy.mode", what, "privacy", policy.privacy)
     if config.model.name != own.model.name:
         _refuse("model.name", f"is {config.model.name!r}", "the organisation's model.name", own.model.name)
-    if config.aggregation.method not in policy.methods:
-        _refuse("aggregation.method", f"is {config.aggregation.method}", "methods", policy.methods)
+    if config.method_name not in policy.methods:
+        _refuse("aggregation.method", f"is {config.method_name}", "methods", policy.methods)
     if not _covered(config.adapter.target_modules, policy.target_modules):
         _refuse(
             "adapter.target-modules", f"is {config.adapter.target_modules}", "target-modules", policy.target_modules
@@ -112,7 +111,7 @@ def check_round(config: RunConfig, number: int, attempt: int) -> None:
 
 def check_size(policy: Policy, config: RunConfig, schema: AdapterSchema) -> None:
     """Refuse an adapter whose delta, packed, may have more bytes than may leave in a round."""
-    trains = METHODS[config.aggregation.method].trains
+    trains = config.method.trains
     codec, share = config.compression.up, config.compression.top_share
     most = max(most_bytes(schema.size_of(factors), codec, share) for factors in trains)
     if most > policy.max_bytes_per_round:

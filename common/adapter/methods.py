@@ -137,5 +137,6 @@ METHODS: Table[Method] = Table(
         ),
     },
     _complaint,
+    reserved=("auto",),
 )
-"""The choices of `aggregation.method`."""
+"""The choices of `aggregation.method`, besides `auto`."""

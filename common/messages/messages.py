@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 
 from ..adapter.adapter import Adapter
-from ..adapter.methods import METHODS
 from ..adapter.schema import AdapterSchema, Module, Vector
 from ..settings.run_config import RunConfig
 
@@ -29,7 +28,7 @@ of what it sees, so a field that may differ when an attempt is repeated must be 
 
 def run_schema(config: RunConfig, modules: tuple[Module, ...]) -> AdapterSchema:
     """Return the schema of the adapter that the settings describe, on these layers."""
-    holds = METHODS[config.aggregation.method].holds
+    holds = config.method.holds
     return AdapterSchema(
         modules=modules,
         rank=config.adapter.rank,

@@ -10,6 +10,7 @@ from ..aggregation.robust import RULES
 from ..aggregation.weights import WEIGHTS
 from ..bounds import at_least, between, one_of
 from ..errors import ConfigError
+from .automatic_method import AUTO
 
 OPTIMIZERS = ("sgd", "momentum", "nesterov", "adam")
 MOMENTUM = ("momentum", "nesterov")
@@ -25,8 +26,9 @@ def updates_needed(rule: str, hostile: int) -> int:
 class Aggregation:
     """How the server makes one update of many."""
 
-    method: str = "ffa"
-    """What the clients train and how it is aggregated; `ffa` (A frozen, mean of B) is exact."""
+    method: str = AUTO
+    """What the clients train and how it is aggregated. `auto`: `naive` (mean of A, mean of B), or where noise is added
+    (`dp`, `privacy.noise-multiplier`) `ffa` (A frozen)."""
     weights: str = "effective-groups"
     """How much each client counts; `effective-groups` counts the groups whose rewards differ."""
     max_share: float = 0.5
@@ -56,7 +58,8 @@ class Aggregation:
     """Of adam, relative to the typical mean delta: numbers that move much less than this share of it move less."""
 
     def __post_init__(self) -> None:
-        METHODS.choose("aggregation.method", self.method)
+        if self.method != AUTO:
+            METHODS.choose("aggregation.method", self.method)
         WEIGHTS.choose("aggregation.weights", self.weights)
         between("aggregation.max-share", self.max_share, 0.0, 1.0, "it is a share of the mean", open_low=True)
         between("aggregation.min-share", self.min_share, 0.0, self.max_share, "it is at most aggregation.max-share")
@@ -64,7 +67,8 @@ class Aggregation:
         RULES.choose("aggregation.rule", self.rule)
         between("aggregation.hostile", self.hostile, 0, 1000, "it is a number of clients")
         self._check_optimizer()
-        self._check_method()
+        if self.method != AUTO:
+            self._check_method()
 
     def _check_optimizer(self) -> None:
         one_of("aggregation.server-optimizer", self.server_optimizer, OPTIMIZERS)

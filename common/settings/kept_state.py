@@ -48,7 +48,7 @@ def _check_replay(config: RunConfig) -> None:
 
 
 def _check_moments(config: RunConfig) -> None:
-    name, method = config.aggregation.method, METHODS[config.aggregation.method]
+    name, method = config.method_name, config.method
     if not method.keeps_factors:
         keeping = ", ".join(name for name, method in METHODS.built_in.items() if method.keeps_factors)
         raise ConfigError(

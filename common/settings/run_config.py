@@ -11,16 +11,17 @@ import json
 import math
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
 from ..adapter.compression import CODECS
-from ..adapter.methods import METHODS
+from ..adapter.methods import METHODS, Method
 from ..aggregation.robust import RULES
 from ..errors import ConfigError
 from . import toml
 from .aggregation import Aggregation, Compression, Gate, Intake, updates_needed
+from .automatic_method import AUTO, automatic_method
 from .backend import Backend
 from .dp import DP, check_dp
 from .evaluation import Evaluation
@@ -59,10 +60,10 @@ class RunConfig:
     output: Output = field(default_factory=Output)
 
     def __post_init__(self) -> None:
-        method = METHODS[self.aggregation.method]
+        method = self.method
         if "W" in method.holds and self.grpo.kl_reference == "base":
             raise ConfigError(
-                f"grpo.kl-reference is base, but aggregation.method {self.aggregation.method} changes the base's "
+                f"grpo.kl-reference is base, but aggregation.method {self.method_name} changes the base's "
                 "weights every round. Use kl-reference global, or another method."
             )
         if self.gate.max_kl > 0 and self.grpo.beta == 0:
@@ -79,10 +80,10 @@ class RunConfig:
         check_summing(self)
 
     def _check_backend(self) -> None:
-        backend, dense = self.backend, "W" in METHODS[self.aggregation.method].holds
+        backend, dense = self.backend, "W" in self.method.holds
         if dense and (backend.uses_vllm or backend.loader != "transformers" or backend.quantization != "none"):
             raise ConfigError(
-                f"aggregation.method {self.aggregation.method} changes the base's weights, which backend.sampler "
+                f"aggregation.method {self.method_name} changes the base's weights, which backend.sampler "
                 f"{backend.sampler}, backend.loader {backend.loader} and backend.quantization {backend.quantization} "
                 "do not allow. Use transformers and no quantization, or another method."
             )
@@ -93,16 +94,16 @@ class RunConfig:
             )
 
     def _check_aggregation(self) -> None:
-        method = METHODS[self.aggregation.method]
+        method = self.method
         if "W" in method.holds and self.model.dtype not in ("float32", "auto"):
             raise ConfigError(
-                f"aggregation.method {self.aggregation.method} adds small numbers to the base's weights every round; "
+                f"aggregation.method {self.method_name} adds small numbers to the base's weights every round; "
                 f"model.dtype {self.model.dtype} rounds them away. Use float32, or another method."
             )
         if self.intake.clip_to_median and len(method.trains) > 1:
             raise ConfigError(
                 f"intake.clip-to-median is {self.intake.clip_to_median:g} and aggregation.method is "
-                f"{self.aggregation.method}, whose rounds train different factors in turn: the norms of one round say "
+                f"{self.method_name}, whose rounds train different factors in turn: the norms of one round say "
                 "nothing about the next. Set clip-to-median = 0, or use another method."
             )
         cohort = self.federation.clients_per_round
@@ -120,10 +121,26 @@ class RunConfig:
             )
 
     @property
+    def method_name(self) -> str:
+        """Return the aggregation method, which `aggregation.method` names or leaves to the other settings."""
+        named = self.aggregation.method
+        return automatic_method(self) if named == AUTO else named
+
+    @property
+    def named_aggregation(self) -> Aggregation:
+        """Return the section `aggregation` with the method's name in place of `auto`."""
+        return replace(self.aggregation, method=self.method_name)
+
+    @property
+    def method(self) -> Method:
+        """Return what clients train and how it is aggregated."""
+        return METHODS[self.method_name]
+
+    @property
     def mixed_ranks_refused(self) -> str:
         """Return why all clients need the adapter's rank; empty if each may have a smaller one."""
-        if not METHODS[self.aggregation.method].mixed_ranks:
-            return f"aggregation.method {self.aggregation.method} has no smaller ranks"
+        if not self.method.mixed_ranks:
+            return f"aggregation.method {self.method_name} has no smaller ranks"
         if RULES[self.aggregation.rule].by_coordinate:
             return f"by coordinate, as aggregation.rule {self.aggregation.rule} goes, padding would vote"
         if CODECS[self.compression.down].in_blocks:
@@ -133,7 +150,7 @@ class RunConfig:
     @property
     def feeds_back(self) -> bool:
         """Whether what compression takes from a client's delta is added to its next one."""
-        return self.compression.error_feedback and METHODS[self.aggregation.method].keeps_factors
+        return self.compression.error_feedback and self.method.keeps_factors
 
     @property
     def corrects_sampler(self) -> bool:

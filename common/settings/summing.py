@@ -35,8 +35,8 @@ def check_summing(config: RunConfig) -> None:
     aggregation, mode = config.aggregation, f"privacy.mode is {config.privacy.mode}"
     complaints = (
         (
-            not METHODS[aggregation.method].linear,
-            f"aggregation.method is {aggregation.method}, which needs each update: {mode}, and only their sum is seen. "
+            not config.method.linear,
+            f"aggregation.method is {config.method_name}, which needs each update: {mode}, and only their sum is seen. "
             f"Use one of: {linear}",
         ),
         (

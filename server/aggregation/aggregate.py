@@ -99,7 +99,7 @@ def aggregate(state: State, updates: Mapping[str, ReceivedUpdate], settings: Run
         name: ClientUpdate(weights[name], clips[name] * factors[name], update.schema, update.delta)
         for name, update in updates.items()
     }
-    step = next_adapter(state.adapter, state.memory, weighted, settings.aggregation, settings.compression.down)
+    step = next_adapter(state.adapter, state.memory, weighted, settings.named_aggregation, settings.compression.down)
     books = _counted(state, updates, step.shares)
     after = replace(books, adapter=step.adapter, memory=step.memory, median_norm=median_norm)
     return after, Diagnostics(

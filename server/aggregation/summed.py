@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ...common.adapter.adapter import l2_norm
-from ...common.adapter.methods import METHODS
 from ...common.adapter.schema import Vector, whole_vector
 from ...common.settings.run_config import RunConfig
 from .aggregate import Diagnostics, ReceivedUpdate, next_adapter
@@ -35,7 +34,7 @@ class SummedUpdates:
 
 def mean_update(state: State, total: SummedUpdates, settings: RunConfig) -> ReceivedUpdate:
     """Return the members' mean, sum_k w_k delta_k / sum_k w_k, as if one client had sent it; zero without weight."""
-    factors = METHODS[settings.aggregation.method].trains_in(state.round + 1)
+    factors = settings.method.trains_in(state.round + 1)
     mean: Vector = (total.update / total.weight if total.weight > 0 else 0 * total.update).astype(np.float32)
     delta = whole_vector(state.adapter.schema, mean, factors)
     return ReceivedUpdate(
@@ -60,7 +59,7 @@ def aggregate_sum(state: State, total: SummedUpdates, settings: RunConfig) -> tu
     """
     update = mean_update(state, total, settings)
     given = {SUM: ClientUpdate(float(total.weight > 0), 1.0, update.schema, update.delta)}
-    step = next_adapter(state.adapter, state.memory, given, settings.aggregation, settings.compression.down)
+    step = next_adapter(state.adapter, state.memory, given, settings.named_aggregation, settings.compression.down)
     used = {name: state.positions.get(name, 0) + settings.prompts_per_round for name in total.members}
     counted = dict.fromkeys(total.members, (state.round + 1, state.voids + 1))
     after = replace(

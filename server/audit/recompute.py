@@ -8,7 +8,6 @@ from pathlib import Path
 
 from ...common.adapter import compression
 from ...common.adapter.adapter import clip_norm, l2_norm
-from ...common.adapter.methods import METHODS
 from ...common.adapter.schema import AdapterSchema, whole_vector
 from ...common.audit.record import Contribution, Record
 from ...common.errors import ConfigError, FedGRPOError
@@ -62,7 +61,7 @@ def _update(path: Path, sent: Contribution, schema: AdapterSchema, config: RunCo
     if hashlib.sha256(data).hexdigest() != sent.sha256:
         raise ConfigError(f"{path.name} is not the update in the log")
     own = schema if sent.rank == schema.rank else schema.at_rank(sent.rank)
-    factors = METHODS[config.aggregation.method].trains_in(number)
+    factors = config.method.trains_in(number)
     part = compression.unpacked(data, own.size_of(factors), config.compression.up)
     delta = whole_vector(own, clip_norm(part, config.intake.max_delta_norm), factors)
     return ReceivedUpdate(

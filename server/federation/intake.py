@@ -13,7 +13,6 @@ import numpy as np
 from flwr.app import RecordDict
 
 from ...common.adapter.adapter import clip_norm, l2_norm
-from ...common.adapter.methods import METHODS
 from ...common.adapter.schema import Vector, whole_vector
 from ...common.bounds import NAME
 from ...common.errors import PeerFailedError, ProtocolError
@@ -112,7 +111,7 @@ def read_update(content: RecordDict, client: Capabilities, task: TaskId, config:
     _check_work(update, config)
     _check_metrics(metrics, round_work(update.num_examples, config))
     settings = config.intake
-    factors = METHODS[config.aggregation.method].trains_in(task.round)
+    factors = config.method.trains_in(task.round)
     part = wire.vector_of(content, client.schema.size_of(factors), config.compression.up)
     norm = l2_norm(part)
     if norm > settings.max_delta_norm and settings.on_large_delta == "reject":

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from flwr.app import RecordDict
 
-from ...common.adapter.methods import METHODS
 from ...common.errors import ProtocolError, RunError
 from ...common.identity.manifest import Manifest
 from ...common.messages import wire
@@ -115,7 +114,7 @@ class SummedExchange:
             ProtocolError: the sum is not one of so many members: one of them sent something else than its part.
         """
         task = next(iter(tasks.values()))
-        factors = METHODS[self.config.aggregation.method].trains_in(task.round)
+        factors = self.config.method.trains_in(task.round)
         numbers = training_numbers(task.summed_metrics)
         layout = Layout(
             coordinates=task.adapter.schema.size_of(factors), numbers=numbers, grid=grid_of(self.config, task.members)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,6 @@ from typing import Any
 from ...common.analysis.scores import score
 from ...common.errors import ConfigError, RunError
 from ...common.foreign import printable
-from ...common.settings.run_config import RunConfig
 from ...common.storage.jsonl import Entry, read_lines
 from ...common.storage.tail import Tail
 from ...server.run.journal import NAMES, Committed, Finished, Planned, Resumed, Void, parsed_event
@@ -18,6 +16,7 @@ from ...server.run.layout import RunFolder
 from ...server.run.lock import is_busy
 from .columns import Columns, by_decoding, plain
 from .journal_text import sentence
+from .settings_view import SettingsView
 
 MEANS = (
     "reward/mean",
@@ -30,7 +29,6 @@ MEANS = (
     "seconds/reward",
     "seconds/update",
 )
-DEFAULTS = RunConfig().flat()
 BOOKKEEPING: Entry = {"positions": {}, "strikes": {}, "counted": {}, "rewards": {}}
 """Of a commit, for each client: nothing that is shown, and most of a journal."""
 EVENTS_SHOWN = 200
@@ -60,7 +58,7 @@ class RunView:
         self._events: list[dict[str, Any]] = []
         self._phase = Phase()
         self._begun = self._updated = 0.0
-        self._config: dict[str, Any] = {}
+        self._read: SettingsView | None = None
         self.version = 0
         """Counts the changes that were read."""
 
@@ -73,7 +71,7 @@ class RunView:
         """
         lines = self._journal.new()
         if self._journal.began_again:
-            self._events, self._phase, self._config = [], Phase(), {}
+            self._events, self._phase, self._read = [], Phase(), None
         for line in lines:
             self._take(line)
         if not self._events:
@@ -100,25 +98,11 @@ class RunView:
         self._begun, self._updated = self._begun or line.time, line.time
         self._events.append({"time": line.time, "event": NAMES[type(line)], "text": printable(sentence(line))})
 
-    def _setting(self, name: str) -> Any:
-        return self._settings().get(name, DEFAULTS[name])
-
-    def _settings(self) -> dict[str, Any]:
-        """Return the settings of the run's file, by name."""
-        if not self._config:
-            try:
-                tables = tomllib.loads(self._files.settings.read_text(encoding="utf-8"))
-            except (OSError, ValueError) as error:
-                raise RunError(f"{self._files.settings} cannot be read: {error}") from error
-            sections = {name: values for name, values in tables.items() if isinstance(values, dict)}
-            self._config = {f"{name}.{key}": v for name, values in sections.items() for key, v in values.items()}
-        return self._config
-
-    def _changed_settings(self) -> dict[str, str]:
-        """Return the settings that are not the defaults'."""
-        own = {key: value for key, value in self._settings().items() if not key.startswith("output.")}
-        changed = {key: value for key, value in sorted(own.items()) if value != DEFAULTS.get(key)}
-        return {printable(key): printable(str(value)) for key, value in changed.items()}
+    @property
+    def _settings(self) -> SettingsView:
+        if self._read is None:
+            self._read = SettingsView(self._files.settings)
+        return self._read
 
     def state(self) -> str:
         """Return `finished`, `running`, `stopped` (it gave up) or `interrupted`."""
@@ -130,17 +114,17 @@ class RunView:
 
     def summary(self) -> dict[str, Any]:
         """Return one line of the list of runs."""
-        columns = self._columns
+        columns, settings = self._columns, self._settings
         evaluated = by_decoding(columns.evaluations, "sampled")
         rewards = columns.mean("reward/mean")
         return {
             "name": self.name,
             "state": self.state(),
             "round": columns.rounds[-1] if columns.rounds else 0,
-            "rounds": self._setting("federation.rounds"),
-            "model": printable(str(self._setting("model.name"))),
-            "method": printable(str(self._setting("aggregation.method"))),
-            "seed": self._setting("federation.seed"),
+            "rounds": settings["federation.rounds"],
+            "model": printable(str(settings["model.name"])),
+            "method": printable(settings.method),
+            "seed": settings["federation.seed"],
             "clients": len(columns.clients),
             "before": score(evaluated[0][1]).strict if evaluated else None,
             "after": score(evaluated[-1][1]).strict if evaluated else None,
@@ -158,7 +142,7 @@ class RunView:
         ]
         return {
             **self.summary(),
-            "settings": self._changed_settings(),
+            "settings": self._settings.changed(),
             "accuracy": {decoding: self._accuracy(decoding) for decoding in ("sampled", "greedy")},
             "at": columns.rounds,
             "of_round": {name: plain(values) for name, values in columns.of_round.items()},

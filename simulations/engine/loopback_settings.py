@@ -50,7 +50,7 @@ def _just_this_run(config: RunConfig) -> Policy:
         manifest_sha256=Manifest.read(RunFolder(run_folder(config)).manifest).sha256 if secret else "",
         max_rank=config.adapter.rank,
         max_alpha=config.adapter.alpha,
-        methods=(config.aggregation.method,),
+        methods=(config.method_name,),
         target_modules=tuple(name.strip() for name in config.adapter.target_modules.split(",")),
         max_learning_rate=grpo.learning_rate,
         min_learning_rate=grpo.learning_rate,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...common.adapter.methods import METHODS
 from ...common.analysis.privacy import highest_epsilon, privacy_in_words
 from ...common.analysis.scores import points, score
 from ...common.settings.run_config import RunConfig
@@ -89,8 +88,8 @@ def run_facts(source: Source) -> dict[str, Any] | None:
         "reward": _rewards(rounds, 1 if simulated else FEWEST),
         "rewards": _reward_names(config.simulation.rewards),
         "data": _data(config),
-        "method": config.aggregation.method,
-        "paper": METHODS[config.aggregation.method].source,
+        "method": config.method_name,
+        "paper": config.method.source,
         "weights": config.aggregation.weights,
         "privacy": privacy_in_words(config, highest_epsilon(c.reported for r in rounds for c in r.clients.values())),
         "settings": [(name, config.flat()[name]) for name in SETTINGS],

@@ -104,12 +104,12 @@ def _without_vllm(config: RunConfig) -> Values | None:
 
 
 def _bfloat16(config: RunConfig) -> Values | None:
-    dense = config.aggregation.method in ("fedex", "flora")
+    dense = config.method_name in ("fedex", "flora")
     return {"model.dtype": "bfloat16"} if config.model.dtype == "float32" and not dense else None
 
 
 def _quantized(config: RunConfig) -> Values | None:
-    dense = config.aggregation.method in ("fedex", "flora")
+    dense = config.method_name in ("fedex", "flora")
     return {"backend.quantization": "4bit"} if config.backend.quantization != "4bit" and not dense else None
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ...common.adapter.methods import METHODS
 from ...common.adapter.schema import AdapterSchema
 from ...common.errors import ConfigError
 from ...common.messages.messages import run_schema
@@ -94,7 +93,7 @@ class _View:
     @property
     def trained_numbers(self) -> int:
         """Numbers that train, in the round that trains most."""
-        factors = METHODS[self.config.aggregation.method].trains
+        factors = self.config.method.trains
         return max(self.schema.size_of(f) for f in factors)
 
     def resident(self) -> Iterator[Part]:
@@ -186,7 +185,7 @@ class _View:
             norms += 4 * (shape.heads + shape.kv_heads) * shape.head_dim
         adapted = [m for m in self.schema.modules if m.name.startswith("model.layers.0.")]
         lora = width * self.schema.rank * len(adapted)
-        if any("A" in factors for factors in METHODS[self.config.aggregation.method].trains):
+        if any("A" in factors for factors in self.config.method.trains):
             lora += self._kept_inputs({m.name.rpartition(".")[2] for m in adapted})
         return n * (attention + norms + 3 * width * shape.intermediate + lora)
 

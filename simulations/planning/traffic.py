@@ -9,7 +9,6 @@ from flwr.app import RecordDict
 
 from ...common.adapter.adapter import Adapter
 from ...common.adapter.compression import is_exact, most_bytes
-from ...common.adapter.methods import METHODS
 from ...common.adapter.schema import AdapterSchema, Vector
 from ...common.messages import wire
 from ...common.messages.messages import TaskId, TrainTask, Update, run_schema
@@ -52,7 +51,7 @@ def traffic(config: RunConfig, shape: Shape) -> Traffic:
     share = min(1.0, (config.federation.clients_per_round or len(numbers)) / len(numbers))
     rounds = range(1, config.federation.rounds + 1)
     task = sum(_task_bytes(config, schemas[k]) for k in numbers)
-    cycle = METHODS[config.aggregation.method].trains
+    cycle = config.method.trains
     updates = [sum(_update_bytes(config, k, schemas[k], factors) for k in numbers) for factors in cycle]
     return Traffic(
         up=tuple(round(share * updates[(number - 1) % len(cycle)]) for number in rounds),

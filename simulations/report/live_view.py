@@ -199,7 +199,7 @@ def _heading(config: RunConfig, resumed: bool) -> Table:
         "model": f"{config.model.name}, LoRA rank {config.adapter.rank} on {config.adapter.target_modules}",
         "each round": f"{steps} steps x {grpo.prompts_per_step} prompts x {grpo.num_generations} completions, "
         f"learning rate {grpo.learning_rate:g}",
-        "together": f"{config.aggregation.method}, weights by {config.aggregation.weights}",
+        "together": f"{config.method_name}, weights by {config.aggregation.weights}",
         "data": f"{config.simulation.dataset}, {config.simulation.partition}; rewards {config.simulation.rewards}",
         "settings": ", ".join(own) + "; the others have their defaults",
         "folder": str(Path(config.output.dir) / config.output.run),

@@ -29,7 +29,7 @@ def _what(run: Run) -> str:
     who = "1 client" if clients == 1 else f"{clients} clients"
     return (
         f"{who} trained {config.model.name} by GRPO for {rounds} of {config.federation.rounds} rounds, "
-        f"{config.train.steps_per_round} steps in each; {config.aggregation.method} combined their updates{hidden}."
+        f"{config.train.steps_per_round} steps in each; {config.method_name} combined their updates{hidden}."
     )
 
 

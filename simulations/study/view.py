@@ -62,17 +62,23 @@ class _Lines:
 
     def __call__(self, now: Progress) -> None:
         for study_run in now.running:
-            self._once("begins", study_run, "")
+            if self._first("begins", study_run):
+                self._say(f"{study_run.name} begins")
         for study_run in now.finished:
-            self._once("finished", study_run, f", accuracy {_accuracy(study_run)}")
+            if self._first("finished", study_run):  # reading the run takes a while
+                self._count += 1
+                self._say(f"{study_run.name} finished, accuracy {_accuracy(study_run)}")
         for study_run, tail in now.failed.items():
-            self._once("FAILED", study_run, f": {tail.splitlines()[-1]}")
+            if self._first("FAILED", study_run):
+                self._say(f"{study_run.name} FAILED: {tail.splitlines()[-1]}")
 
-    def _once(self, what: str, study_run: StudyRun, more: str) -> None:
-        if (what, study_run) not in self._told:
-            self._told.add((what, study_run))
-            self._count += what == "finished"
-            say(f"{study_run.name} {what}{more} ({self._count} of {self._total} finished)")
+    def _first(self, what: str, study_run: StudyRun) -> bool:
+        known = (what, study_run) in self._told
+        self._told.add((what, study_run))
+        return not known
+
+    def _say(self, text: str) -> None:
+        say(f"{text} ({self._count} of {self._total} finished)")
 
 
 class _Picture:

@@ -228,7 +228,8 @@ def test_a_round_of_too_few_groups_and_a_delta_of_too_many_bytes_are_refused(tmp
         policy.check_run(organisation_file(tmp_path, policy__min_groups=5), config)
     assert caught.value.key == "train.steps-per-round"
     with pytest.raises(PolicyError) as caught:
-        guard(lambda: Worker(schema(config)), organisation_file(tmp_path, policy__max_bytes_per_round=71), config)
+        small = organisation_file(tmp_path, policy__max_bytes_per_round=4 * N - 1)
+        guard(lambda: Worker(schema(config)), small, config)
     assert caught.value.key == "adapter.rank"
 
 
@@ -325,7 +326,7 @@ def test_counts_stay_where_the_policy_keeps_them(tmp_path):
 
 
 # What a hostile server may send in a training message: every class is refused, and nothing is trained.
-N = 18
+N = 40
 HOSTILE_TASKS = {
     "no header": lambda c: c.pop("header"),
     "another protocol": {"protocol": wire.PROTOCOL - 1},

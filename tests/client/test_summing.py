@@ -8,7 +8,6 @@ from federation import metrics, schema, settings
 from fedgrpo.client.learner.masking.summing import SummingLearner
 from fedgrpo.client.learner.training.error_feedback import Residuals
 from fedgrpo.common.adapter.adapter import Adapter
-from fedgrpo.common.adapter.methods import METHODS
 from fedgrpo.common.adapter.schema import trained_part
 from fedgrpo.common.errors import ProtocolError
 from fedgrpo.common.messages.messages import Capabilities, EvaluateTask, Evaluation, Tally, TrainTask, Update
@@ -87,7 +86,7 @@ def opened(config, words, numbers, coordinates):
 
 def test_an_update_is_weighted_clipped_to_the_norm_and_counted(config, delta, tmp_path):
     part = learner(config, delta, tmp_path).part(training(config))
-    factors = METHODS[config.aggregation.method].trains_in(1)
+    factors = config.method.trains_in(1)
     trained = trained_part(schema(config), delta, factors).astype(np.float64)
     update, numbers = opened(config, part.words, training_numbers(SUMMED), trained.size)
     weighted = trained * numbers[WEIGHT]

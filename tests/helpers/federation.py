@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 from fedgrpo.common.adapter.adapter import Adapter
 from fedgrpo.common.adapter.compression import rounded
-from fedgrpo.common.adapter.methods import METHODS
 from fedgrpo.common.adapter.schema import AdapterSchema, Module, trained_part
 from fedgrpo.common.audit.shown import AUDIT, take_lines
 from fedgrpo.common.messages import wire
@@ -108,7 +107,7 @@ def client_app(config: RunConfig, behave: Behaviour = honest, sign: Sign = unsig
         own = schema_of(number)
         seed = derived_seed(config.federation.seed, number, int(header["round"]), int(header["position"]))
         delta = np.random.default_rng(seed).normal(size=own.size).astype(np.float32)
-        factors = METHODS[config.aggregation.method].trains_in(int(header["round"]))
+        factors = config.method.trains_in(int(header["round"]))
         sent = rounded(trained_part(own, delta, factors), config.compression.up, top_share=config.compression.top_share)
         array = wire.packed(sent, config.compression.up)
         reply = wire.pack({**{k: header[k] for k in ECHO}, "num-steps": 1, "num-examples": 4}, array=array)

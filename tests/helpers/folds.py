@@ -42,7 +42,7 @@ def folded(start, deltas, weights=None, factors=None, schemas=None, memory=None,
         )
         for name, delta in deltas.items()
     }
-    return next_adapter(start, memory or {}, given_, Aggregation(**settings))
+    return next_adapter(start, memory or {}, given_, Aggregation(**{"method": "ffa", **settings}))
 
 
 def dense(adapter):

@@ -10,7 +10,7 @@ ALLOWED = {
     "model.name": "builtin",
     "policy.privacy": "none",
     "policy.max-rank": 8,
-    "policy.methods": ["ffa"],
+    "policy.methods": ["ffa", "naive"],
     "policy.target-modules": ["all-linear"],
     "policy.max-learning-rate": 1e-2,
     "policy.max-rounds": 10,

@@ -11,7 +11,6 @@ from federation import metrics, schema
 from fedgrpo.client.learner.masking.summing import SummingLearner
 from fedgrpo.client.learner.training.error_feedback import Residuals
 from fedgrpo.client.main import evaluated, joining, stepped, trained
-from fedgrpo.common.adapter.methods import METHODS
 from fedgrpo.common.adapter.schema import trained_part, whole_vector
 from fedgrpo.common.errors import FedGRPOError
 from fedgrpo.common.messages import wire
@@ -60,7 +59,7 @@ class Synthetic:
     def train(self, task):
         generator, own = self.generator(task), task.adapter.schema
         delta = (self.length * generator.normal(size=own.size)).astype(np.float32)
-        factors = METHODS[self.config.aggregation.method].trains_in(task.round)
+        factors = self.config.method.trains_in(task.round)
         delta = whole_vector(own, trained_part(own, delta, factors), factors)
         told = metrics(effective=float(generator.integers(0, 5))) | {"reward/mean": float(generator.normal())}
         return Update(delta=delta, num_steps=1, num_examples=4, metrics=told)

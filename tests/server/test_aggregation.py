@@ -273,7 +273,7 @@ def test_the_server_goes_on_from_the_unrounded_adapter():
     exact = adapter
     for _ in range(20):  # steps smaller than a step of the grid
         given_ = {"a": ClientUpdate(1.0, 1.0, own, delta["a"])}
-        step = next_adapter(adapter, memory, given_, Aggregation(), "int4")
+        step = next_adapter(adapter, memory, given_, Aggregation(method="ffa"), "int4")
         adapter, memory, exact = step.adapter, step.memory, exact.plus(delta["a"])
     np.testing.assert_allclose(memory["master"], exact.vector, atol=1e-5)
     assert np.abs(adapter.vector - exact.vector).max() < 0.3

@@ -95,7 +95,7 @@ def raw(values, shape=None, dtype="float32", stype=wire.KIND + "fp32"):
     return Array(dtype, shape or values.shape, stype, values.tobytes())
 
 
-N = 18
+N = 40
 HOSTILE = {
     "no array": lambda c: c.pop("vector"),
     "an empty array record": lambda c: c.update({"vector": ArrayRecord({})}),

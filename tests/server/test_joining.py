@@ -172,5 +172,5 @@ def test_clients_of_smaller_rank_take_part_where_the_method_allows_it(tmp_path):
         return reply
 
     run = play(settings(tmp_path, **ranks), behave)
-    assert asked == {0: 9, 1: 18, 2: 36, 3: 9}  # B of 5 and 4 rows
+    assert asked == {0: 20, 1: 40, 2: 80, 3: 20}  # A of 6 and 5 columns, B of 5 and 4 rows
     assert set(run.rounds[-1].clients) == {f"client-{k}" for k in range(4)}

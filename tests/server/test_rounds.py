@@ -226,7 +226,7 @@ def test_a_round_that_most_got_wrong_is_held_against_nobody(tmp_path):
 
 
 def test_every_round_says_what_each_client_weighed_taught_and_cost(tmp_path):
-    run = play(settings(tmp_path, compression__up="int8"))
+    run = play(settings(tmp_path, aggregation__method="ffa", compression__up="int8"))
     for line in run.rounds:
         assert line.aggregation_error < 1e-6
         assert sum(client.share for client in line.clients.values()) == pytest.approx(1)

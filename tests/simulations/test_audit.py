@@ -200,7 +200,7 @@ def test_an_aggregate_that_is_not_the_updates_is_found(fed, what):
 def test_every_way_to_aggregate_can_be_computed_again(tmp_path, values):
     fed = AuditedFederation(tmp_path / "fed", **values)
     fed.play(output__keep_updates=True)
-    method = values.get("aggregation__method", "ffa")
+    method = values.get("aggregation__method", "naive")
     found = verified(fed, policy__methods=[method], policy__max_bytes_per_round=10**6)
     assert (statuses(found)["aggregates"], found.sound) == ("ok", True), texts(found)
 

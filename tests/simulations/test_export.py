@@ -169,7 +169,7 @@ def test_the_card_says_what_the_run_was_and_came_to(run, command, tmp_path):
         "0.250 in round 1, 0.500 in round 2",
         "Privacy spent: no differential privacy was used",
         "`aggregation.rule` | `mean`",
-        "Method `ffa` (FFA-LoRA",
+        "Method `naive` (FedIT",
         "'org/base'",
     ):
         assert said in body, said

@@ -86,11 +86,11 @@ def test_parts_follow_their_formulas():
     trained = 16 * 24 * (896 + 128 + 128 + 896 + 4864 + 4864 + 896)  # B of all layers, rank 16
     both = trained + 16 * 24 * (5 * 896 + 896 + 4864)  # and A
     assert part("base model") == 2 * 494_032_768
-    assert part("optimizer") == 8 * trained
-    assert part("optimizer", grpo__optim="adamw_8bit") == 2 * trained
-    assert part("gradients") == 4 * trained
+    assert part("optimizer", aggregation__method="ffa") == 8 * trained
+    assert part("optimizer", aggregation__method="ffa", grpo__optim="adamw_8bit") == 2 * trained
+    assert part("gradients", aggregation__method="ffa") == 4 * trained
     assert part("adapter") == 4 * both
-    assert part("gradients", aggregation__method="svd") == 4 * both
+    assert part("gradients") == 4 * both
     assert part("gradients", aggregation__method="rolora") == 4 * trained  # B is the larger of the two
     assert part("reference adapter", grpo__beta=0.04, grpo__kl_reference="global") == 4 * both
     assert part("KV cache") == 25 * 2 * 2 * 128 * 32 * 768

@@ -12,6 +12,7 @@ import time
 import pytest
 from fedgrpo.common.errors import ConfigError
 from fedgrpo.server.run.journal import Finished
+from fedgrpo.server.run.reader import Run
 from fedgrpo.simulations.study.comparison import compared
 from fedgrpo.simulations.study.figure import draw
 from fedgrpo.simulations.study.outcomes import gather
@@ -253,6 +254,20 @@ def test_progress_tells_what_is_done_running_and_failed(tmp_path, monkeypatch, c
     assert "75.0%" in told
     assert ("1 running, 1 failed" in told) == terminal
     assert ("central/seed-1 round 1 of 1" in told) == terminal
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_finished_run_is_read_once_however_often_progress_is_shown(tmp_path, monkeypatch, terminal):
+    monkeypatch.setenv("FORCE_COLOR" if terminal else "NO_COLOR", "1")
+    _, study_runs = planned(tmp_path)
+    finished(study_runs["naive/seed-0"], "1110")
+    naive, read = study_runs["naive/seed-0"], Run.read
+    reads = []
+    monkeypatch.setattr(Run, "read", lambda folder: reads.append(folder) or read(folder))
+    with watching(dict.fromkeys(study_runs.values(), "new")) as show:
+        for _ in range(3):
+            show(Progress(waiting=[], finished=[naive]))
+    assert reads == [naive.folder]
 
 
 def test_a_table_of_what_is_there_plays_nothing(run, tmp_path):

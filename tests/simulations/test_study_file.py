@@ -47,7 +47,7 @@ def test_a_study_has_every_run_s_settings(tmp_path):
     assert [run.federation.start_clients for run in (*central.runs[0], *local.runs[0], *naive.runs[0])] == [
         1, 1, 1, 1, 3,
     ]  # fmt: skip
-    assert (naive.runs[0][0].aggregation.method, central.runs[0][0].aggregation.method) == ("naive", "ffa")
+    assert (naive.runs[0][0].aggregation.method, central.runs[0][0].aggregation.method) == ("naive", "auto")
 
 
 @pytest.mark.parametrize(

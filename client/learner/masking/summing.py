@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ....common import __version__
-from ....common.adapter.methods import METHODS
 from ....common.adapter.schema import Vector, trained_part, whole_vector
 from ....common.aggregation.weights import WEIGHTS, ClientReport
 from ....common.errors import ProtocolError
@@ -120,7 +119,7 @@ class SummingLearner:
         update, schema = self.inner.train(task), task.adapter.schema
         if missing := sorted(set(task.summed_metrics) - set(update.metrics)):
             raise ProtocolError("secagg.metrics", f"{missing[0]} may not leave, not even in a sum")
-        factors = METHODS[self.config.aggregation.method].trains_in(task.round)
+        factors = self.config.method.trains_in(task.round)
         layout = Layout(
             coordinates=schema.size_of(factors),
             numbers=training_numbers(task.summed_metrics),
@@ -152,7 +151,7 @@ class SummingLearner:
     def _coded(self, task: TrainTask, delta: Vector, weight: float, layout: Layout) -> tuple[Whole, bool, int]:
         """Return (w * delta on the grid, whether it was clipped, how many numbers were beyond the grid's end)."""
         schema, feedback = task.adapter.schema, self.config.compression.up != "fp32" and self.config.feeds_back
-        factors = METHODS[self.config.aggregation.method].trains_in(task.round)
+        factors = self.config.method.trains_in(task.round)
         residual = self.residuals.load(task) if feedback else np.zeros_like(delta)
         target = trained_part(schema, delta, factors).astype(np.float64) * weight
         norm, limit = float(np.linalg.norm(target)), self.config.privacy.clip_norm  # in float64: the grid ends there

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ....common.adapter.methods import METHODS
 from ....common.settings.run_config import RunConfig
 
 SMALL_BYTES = 100_000_000
@@ -37,7 +36,7 @@ def automatic_dtype(config: RunConfig, weights_bytes: int, *, gpu_bfloat16: bool
     Args:
         gpu_bfloat16: whether the GPU computes in bfloat16; None is a CPU.
     """
-    if weights_bytes < SMALL_BYTES or "W" in METHODS[config.aggregation.method].holds:
+    if weights_bytes < SMALL_BYTES or "W" in config.method.holds:
         return "float32"
     able = bool(processor_bfloat16()) if gpu_bfloat16 is None else gpu_bfloat16
     return "bfloat16" if able else "float32"

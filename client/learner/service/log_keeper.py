@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ....common.adapter import compression
-from ....common.adapter.methods import METHODS
 from ....common.adapter.schema import AdapterSchema, trained_part
 from ....common.audit.chain import Chain, link_complaints, read_chain, read_log, split_log
 from ....common.audit.receipts import FILE, FOLDER, Receipt, privacy_statement, read_receipts, write_receipt
@@ -110,7 +109,7 @@ class LogKeeper:
 
     def receipt(self, task: TrainTask, update: Update, schema: AdapterSchema, config: RunConfig) -> None:
         """Write down what leaves in the clear for a round, before it does."""
-        part = trained_part(schema, update.delta, METHODS[config.aggregation.method].trains_in(task.round))
+        part = trained_part(schema, update.delta, config.method.trains_in(task.round))
         place = task.federation, task.round, task.attempt, task.adapter.sha256
         said = privacy_statement(update.metrics)
         self.note(place, compression.packed(part, config.compression.up), "clear", update.num_examples, privacy=said)

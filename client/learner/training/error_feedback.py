@@ -19,7 +19,6 @@ import numpy as np
 
 from ....common.adapter.adapter import clip_norm, l2_norm
 from ....common.adapter.compression import rounded
-from ....common.adapter.methods import METHODS
 from ....common.adapter.schema import Vector, trained_part, whole_vector
 from ....common.errors import DivergedError
 from ....common.foreign import safe_logger
@@ -83,7 +82,7 @@ class CompressingLearner:
             raise DivergedError("the adapter is not finite at the end of the round; no update is sent")
         if settings.up == "fp32" or self.config.privacy.mode != "none":  # the grid of a sum rounds later
             return replace(update, delta=clip_norm(update.delta, self.max_norm))
-        schema, method = task.adapter.schema, METHODS[self.config.aggregation.method]
+        schema, method = task.adapter.schema, self.config.method
         factors, feedback = method.trains_in(task.round), self.config.feeds_back
         residual = self.residuals.load(task) if feedback else np.zeros_like(update.delta)
         target = trained_part(schema, clip_norm(update.delta + residual, self.max_norm), factors)

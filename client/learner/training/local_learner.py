@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import torch
 
-from ....common.adapter.methods import METHODS
 from ....common.adapter.schema import AdapterSchema
 from ....common.errors import DataError
 from ....common.foreign import safe_logger
@@ -148,7 +147,7 @@ class LocalLearner:
         """Return what the run costs in privacy, over what is spent; empty if it is not private."""
         if not self._private:
             return ""
-        trains = METHODS[self._model.config.aggregation.method].trains
+        trains = self._model.config.method.trains
         return str(self._private.run_price(spent, max(self._model.schema.size_of(factors) for factors in trains)))
 
     def train(self, task: TrainTask) -> Update:
@@ -159,7 +158,7 @@ class LocalLearner:
         problems = self._reader.next(task)
         work = LocalRound(
             adapter=task.adapter,
-            trains=METHODS[config.aggregation.method].trains_in(task.round),
+            trains=config.method.trains_in(task.round),
             rows=[problem.row(self._data.system_prompt) for problem in problems],
             rewards=self._data.rewards,
             seed=derived_seed(config.federation.seed, "train", self._data.organisation, task.round),
@@ -183,7 +182,7 @@ class LocalLearner:
         epsilon = private.charge(task)
         work = LocalRound(
             adapter=task.adapter,
-            trains=METHODS[config.aggregation.method].trains_in(task.round),
+            trains=config.method.trains_in(task.round),
             rows=[self._shard[0].row(self._data.system_prompt)],
             batches=private.batches(self._data.system_prompt),
             expected_units=private.expected_units,

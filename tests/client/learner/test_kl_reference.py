@@ -51,7 +51,7 @@ def test_none_loads_no_reference_and_reports_no_kl():
 
 @pytest.mark.parametrize("reference", ["base", "global"])
 def test_frozen_factors_stay_frozen_though_the_reference_pass_thaws_them(reference):
-    config = make_config(grpo__kl_reference=reference, grpo__beta=0.1)
+    config = make_config(aggregation__method="ffa", grpo__kl_reference=reference, grpo__beta=0.1)
     model = make_model(config)
     start = Adapter.initial(model.schema)
     update = make_learner(model).train(TrainTask(federation="f", round=1, attempt=1, adapter=start, position=0))
