@@ -227,8 +227,8 @@ def test_a_round_of_too_few_groups_and_a_delta_of_too_many_bytes_are_refused(tmp
     with pytest.raises(PolicyError) as caught:
         policy.check_run(organisation_file(tmp_path, policy__min_groups=5), config)
     assert caught.value.key == "train.steps-per-round"
+    small = organisation_file(tmp_path, policy__max_bytes_per_round=4 * N - 1)
     with pytest.raises(PolicyError) as caught:
-        small = organisation_file(tmp_path, policy__max_bytes_per_round=4 * N - 1)
         guard(lambda: Worker(schema(config)), small, config)
     assert caught.value.key == "adapter.rank"
 
