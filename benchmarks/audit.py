@@ -34,7 +34,7 @@ RUN = "fed-benchmark"
 POLICY = {
     "privacy": "secagg",
     "max-rank": 64,
-    "methods": ["ffa"],
+    "methods": ["naive"],
     "target-modules": ["all-linear"],
     "max-learning-rate": 1.0,
     "max-rounds": 10_000,

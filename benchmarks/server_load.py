@@ -127,7 +127,12 @@ def schema_of(parameters: int) -> AdapterSchema:
 def load(clients: int, parameters: int, rounds: int, pipe) -> None:
     """Run a federation of synthetic clients in this process, and say what it took."""
     config = RunConfig().with_values(
-        {"federation.rounds": rounds, "federation.start-clients": clients, "evaluation.every": 0}
+        {
+            "aggregation.method": "ffa",
+            "federation.rounds": rounds,
+            "federation.start-clients": clients,
+            "evaluation.every": 0,
+        }
     )
     with tempfile.TemporaryDirectory() as folder:
         config = config.with_values({"output.dir": folder, "output.run": "load"})

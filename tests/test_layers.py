@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+import tomllib
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -72,6 +73,23 @@ def test_no_two_sub_packages_import_each_other_not_even_by_way_of_others():
             needs.setdefault(own, set()).add(other)
     assert len(needs) > 20
     TopologicalSorter(needs).prepare()  # raises CycleError, which names the circle
+
+
+def test_the_wheel_has_every_package_and_every_file_that_they_read():
+    """An editable installation has them all, so nothing else would notice."""
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    inits = [path for layer in LAYERS for path in (ROOT / layer).rglob("__init__.py")]
+    found = {".".join(["fedgrpo", *path.parent.relative_to(ROOT).parts]) for path in inits}
+    assert set(setuptools["packages"]) == found | {"fedgrpo"}
+    files = [path for layer in LAYERS for path in (ROOT / layer).rglob("*") if path.is_file()]
+    data = {path for path in files if path.suffix not in (".py", ".pyc") and path.name != "py.typed"}
+    packed = {
+        path
+        for package, patterns in setuptools["package-data"].items()
+        for pattern in patterns
+        for path in ROOT.joinpath(*package.split(".")[1:]).glob(pattern)
+    }
+    assert data - packed == set()
 
 
 def test_every_sub_package_says_what_belongs_in_it():

@@ -21,15 +21,13 @@ from .parts import (
     EVALUATION,
     OPTIMIZER_BYTES,
     SAMPLING,
-    TILE_TOKENS,
-    TILE_WORDS,
-    TILES_ON_CPU,
     UPDATE,
     WIDTH,
     Machine,
     Part,
 )
 from .shapes import Shape
+from .training_pass import TrainingPass, logits
 
 
 def memory_parts(config: RunConfig, shape: Shape, machine: Machine) -> list[Part]:
@@ -69,10 +67,9 @@ class _View:
         return WIDTH[self.config.model.dtype]
 
     @property
-    def pass_tokens(self) -> int:
-        """N: tokens of one forward and backward pass, padding included."""
-        grpo = self.config.grpo
-        return grpo.per_device_train_batch_size * (grpo.max_prompt_length + grpo.max_completion_length)
+    def training_pass(self) -> TrainingPass:
+        """The tokens of one forward and backward pass."""
+        return TrainingPass.of(self.config, self.checkpointing)
 
     @property
     def autocast(self) -> bool:
@@ -119,7 +116,7 @@ class _View:
     def update(self) -> Iterator[Part]:
         """Yield the parts of a forward and backward pass."""
         layer, layers = self._layer_bytes(), self.shape.layers
-        n, width = self.pass_tokens, self.width
+        n, width = self.training_pass.tokens, self.width
         yield Part("gradients", 4 * self.trained_numbers, UPDATE, "4 x trained numbers")
         if self.autocast:
             yield Part("adapter for autocast", 2 * self.lora_numbers, UPDATE, "2 x numbers of the adapter")
@@ -129,7 +126,7 @@ class _View:
         else:
             yield Part("activations", layers * layer, UPDATE, "layers x one layer's (checkpointing is off)")
         yield Part("backward pass", self._work_bytes(n), UPDATE, "gradients and copies in one layer at a time")
-        yield self._logits()
+        yield logits(self.training_pass, self.shape, self.machine, self.width)
 
     def sampling(self) -> Iterator[Part]:
         """Yield the parts of sampling the completions of one optimizer step, all at once."""
@@ -177,7 +174,7 @@ class _View:
 
     def _layer_bytes(self) -> int:
         """Return the bytes that one decoder layer keeps for its backward pass."""
-        shape, n, width = self.shape, self.pass_tokens, self.width
+        shape, n, width = self.shape, self.training_pass.tokens, self.width
         length = self.config.grpo.max_prompt_length + self.config.grpo.max_completion_length
         attention = 4 * width * shape.heads * shape.head_dim + 4 * shape.heads + width * length
         norms = 2 * 4 * shape.hidden
@@ -187,7 +184,8 @@ class _View:
         lora = width * self.schema.rank * len(adapted)
         if any("A" in factors for factors in self.config.method.trains):
             lora += self._kept_inputs({m.name.rpartition(".")[2] for m in adapted})
-        return n * (attention + norms + 3 * width * shape.intermediate + lora)
+        repeated = 2 * width * shape.kv_heads * shape.head_dim * self.training_pass.copied
+        return n * (attention + norms + 3 * width * shape.intermediate + lora) + repeated
 
     def _kept_inputs(self, names: set[str]) -> int:
         """Return the bytes per token of the inputs of adapted layers, which are kept if A trains.
@@ -214,24 +212,6 @@ class _View:
         if self.config.backend.quantization == "none":
             return 0
         return self.width * max(i * o for i, o in self.shape.linears.values())
-
-    def _logits(self) -> Part:
-        """Return the part of the logits and of what is computed from them."""
-        grpo, width, shape = self.config.grpo, self.width, self.shape
-        scored = grpo.per_device_train_batch_size * grpo.max_completion_length
-        if not self.machine.tiled_logits:
-            both = 2 * width * (scored + grpo.per_device_train_batch_size) * shape.vocabulary
-            formula = f"2 x {width} x completion tokens x vocabulary: they and their gradient"
-            return Part("logits", both, UPDATE, formula)
-        if self.machine.kind == "cpu":
-            scored = self.pass_tokens  # without Triton, prompts are scored too
-        rows = min(scored, TILE_TOKENS)
-        hidden = (4 + width) * scored * shape.hidden
-        if self.machine.kind == "cuda":
-            tile = width * rows * TILE_WORDS
-            return Part("logits", tile + hidden, UPDATE, f"a tile of 4,096 x 32,768 x {width}, gradient of the hidden")
-        tiles = int((width + 4 * TILES_ON_CPU) * rows * min(TILE_WORDS, shape.vocabulary))  # the rest is never touched
-        return Part("logits", tiles + hidden, UPDATE, "8 1/4 tiles of 4,096 x 32,768 x 4, gradient of the hidden")
 
     def generation(self, completions: int, group: int, length: int, when: str) -> Iterator[Part]:
         """Yield KV cache, prompts, and the logits of one token of each completion."""

@@ -10,7 +10,7 @@ CUDA_CONTEXT = 600_000_000
 """Assumed, not measured: driver context, kernels and cuBLAS workspace of a process with PyTorch."""
 TILE_TOKENS, TILE_WORDS = 4096, 32768
 """TRL 1.16 computes logits in tiles of at most this many tokens and words (trl/kernels/chunked_logprob.py)."""
-TILES_ON_CPU = 7.25
+TILES_ON_CPU = 7
 """float32 tiles that its backward pass holds at once without Triton, in addition to those of the logits; measured."""
 FIRST_WITH_TILES = (1, 15)
 WIDTH = {"float32": 4, "bfloat16": 2, "float16": 2}

@@ -23,7 +23,7 @@ LONG = ["grpo.per-device-train-batch-size=8", "grpo.max-completion-length=192"]
     [
         ("4096", LONG),
         ("4096", [*LONG, "backend.gradient-checkpointing=on"]),
-        ("4096", [*LONG, "aggregation.method=naive"]),
+        ("4096", [*LONG, "aggregation.method=ffa"]),
         ("32768", ["grpo.per-device-train-batch-size=4", "grpo.max-completion-length=96"]),
         ("4096", ["grpo.per-device-train-batch-size=4", "grpo.gradient-accumulation-steps=16", *LONG[1:]]),
     ],

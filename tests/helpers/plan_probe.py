@@ -68,7 +68,7 @@ def memory(key: str) -> int:
 
 def one_round(config: RunConfig) -> int:
     """Train a round, and return by how many bytes the process grew at its most."""
-    simulated_clients._resident.cache_clear()
+    simulated_clients._loaded_model.cache_clear()
     learner = simulated_clients.simulated_learner({"partition-id": 0, "num-partitions": 1}, config)
     adapter = Adapter.initial(learner.capabilities().schema)
     before = memory("VmRSS")
