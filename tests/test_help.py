@@ -56,6 +56,12 @@ def described(command, kind):
                 yield name, info.help
 
 
+@pytest.mark.parametrize("words", LEAVES, ids=" ".join)
+def test_every_command_has_two_examples(words):
+    line = re.compile(rf"^ *fedgrpo {' '.join(words)}\b", re.MULTILINE)
+    assert len(line.findall(LEAVES[words].help)) >= 2
+
+
 def test_there_are_commands_with_arguments_to_look_at():
     assert sum(bool(list(described(command, ArgumentInfo))) for command in LEAVES.values()) > 10
 

@@ -44,6 +44,13 @@ def test_a_manifest_is_made_member_by_member(run, made):
     assert verified["you"] == "clinic-b"
 
 
+def test_members_are_missing_until_there_are_as_many_as_a_round_needs(run, made, tmp_path):
+    made.write_text(made.read_text().replace("min-members = 3", "min-members = 5"))
+    for name, says in (("clinic-d", "It needs 1 more."), ("clinic-e", "It can be used.")):
+        public = answer(run, "keys", "identity", tmp_path / f"{name}.identity")["public"]
+        assert says in run("manifest", "add", made, public)[1]
+
+
 def test_what_is_added_leaves_the_rest_of_the_file_as_it_is(run, made, tmp_path):
     made.write_text("# ours\n" + made.read_text() + "# the end")
     answer(run, "keys", "identity", tmp_path / "clinic-d.identity")

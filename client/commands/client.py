@@ -61,9 +61,10 @@ def init(
 ) -> None:
     """Write an organisation's file with comments, and its keys beside it: the node's, and its identity.
 
-    [bold]Example[/bold]
+    [bold]Examples[/bold]
 
       fedgrpo client init clinic.toml --name clinic-a --data questions.csv --superlink fed.example.org:8000
+      fedgrpo client init lab.toml --data hub:openai/gsm8k:train --model smollm2-135m --privacy none
     """
     from ..learner.models.model_files import built_in_model, file_hash, model_folder
     from ..learner.models.registry import fetched_folder, is_gguf
@@ -139,9 +140,10 @@ def up(
 ) -> None:
     """Join the federation: start the learner, then the SuperNode; start again what dies. Ctrl-C ends them.
 
-    [bold]Example[/bold]
+    [bold]Examples[/bold]
 
       fedgrpo client up clinic.toml
+      fedgrpo client up clinic.toml --dry-run              record what would leave, and send nothing of it
     """
     from .processes import run_client
 
@@ -159,10 +161,12 @@ def supernode(
     It takes the options of flower-supernode. What it starts for each message is fedgrpo's own executor, which compares
     the bundle with policy.app-sha256 and answers with the fedgrpo that is installed. `fedgrpo client up` starts both.
 
-    [bold]Example[/bold]
+    [bold]Examples[/bold]
 
       fedgrpo client supernode --superlink fed.example.org:8000 --root-certificates ca.crt \\
           --auth-supernode-private-key clinic-a.key --node-config 'config-path="/srv/clinic/clinic.toml"'
+      fedgrpo client supernode --superlink 127.0.0.1:8000 --root-certificates ca.crt --port 9095 \\
+          --auth-supernode-private-key clinic-b.key --node-config 'config-path="/srv/b/clinic.toml"'
     """
     from ..relay.supernode import start
 
@@ -175,7 +179,13 @@ def status(
     lines: Annotated[int, typer.Option(help="Log lines to show.")] = 10,
     output: FormatOption = Format.text,
 ) -> None:
-    """Show what the learner is doing, the end of its log, what it has answered, and when something last left."""
+    """Show what the learner is doing, the end of its log, what it has answered, and when something last left.
+
+    [bold]Examples[/bold]
+
+      fedgrpo client status clinic.toml
+      fedgrpo client status clinic.toml --format json
+    """
     from ..learner.service.ledger import FILE, Ledger
     from .processes import learner_status
     from .status_view import print_budget, print_ledger, print_status, spent_epsilon
@@ -237,6 +247,11 @@ def learner(file: FileArgument) -> None:
 
     `fedgrpo client up` starts it. Run it yourself under another account, or from another environment: it needs torch,
     TRL and PEFT, and does not need flwr.
+
+    [bold]Examples[/bold]
+
+      fedgrpo learner clinic.toml
+      fedgrpo learner /srv/clinic/clinic.toml
     """
     from ..learner.service.daemon import serve
 

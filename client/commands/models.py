@@ -23,9 +23,10 @@ models = typer.Typer(
 def list_(output: FormatOption = Format.text) -> None:
     """List the models that can be fetched, and whether they are on this machine.
 
-    [bold]Example[/bold]
+    [bold]Examples[/bold]
 
       fedgrpo models list
+      fedgrpo models list --format json
     """
     from ..learner.models.registry import PUBLISHED, fetched_folder, models_cache
 

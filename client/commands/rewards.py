@@ -52,9 +52,10 @@ def new(
 ) -> None:
     """Write a file with a reward of your own, and a test beside it that passes as it is.
 
-    [bold]Example[/bold]
+    [bold]Examples[/bold]
 
       fedgrpo rewards new mine.py && python test_mine.py
+      fedgrpo rewards new rewards/brief.py
     """
     name = file.stem
     if file.suffix != ".py" or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):

@@ -38,9 +38,10 @@ def init(
 ) -> None:
     """Begin a manifest, without members.
 
-    [bold]Example[/bold]
+    [bold]Examples[/bold]
 
       fedgrpo manifest init manifest.toml --federation thyroid --server-key federation/keys/server.identity.pub
+      fedgrpo manifest init manifest.toml --federation thyroid --server-key server.identity.pub --min-members 4
     """
     if min_members < FEWEST:
         raise ConfigError(
@@ -53,7 +54,9 @@ def init(
     if output is Format.json:
         print(json.dumps({"file": str(file), "federation": federation, "members": []}))
     else:
-        print(f"Made {file}. Add the members, at least {FEWEST}: fedgrpo manifest add {file} NAME.identity.pub")
+        print(
+            f"Made {file}. Add the members, at least {max(FEWEST, min_members)}: fedgrpo manifest add {file} NAME.identity.pub"
+        )
 
 
 @manifest.command("add")
@@ -65,9 +68,10 @@ def add(
 ) -> None:
     """Add a member. The fingerprint changes, so every member has to pin it anew.
 
-    [bold]Example[/bold]
+    [bold]Examples[/bold]
 
       fedgrpo manifest add manifest.toml clinic-a.identity.pub
+      fedgrpo manifest add manifest.toml sent.pub --name clinic-b
     """
     name = name or key.name.removesuffix(".pub").removesuffix(SUFFIX)
     member = Member(name, public_key.read(key))
@@ -82,7 +86,8 @@ def add(
     if output is Format.json:
         print(json.dumps({"file": str(file), "added": name, "members": members}))
     else:
-        more = f"It needs {FEWEST - len(members)} more." if len(members) < FEWEST else "It can be used."
+        missing = max(FEWEST, fields["min_members"]) - len(members)
+        more = f"It needs {missing} more." if missing > 0 else "It can be used."
         print(f"Added {name}; {file} has {len(members)} member{'s' * (len(members) != 1)}. {more}")
 
 
@@ -90,9 +95,10 @@ def add(
 def fingerprint(file: FileArgument, output: FormatOption = Format.text) -> None:
     """Print a manifest's fingerprint, which every member compares over another channel: by telephone, on paper.
 
-    [bold]Example[/bold]
+    [bold]Examples[/bold]
 
       fedgrpo manifest fingerprint manifest.toml
+      fedgrpo manifest fingerprint manifest.toml --format json
     """
     made = Manifest.read(file)
     if output is Format.json:

@@ -36,9 +36,10 @@ def init(
 ) -> None:
     """Create an operator's folder: settings, the federation's CA, the server's certificate and identity, a secret.
 
-    [bold]Example[/bold]
+    [bold]Examples[/bold]
 
       fedgrpo server init federation --host fed.example.org --port 8000
+      fedgrpo server init rehearsal --host 127.0.0.1 --bind 127.0.0.1
     """
     from .server_folder import Gateway, ServerFolder, ServerSettings, SuperLink, names_or_default
 
@@ -68,9 +69,10 @@ def up(folder: FolderArgument) -> None:
     Only the gateway's port is open to the network, and only Flower's fleet API is behind it. Registered nodes and runs
     survive a restart.
 
-    [bold]Example[/bold]
+    [bold]Examples[/bold]
 
       fedgrpo server up federation
+      fedgrpo server up /srv/fedgrpo/federation
     """
     from .processes import run_server
     from .server_folder import ServerFolder
@@ -146,9 +148,10 @@ def resume(
 ) -> None:
     """Resume an interrupted run from its last committed round, with its own settings.
 
-    [bold]Example[/bold]
+    [bold]Examples[/bold]
 
       fedgrpo server resume federation pilot
+      fedgrpo server resume /srv/fedgrpo/federation pilot
     """
     from .runs import resume as play
     from .server_folder import ServerFolder
@@ -160,9 +163,10 @@ def resume(
 def stop(folder: FolderArgument, run: Annotated[str, typer.Argument(help="Name of the run.")]) -> None:
     """Stop a run. Committed rounds are safe; `resume` continues from them.
 
-    [bold]Example[/bold]
+    [bold]Examples[/bold]
 
       fedgrpo server stop federation pilot
+      fedgrpo server stop /srv/fedgrpo/federation pilot
     """
     from .runs import stop as end
     from .server_folder import ServerFolder
@@ -175,9 +179,10 @@ def stop(folder: FolderArgument, run: Annotated[str, typer.Argument(help="Name o
 def status(folder: FolderArgument, output: FormatOption = Format.text) -> None:
     """Show the runs with their progress, and the nodes with their last heartbeat.
 
-    [bold]Example[/bold]
+    [bold]Examples[/bold]
 
       fedgrpo server status federation
+      fedgrpo server status federation --format json
     """
     from ..run.status import RunStatus
     from .flwr_cli import Flower
@@ -198,7 +203,13 @@ def status(folder: FolderArgument, output: FormatOption = Format.text) -> None:
 
 @server.command("gateway", hidden=True)
 def gateway(folder: FolderArgument) -> None:
-    """Run only the gateway, as `fedgrpo server up` and the systemd unit do."""
+    """Run only the gateway, as `fedgrpo server up` and the systemd unit do.
+
+    [bold]Examples[/bold]
+
+      fedgrpo server gateway federation
+      fedgrpo server gateway /srv/fedgrpo/federation
+    """
     from .connections import Limits
     from .gateway import gateway as application
     from .gateway import serve

@@ -23,7 +23,13 @@ keys = typer.Typer(
 
 @keys.command("ca")
 def ca(folder: Annotated[Path, typer.Argument(help="Folder for ca.crt and ca.key.")]) -> None:
-    """Make a federation's CA. (`fedgrpo server init` does.)"""
+    """Make a federation's CA. (`fedgrpo server init` does.)
+
+    [bold]Examples[/bold]
+
+      fedgrpo keys ca federation/keys
+      fedgrpo keys ca /srv/fedgrpo/federation/keys
+    """
     certificate = key_files.make_authority(folder)
     print(f"Made {certificate}, fingerprint {key_files.fingerprint(certificate)}")
 
@@ -34,9 +40,10 @@ def server_certificate(
 ) -> None:
     """Make the server's certificate, valid 397 days, for the names clients connect to. (`fedgrpo server init` does.)
 
-    [bold]Example[/bold]
+    [bold]Examples[/bold]
 
       fedgrpo keys server federation/keys --host fed.example.org --host 192.0.2.7
+      fedgrpo keys server federation/keys
     """
     print(f"Made {key_files.make_server(folder, host or [])}")
 
@@ -47,9 +54,10 @@ def node(
 ) -> None:
     """Make a node's identity. The organisation keeps NAME and sends NAME.pub to the operator.
 
-    [bold]Example[/bold]
+    [bold]Examples[/bold]
 
       fedgrpo keys node clinic-a
+      fedgrpo keys node /srv/clinic/clinic-a.key
     """
     public = key_files.make_node(path)
     print(
@@ -64,9 +72,10 @@ def identity(
 ) -> None:
     """Make an identity: an Ed25519 key that signs for an organisation or the server. FILE.pub is for the manifest.
 
-    [bold]Example[/bold]
+    [bold]Examples[/bold]
 
       fedgrpo keys identity clinic-a.identity
+      fedgrpo keys identity federation/keys/server.identity
     """
     public = Identity.generate().write(path)
     found = {"private": str(path), "public": str(public), "fingerprint": key_files.fingerprint(public)}
@@ -89,9 +98,10 @@ def register(
 ) -> None:
     """Let a node take part. The server must be up.
 
-    [bold]Example[/bold]
+    [bold]Examples[/bold]
 
       fedgrpo keys register federation clinic-a.key.pub
+      fedgrpo keys register federation sent.pub --name clinic-a
     """
     from ..federation.intake import NAME
     from .flwr_cli import Flower
@@ -112,7 +122,13 @@ def register(
 def unregister(
     folder: FolderArgument, node_id: Annotated[int, typer.Argument(help="As server status shows it.")]
 ) -> None:
-    """Let a node take part no longer. The server must be up."""
+    """Let a node take part no longer. The server must be up.
+
+    [bold]Examples[/bold]
+
+      fedgrpo keys unregister federation 1234567890      the number that `server status` shows
+      fedgrpo keys unregister /srv/fedgrpo/federation 1234567890
+    """
     from .flwr_cli import Flower
     from .server_folder import ServerFolder
 
@@ -122,5 +138,11 @@ def unregister(
 
 @keys.command("show")
 def show(path: Annotated[Path, typer.Argument(help="A certificate, or NAME.pub.")]) -> None:
-    """Print the fingerprint of a certificate or public key, to compare over another channel."""
+    """Print the fingerprint of a certificate or public key, to compare over another channel.
+
+    [bold]Examples[/bold]
+
+      fedgrpo keys show ca.crt
+      fedgrpo keys show clinic-a.key.pub
+    """
     print(key_files.fingerprint(path))

@@ -56,9 +56,10 @@ def record(
     What left, when, to whom, in which form; epsilon, members, hashes; and how each line can be checked. It prints to
     PDF from any browser.
 
-    [bold]Example[/bold]
+    [bold]Examples[/bold]
 
       fedgrpo audit record audit.jsonl clinic.toml --out pilot.html
+      fedgrpo audit record runs/pilot clinic.toml          from a run folder, as audit verify takes it
     """
     from ...client.organisation.settings import OrganisationFile
     from .compliance import write_record

@@ -71,9 +71,10 @@ def board(
 ) -> None:
     """Make one page of the result files of studies: a line per arm, with the command that makes it again.
 
-    [bold]Example[/bold]
+    [bold]Examples[/bold]
 
       fedgrpo board docs/studies --out docs/board.md
+      fedgrpo board studies-out/mine/result.json          one study, on stdout
     """
     from ...common.storage.atomic import write_atomic
     from .board import board as page
