@@ -54,9 +54,8 @@ def init(
     if output is Format.json:
         print(json.dumps({"file": str(file), "federation": federation, "members": []}))
     else:
-        print(
-            f"Made {file}. Add the members, at least {max(FEWEST, min_members)}: fedgrpo manifest add {file} NAME.identity.pub"
-        )
+        fewest = max(FEWEST, min_members)
+        print(f"Made {file}. Add the members, at least {fewest}: fedgrpo manifest add {file} NAME.identity.pub")
 
 
 @manifest.command("add")
