@@ -79,6 +79,7 @@ def test_activations_are_the_tensors_that_a_forward_pass_keeps(family, dtype, au
             "grpo.max-prompt-length": PROMPT,
             "grpo.max-completion-length": COMPLETION,
             "backend.gradient-checkpointing": "off",
+            "backend.shared-prompts": False,
         }
     )
     parts = memory_parts(config, from_config(model.config.to_dict(), "a test"), Machine("cuda"))
