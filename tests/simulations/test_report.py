@@ -46,7 +46,9 @@ def test_the_command_that_does_it_again_can_be_pasted(rose):
 def test_a_real_federation_cannot_be_done_again_from_here(tmp_path):
     run = play(settings(tmp_path))
     assert again(run) == ""
-    assert "Do it again" not in write_report(run).read_text()
+    page = write_report(run).read_text()
+    assert "Do it again" not in page
+    assert "naive weighted by effective-groups" in page  # not `auto`, which says nothing
 
 
 def test_every_figure_says_its_values_and_has_the_colour_of_the_text(rose):
