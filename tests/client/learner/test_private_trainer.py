@@ -211,7 +211,7 @@ def test_only_epsilon_and_public_numbers_leave_a_private_round(private_model):
     assert set(update.metrics) == {"privacy/epsilon"}
     assert (update.num_steps, update.num_examples) == (2, 4)  # as planned, whatever chance took
     assert update.metrics["privacy/epsilon"] > 0
-    assert watcher.metrics["reward/mean"] != 0  # the organisation itself sees everything
+    assert "reward/mean" in watcher.metrics  # the organisation itself sees everything; 0 where chance took nobody
     again = learner.train(task(private_model))
     assert again.metrics["privacy/epsilon"] > update.metrics["privacy/epsilon"]
     assert np.linalg.norm(update.delta - again.delta) > 0  # other noise, although everything asked for is the same
