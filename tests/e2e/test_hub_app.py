@@ -46,7 +46,8 @@ def test_its_metadata_are_those_of_format_1():
     assert any(each.startswith("flwr>=") for each in table["project"]["dependencies"])
 
 
-def test_its_settings_are_the_scenarios():
+def test_its_settings_are_the_scenarios_with_as_many_clients_as_flower_simulates_unasked():
     table = tomllib.loads((APP / "pyproject.toml").read_text())["tool"]["flwr"]["app"]["config"]
     own = {f"{section}.{name}": value for section, values in table.items() for name, value in values.items()}
-    assert RunConfig().with_values(own) == scenario("builtin").with_values({"output.run": ""})
+    two = {"federation.start-clients": 2, "simulation.clients": 2, "output.run": ""}
+    assert RunConfig().with_values(own) == scenario("builtin").with_values(two)
