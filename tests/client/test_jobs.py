@@ -13,7 +13,7 @@ import httpx
 import numpy as np
 import pytest
 from federation import schema, settings
-from fedgrpo.client.learner.service import jobs
+from fedgrpo.client.learner.service import daemon, jobs
 from fedgrpo.client.learner.service.daemon import serve_jobs
 from fedgrpo.client.learner.service.jobs import JobQueue
 from fedgrpo.client.relay import remote_learner
@@ -106,6 +106,12 @@ def test_only_the_owner_may_use_the_socket(place):
         assert stat.S_IMODE(mode) == 0o600
         assert stat.S_IMODE(place.organisation.folder.stat().st_mode) == 0o700
     assert not place.organisation.socket.exists()
+
+
+def test_a_learner_that_is_told_to_end_as_its_model_is_loaded_ends():
+    loaded, told = SimpleNamespace(ended=True, error=None), SimpleNamespace(should_exit=True)
+    daemon._end_if_it_fails(None, loaded, told)
+    assert told.should_exit
 
 
 def test_a_repeated_request_costs_nothing_also_after_a_restart(place):

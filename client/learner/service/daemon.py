@@ -105,7 +105,8 @@ def _end_if_it_fails(queue: JobQueue, loading: Job, server: uvicorn.Server) -> N
     """A learner whose model cannot be loaded is of no use, and says so by ending."""
     while not loading.ended:
         queue.wait(loading.key, MAX_WAIT_S)
-    server.should_exit = loading.error is not None
+    if loading.error is not None:
+        server.should_exit = True  # and never False: a signal may have set it meanwhile
 
 
 def prepare_folder(organisation: OrganisationFile) -> None:
