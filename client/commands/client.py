@@ -143,7 +143,7 @@ def up(
     [bold]Examples[/bold]
 
       fedgrpo client up clinic.toml
-      fedgrpo client up clinic.toml --dry-run              record what would leave, and send nothing of it
+      fedgrpo client up clinic.toml --dry-run              record what would leave, and send error codes only
     """
     from .processes import run_client
 

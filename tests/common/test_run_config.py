@@ -1,9 +1,11 @@
 """Settings: one place, bounds with reasons, and in step with what Flower knows."""
 
 import tomllib
+from dataclasses import replace
 
 import pytest
 from checkout import ROOT
+from fedgrpo.common.adapter.methods import METHODS
 from fedgrpo.common.errors import ConfigError
 from fedgrpo.common.settings.run_config import RunConfig, load_scenario, parse_override
 from fedgrpo.simulations.engine.runner import SCENARIOS, scenario
@@ -107,3 +109,28 @@ def test_a_round_is_made_of_whole_blocks():
     with pytest.raises(ConfigError, match=r"A round has 16 prompts.*train.block-size = 6"):
         RunConfig().with_values({"train.block-size": 6})
     RunConfig().with_values({"train.block-size": 8})
+
+
+@pytest.mark.parametrize(
+    ("values", "method"),
+    [
+        ({}, "naive"),
+        ({"privacy.mode": "secagg"}, "naive"),
+        ({"aggregation.rule": "median"}, "naive"),
+        ({"aggregation.server-optimizer": "adam"}, "naive"),
+        ({"train.optimizer-state": "kept"}, "naive"),
+        ({"dp.noise-multiplier": 1.0, "grpo.loss-type": "grpo"}, "ffa"),
+        (
+            {"privacy.mode": "secagg", "privacy.noise-multiplier": 1.0, "aggregation.weights": "uniform"},
+            "ffa",
+        ),
+        ({"dp.noise-multiplier": 1.0, "grpo.loss-type": "grpo", "aggregation.method": "xs"}, "xs"),
+        ({"aggregation.method": "svd"}, "svd"),
+    ],
+)
+def test_the_method_follows_from_the_settings_unless_it_is_named(values, method):
+    config = RunConfig().with_values(values)
+    assert (config.method_name, config.method) == (method, METHODS[method])
+    assert config.named_aggregation == replace(config.aggregation, method=method)
+    named = config.with_values({"aggregation.method": method})
+    assert named.method_name == method  # and what `auto` chooses may be named as well
