@@ -119,12 +119,20 @@ def test_a_round_is_made_of_whole_blocks():
         ({"aggregation.rule": "median"}, "naive"),
         ({"aggregation.server-optimizer": "adam"}, "naive"),
         ({"train.optimizer-state": "kept"}, "naive"),
-        ({"dp.noise-multiplier": 1.0, "grpo.loss-type": "grpo"}, "ffa"),
+        ({"dp.noise-multiplier": 1.0, "grpo.loss-type": "grpo", "aggregation.weights": "uniform"}, "ffa"),
         (
             {"privacy.mode": "secagg", "privacy.noise-multiplier": 1.0, "aggregation.weights": "uniform"},
             "ffa",
         ),
-        ({"dp.noise-multiplier": 1.0, "grpo.loss-type": "grpo", "aggregation.method": "xs"}, "xs"),
+        (
+            {
+                "dp.noise-multiplier": 1.0,
+                "grpo.loss-type": "grpo",
+                "aggregation.weights": "uniform",
+                "aggregation.method": "xs",
+            },
+            "xs",
+        ),
         ({"aggregation.method": "svd"}, "svd"),
     ],
 )
