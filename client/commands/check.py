@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...common.analysis.organisation_privacy import noise_price
-from ...common.errors import ConfigError, FedGRPOError
+from ...common.errors import ConfigError, FedGRPOError, PolicyError
 from ...common.messages.messages import Capabilities
 from ...common.settings.run_config import RunConfig
 from ...common.settings.scope import IN_WORDS, for_organisation, ignored_settings
@@ -21,8 +21,18 @@ from .dry_run import Leaving, allowed_run, dry_run
 from .learning_signal import SampledGroup, described, signal_warnings
 from .preflight import connection_problems
 
+if TYPE_CHECKING:
+    from ..learner.service.job_handler import JobHandler
+
 WITHOUT_FLOWER = (
     "not tried: flwr is not installed beside this learner. The node records what it sends: fedgrpo client egress"
+)
+
+
+WITHOUT_MEMBERS = "not tried: nothing says yet who the other members of a sum are"
+MASKED_LATER = (
+    "not made: update and counts leave under masks, which are made of the other members' keys. What leaves before them "
+    "is below"
 )
 
 
@@ -71,13 +81,6 @@ def check(organisation: OrganisationFile, scenario: RunConfig | None, samples: i
     return found
 
 
-def guarded(organisation: OrganisationFile, config: RunConfig) -> Learner:
-    """Return the organisation's learner for a run, in this process."""
-    from ..learner.service.job_handler import JobHandler
-
-    return JobHandler(organisation).learner(config)
-
-
 def _try_all(found: Checked, scenario: RunConfig | None, samples: int) -> None:
     from ..learner.service.job_handler import JobHandler
     from ..learner.service.ledger import FILE, Ledger
@@ -97,7 +100,7 @@ def _try_all(found: Checked, scenario: RunConfig | None, samples: int) -> None:
     config = for_organisation(scenario, organisation.settings.backend) if scenario else allowed_run(organisation)
     if scenario and (ignored := ignored_settings(scenario)):
         found.steps.append(("ignored here", f"{', '.join(ignored)}, as everything in {IN_WORDS}"))
-    learner = here.learner(config)
+    answering = _answering(found, here, config)
     can = here.unguarded_capabilities()
     found.steps.append(("read", _blocks(organisation, config, can)))
     if price := here.price(Ledger(organisation.folder / FILE, organisation.policy)):
@@ -110,10 +113,26 @@ def _try_all(found: Checked, scenario: RunConfig | None, samples: int) -> None:
     )
     _sample(found, here, samples)
     found.steps.append(("policy", "allows the run of --scenario" if scenario else "allows a run such as assumed here"))
-    if find_spec("flwr") is None:
+    if answering is None:
+        found.steps.append(("messages", WITHOUT_MEMBERS))
+    elif find_spec("flwr") is None:
         found.steps.append(("messages", WITHOUT_FLOWER))
     else:
-        found.leaving += list(dry_run(organisation, learner, config))
+        found.leaving += list(dry_run(organisation, answering, config))
+        if config.privacy.mode == "secagg":
+            found.steps.append(("masked vector", MASKED_LATER))
+
+
+def _answering(found: Checked, here: JobHandler, config: RunConfig) -> Learner | None:
+    """Return what makes the answers of a run; None while it is not known who the other members of its sums are."""
+    try:
+        return here.answering(config)
+    except PolicyError as error:
+        if error.key != "manifest":
+            raise
+        if str(error) not in found.problems:
+            found.problems.append(str(error))
+        return None
 
 
 def _look_at_manifest(found: Checked) -> str:

@@ -227,11 +227,10 @@ def egress(
 
     organisation = OrganisationFile.read(file)
     if dry_run:
-        from . import check as checks
         from . import dry_run as dry
 
         config = load_scenario(scenario) if scenario else dry.allowed_run(organisation)
-        list(dry.dry_run(organisation, checks.guarded(organisation, config), config))
+        list(dry.dry_run(organisation, dry.rehearsing(organisation, config), config))
         last = 3
     record = EgressGate(organisation, dry_run).record
     entries = read_lines(record)

@@ -11,6 +11,7 @@ from ...common.errors import PolicyError
 from ...common.messages.messages import EvaluateTask, Failure, TrainTask
 from ...common.settings.run_config import RunConfig
 from ..learner import Learner
+from ..learner.masking.summing import SummingLearner
 from ..organisation.policy_settings import Policy
 from ..organisation.settings import OrganisationFile
 from ..relay.error_codes import code_of
@@ -30,12 +31,13 @@ def dry_run(organisation: OrganisationFile, learner: Learner, config: RunConfig)
     from ..relay.egress import EgressGate, fields_of
 
     gate = EgressGate(organisation, dry_run=True)
-    start = Adapter.initial(learner.capabilities().schema)
+    start, sums = Adapter.initial(learner.capabilities().schema), _of_sums(learner, config)
     codec = config.compression.down
     array = wire.packed(rounded(start.vector, codec), codec)
     place: dict[str, Any] = {"federation": "rehearsal", "round": 1, "attempt": 1, "config_sha256": config.sha256}
-    task = TrainTask(**place, adapter=start, position=0, nonce="0" * 16, schema_sha256=start.schema.sha256)
-    question = EvaluateTask(**place, adapter=start, temperature=config.evaluation.temperature)
+    task = TrainTask(**place, **sums, adapter=start, position=0, nonce="0" * 16, schema_sha256=start.schema.sha256)
+    members = sums.get("members", 0)
+    question = EvaluateTask(**place, members=members, adapter=start, temperature=config.evaluation.temperature)
     for kind, answer in (
         ("query.join", lambda: joining(learner)),
         ("train", lambda: trained(learner, wire.record_of(task, array=array), config)),
@@ -49,6 +51,22 @@ def dry_run(organisation: OrganisationFile, learner: Learner, config: RunConfig)
         yield kind, list(fields_of(content))
 
 
+def rehearsing(organisation: OrganisationFile, config: RunConfig) -> Learner:
+    """Return what makes the organisation's answers in a run, in this process."""
+    from ..learner.service.job_handler import JobHandler
+
+    return JobHandler(organisation).answering(config)
+
+
+def _of_sums(learner: Learner, config: RunConfig) -> dict[str, Any]:
+    """Return what a task says of the sum that its answer is part of."""
+    if not isinstance(learner, SummingLearner):
+        return {}
+    members = len(learner.masker.manifest.members) if learner.masker else config.federation.min_clients
+    metrics = () if config.privacy.noise_multiplier else learner.capabilities().metrics
+    return {"members": members, "summed_metrics": metrics}
+
+
 def allowed_run(organisation: OrganisationFile) -> RunConfig:
     """Return the settings of a run as large as the policy allows, for use without a scenario."""
     policy, usual = organisation.policy, RunConfig()
@@ -57,6 +75,7 @@ def allowed_run(organisation: OrganisationFile) -> RunConfig:
     steps = max(1, min(usual.train.steps_per_round, policy.max_steps_per_round))
     wanted = {
         "model.name": organisation.settings.model.name,
+        "privacy.mode": policy.privacy,
         "adapter.rank": max(1, min(usual.adapter.rank, policy.max_rank)),
         "adapter.alpha": max(1, min(usual.adapter.alpha, policy.max_alpha)),
         "aggregation.method": usual.method_name

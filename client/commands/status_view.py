@@ -84,6 +84,8 @@ def print_egress(record: Path, entries: list[Entry], last: int) -> None:
     console.print(f"{len(entries)} messages are in {record}")
 
 
+LONGEST_VALUE = 48
+"""Characters of a value on the screen; the record and the JSON have all of them."""
 TALLY_FIELDS = ", ".join(f.name for f in fields(Tally))
 RECORD_LEGEND = {
     "number": "of the message; a number that is missing was taken out of the record",
@@ -97,6 +99,8 @@ RECORD_LEGEND = {
 LEGEND = {
     "header.error": "why there is no result: a code, without text of this organisation",
     "header.tallies": f"counts over held-out problems, in all and by class: [{TALLY_FIELDS}]",
+    "header.bundle": "keys for one sum, signed by this organisation's identity; no update and no count",
+    "header.items": "of a step of a sum: encrypted shares of keys, and signatures",
     "header.nonce": "number of this request, repeated so that an old answer cannot be replayed",
     "header": "which federation, round and settings this answers, and what the client can do",
     "metrics": "training metrics that policy.metrics lets out",
@@ -108,7 +112,8 @@ LEGEND = {
     "metrics.privacy": "epsilon spent, in all runs together; nothing else that was measured leaves a private run",
     "metrics.seconds": "time by phase, which tells of the machine",
     "audit": "signature of the end of the server's round log, by this organisation's identity key",
-    "vector": "the update of the adapter, clipped to policy.max-delta-norm",
+    "vector": "the update of the adapter, clipped to policy.max-delta-norm; in secure aggregation update, weight, "
+    "metrics and counts in one, under masks",
 }
 """Field, or the record it is in -> what it is."""
 
@@ -138,4 +143,6 @@ def fields_table(fields: Iterable[Mapping[str, Any]]) -> Table:
 def _cells(f: Mapping[str, Any]) -> tuple[str, str, str, str, str]:
     kind = f"{f['type']}{f['shape']}" if "shape" in f else str(f["type"])
     value = f"norm {f['norm']:.4g}" if "norm" in f else str(f.get("value", "(long)"))
+    if len(value) > LONGEST_VALUE:
+        value = f"{value[:LONGEST_VALUE]}... ({len(value):,} characters)"
     return str(f["name"]), kind, str(f["bytes"]), str(f["sha256"])[:8], value

@@ -10,6 +10,7 @@ import hashlib
 import time
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from ....common.errors import ConfigError, ProtocolError, SamplerError
@@ -65,6 +66,8 @@ class JobHandler:
         """
         self.organisation = organisation
         self._record = SignalRecord(organisation.folder / FOLDER if ledger else None)
+        self._rehearsal = None if ledger else TemporaryDirectory(prefix="fedgrpo-rehearsal-")
+        self._sums = Path(self._rehearsal.name) if self._rehearsal else organisation.folder / "sums"
         self.ledger, self.keeper = ledger or Ledger(None, organisation.policy), keeper
         check_backend(organisation.settings.backend)
         self.tracking = OrganisationTracking(organisation)
@@ -182,9 +185,21 @@ class JobHandler:
             guarded = GuardedLearner(
                 lambda: self._local_learner(config), self.organisation, config, self.ledger, self.keeper
             )
-            self._summing = summing_learner(guarded, self.organisation, config, self.keeper, app_sha256=app_sha256)
+            self._summing = summing_learner(
+                guarded, self.organisation, config, self.keeper, folder=self._sums, app_sha256=app_sha256
+            )
             self._learners = {config.sha256: guarded}
         return self._learners[config.sha256]
+
+    def answering(self, config: RunConfig) -> GuardedLearner | SummingLearner:
+        """Return what makes the answers of a run: the guarded learner, or where only sums are seen its parts of them.
+
+        Raises:
+            PolicyError: as of `check_run`; with the key `manifest`, and with the model loaded, where the run masks and
+                the manifest is missing or does not fit.
+        """
+        guarded = self.learner(config)
+        return self._summing or guarded
 
     def unguarded_capabilities(self) -> Capabilities:
         """Return what the current run could report without a policy, for the organisation's own eyes."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from ....common.errors import ConfigError, PolicyError
 from ....common.settings.run_config import RunConfig
 from ...organisation.credentials import Credentials, read_credentials
@@ -19,12 +21,14 @@ def summing_learner(
     config: RunConfig,
     keeper: LogKeeper | None = None,
     *,
+    folder: Path,
     app_sha256: str = "",
 ) -> SummingLearner | None:
     """Return the learner that makes parts of sums; None for a run whose updates are sent alone.
 
     Args:
         keeper: writes the organisation's receipts; None where no manifest is pinned.
+        folder: what must not be forgotten of sums.
 
     Raises:
         PolicyError: the run masks, and this organisation has no manifest and identity that belong together.
@@ -38,7 +42,7 @@ def summing_learner(
             name=organisation.name,
             identity=credentials.identity,
             manifest=credentials.manifest,
-            sessions=Sessions(organisation.folder / "sums"),
+            sessions=Sessions(folder),
             ledger=guarded.ledger,
             min_members=organisation.policy.min_members,
         )
