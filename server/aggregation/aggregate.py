@@ -54,8 +54,8 @@ class Diagnostics:
     """The shares of the clients whose weight was cut down to `aggregation.max-share`."""
     clipped: dict[str, bool]
     """Whether a client's delta was scaled down, by organisation."""
-    error: float
-    """`Products.error` of the method, before the server's optimizer."""
+    error: float | None
+    """`Products.error` of the method, before the server's optimizer; None where products are not seen."""
     update_norm: float
     """L2 norm of the change of the global adapter."""
 

@@ -75,6 +75,6 @@ def aggregate_sum(state: State, total: SummedUpdates, settings: RunConfig) -> tu
         shares={SUM: 1.0},
         capped={},
         clipped={SUM: total.clipped > 0},
-        error=0.0,
+        error=0.0 if len(settings.method.trains_in(state.round + 1)) == 1 else None,
         update_norm=l2_norm(after.adapter.minus(state.adapter)),
     )

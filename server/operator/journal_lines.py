@@ -65,7 +65,8 @@ def _figures(metrics: RoundMetrics, asked: int) -> Iterator[str]:
     """Yield a committed round's figures. Means are over the clients whose policy lets the figure leave."""
     clients = metrics.clients.values()
     zero = [c.reported["groups/zero-variance-share"] for c in clients if "groups/zero-variance-share" in c.reported]
-    yield f"{len(clients)} of {max(asked, len(clients))} updates"
+    counted = len(metrics.members or clients)
+    yield f"{counted} of {max(asked, counted)} updates{' in one sum' if metrics.members else ''}"
     if metrics.rewards:
         yield f"reward mean {fmean(metrics.rewards):.3f}"
     if zero:
