@@ -60,10 +60,11 @@ def test_a_committed_round_is_one_line_with_its_figures(tmp_path):
 
 def test_a_sum_counts_its_members_and_not_its_one_line(tmp_path):
     said = []
+    lines = JournalLines(tmp_path, said.append)
     one = {"(sum)": CLIENTS["a"]}
     write(tmp_path / "metrics.jsonl", metrics_entry(replace(ROUND, clients=one, members=("a", "b"))))
     write(tmp_path / "journal.jsonl", PLANNED, COMMITTED)
-    JournalLines(tmp_path, said.append).catch_up()
+    lines.catch_up()
     assert "round 1 committed: 2 of 3 updates in one sum, " in said[-1]
 
 
