@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
@@ -84,8 +85,8 @@ def print_egress(record: Path, entries: list[Entry], last: int) -> None:
     console.print(f"{len(entries)} messages are in {record}")
 
 
-LONGEST_VALUE = 48
-"""Characters of a value on the screen; the record and the JSON have all of them."""
+OPAQUE = re.compile("[0-9a-f]{129,}")
+"""Signed keys in hexadecimal: shown by their beginning, whole in record and JSON. Every other value is shown whole."""
 TALLY_FIELDS = ", ".join(f.name for f in fields(Tally))
 RECORD_LEGEND = {
     "number": "of the message; a number that is missing was taken out of the record",
@@ -143,6 +144,6 @@ def fields_table(fields: Iterable[Mapping[str, Any]]) -> Table:
 def _cells(f: Mapping[str, Any]) -> tuple[str, str, str, str, str]:
     kind = f"{f['type']}{f['shape']}" if "shape" in f else str(f["type"])
     value = f"norm {f['norm']:.4g}" if "norm" in f else str(f.get("value", "(long)"))
-    if len(value) > LONGEST_VALUE:
-        value = f"{value[:LONGEST_VALUE]}... ({len(value):,} characters)"
+    if OPAQUE.fullmatch(value):
+        value = f"{value[:16]}... ({len(value):,} characters)"
     return str(f["name"]), kind, str(f["bytes"]), str(f["sha256"])[:8], value
